@@ -1,0 +1,36 @@
+"""Soloist learns to segment objects from images that nobody labelled.
+
+The names below are imported on first use, because torch takes seconds to import.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from soloist.api import evaluate, extract_masks, fit
+    from soloist.segmenter import Result, Segmenter, load
+
+_HOMES = {
+    "Result": "soloist.segmenter",
+    "Segmenter": "soloist.segmenter",
+    "evaluate": "soloist.api",
+    "extract_masks": "soloist.api",
+    "fit": "soloist.api",
+    "load": "soloist.segmenter",
+}
+
+__all__ = ["Result", "Segmenter", "evaluate", "extract_masks", "fit", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'soloist' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

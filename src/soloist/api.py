@@ -1,0 +1,106 @@
+"""The Python functions behind the verbs that make files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from soloist.data.error_log import ErrorLog
+from soloist.data.sources import find_images
+from soloist.engine.evaluate import evaluate
+from soloist.engine.extract import FreeMaskExtractor
+from soloist.engine.label import LabelSummary, label_images
+from soloist.engine.run_folder import open_run
+from soloist.engine.runtime import choose_runtime
+from soloist.presets import load_config
+from soloist.run_report import write_run_report
+from soloist.segmenter import Segmenter, load
+from soloist.self_training import fit as fit_run
+
+__all__ = ["evaluate", "extract_masks", "fit"]
+
+Sources = str | Path | Sequence[str | Path]
+
+
+def extract_masks(
+    images: Sources,
+    out: str | Path,
+    *,
+    preset: str = "tiny",
+    options: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    overwrite: bool = False,
+) -> LabelSummary:
+    """Free Mask on images into a COCO file; see `soloist masks`.
+
+    Args:
+        images: Images, folders, glob patterns, lists or COCO files.
+        out: The COCO file; embeddings go beside it, failed images to `<stem>.errors.jsonl`.
+        preset: `paper`, `small` or `tiny`.
+        options: Nested values that win over the preset's, e.g. `{"free_mask": {"max_masks": 5}}`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        precision: `auto`, `bf16` or `fp32`.
+        overwrite: Replace a finished file.
+
+    Raises:
+        SoloistError: For what a caller can cause.
+    """
+    out = Path(out)
+    config = load_config(preset, None, options)
+    chosen = asdict(config)
+    return label_images(
+        find_images(images),
+        FreeMaskExtractor(config, choose_runtime(device, precision)),
+        out,
+        title="masks",
+        short_side=config.extract.short_side,
+        settings={name: chosen[name] for name in ("backbone", "extract", "free_mask")},
+        errors=ErrorLog(out.with_name(f"{out.stem}.errors.jsonl")),
+        overwrite=overwrite,
+    )
+
+
+def fit(
+    images: Sources,
+    out: str | Path,
+    *,
+    preset: str = "tiny",
+    options: Mapping[str, Any] | None = None,
+    budget_seconds: float | None = None,
+    ground_truth: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    overwrite: bool = False,
+) -> Segmenter:
+    """Learns to segment from images alone; see `soloist fit`.
+
+    Args:
+        images: Images, folders, glob patterns, lists or COCO files.
+        out: Run folder; the same call again resumes an unfinished run.
+        preset: `paper`, `small` or `tiny`.
+        options: Nested values that win over the preset's.
+        budget_seconds: Time for everything; None keeps the preset's number of steps.
+        ground_truth: COCO file of a validation set, to evaluate each stage on.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        precision: `auto`, `bf16` or `fp32`.
+        overwrite: Replace a finished run.
+
+    Returns:
+        The trained segmenter.
+
+    Raises:
+        SoloistError: For what a caller can cause.
+    """
+    config = load_config(preset, None, options)
+    found = find_images(images)
+    truth = None if ground_truth is None else Path(ground_truth)
+    inputs = {"images": str(images), "gt": str(truth), "budget": str(budget_seconds)}
+    run = open_run(Path(out), command="fit", inputs=inputs, config=config, overwrite=overwrite)
+    runtime = choose_runtime(device, precision)
+    result = fit_run(found, run, config, runtime, budget_seconds=budget_seconds, ground_truth=truth)
+    write_run_report(run, result.images, result.gallery, ground_truth=truth)
+    run.finish()
+    return load(run.path, device=device, precision=precision)

@@ -1,0 +1,81 @@
+"""Every field of the configuration as a command-line option, `--stage.field`.
+
+The options are made from the dataclasses in `config.py`, so that names, types and help cannot
+drift. All are optional: what is not given comes from the preset.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Mapping
+from dataclasses import field, fields, is_dataclass, make_dataclass
+from typing import Annotated, Any, get_type_hints
+
+from cyclopts import Parameter
+
+from soloist.config import Config
+
+
+def option_group(*sections: str) -> type[Any]:
+    """A dataclass whose fields are the named sections of `Config`, every value optional.
+
+    Args:
+        sections: Fields of `Config`, such as `free_mask`; plain fields (`seed`) may be named too.
+    """
+    hints = get_type_hints(Config)
+    docs = field_docs(Config)
+    made: list[tuple[str, Any, Any]] = []
+    for name in sections:
+        kind = hints[name]
+        if is_dataclass(kind):
+            options = _all_optional(kind)  # type: ignore[arg-type]  # a class, not an instance
+            group = Parameter(group=name.replace("_", " ").capitalize())
+            made.append((name, Annotated[options, group], field(default=options())))
+        else:
+            help_text = Parameter(help=docs[name])
+            made.append((name, Annotated[kind | None, help_text], field(default=None)))
+    # cyclopts looks a dataclass's annotations up in its module.
+    return make_dataclass("Options", made, frozen=True, namespace={"__module__": __name__})
+
+
+def given(options: Any) -> dict[str, Any]:
+    """The values a user gave, nested by section; what was left out is absent."""
+    values: dict[str, Any] = {}
+    for item in fields(options):
+        value = getattr(options, item.name)
+        if is_dataclass(value):
+            value = given(value) or None
+        if value is not None:
+            values[item.name] = value
+    return values
+
+
+def field_docs(section: type[Any]) -> Mapping[str, str]:
+    """The docstring under each field of a dataclass."""
+    tree = ast.parse(inspect.getsource(section)).body[0]
+    assert isinstance(tree, ast.ClassDef)
+    docs = {}
+    for item, following in zip(tree.body, tree.body[1:], strict=False):
+        if not (isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)):
+            continue
+        if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+            docs[item.target.id] = inspect.cleandoc(str(following.value.value))
+    return docs
+
+
+def _all_optional(section: type[Any]) -> type[Any]:
+    hints = get_type_hints(section)
+    docs = field_docs(section)
+    made = [
+        (
+            item.name,
+            Annotated[
+                hints[item.name] | None, Parameter(help=docs[item.name], negative_iterable="")
+            ],
+            field(default=None),
+        )
+        for item in fields(section)
+    ]
+    name = section.__name__.removesuffix("Config")
+    return make_dataclass(name, made, frozen=True, namespace={"__module__": __name__})

@@ -1,0 +1,136 @@
+"""Writing COCO files and the sidecar of their embeddings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soloist.data.coco_types import CATEGORIES, CocoAnnotation, CocoImage
+from soloist.data.rle import encode_masks, mask_area, mask_box_xywh
+from soloist.files import atomic_path
+from soloist.structures import Instances
+
+_SCORE_DIGITS = 6  # More than float32 scores mean; keeps files small.
+
+
+def instances_to_annotations(
+    instances: Instances, image_id: int, first_id: int, category_id: int = 1
+) -> list[dict[str, Any]]:
+    """The objects of one image as entries of COCO's `annotations`.
+
+    Args:
+        instances: N objects.
+        image_id: The image's id.
+        first_id: Id of the first annotation; the others count up.
+        category_id: The category of all.
+
+    Returns:
+        N dicts ready for JSON; `bbox` is tight around the mask, `area` counts its pixels.
+    """
+    scores = instances.scores.tolist()
+    return [
+        {
+            "id": first_id + row,
+            "image_id": image_id,
+            "category_id": category_id,
+            "segmentation": rle,
+            "area": mask_area(rle),
+            "bbox": mask_box_xywh(rle),
+            "score": round(score, _SCORE_DIGITS),
+            "iscrowd": 0,
+        }
+        for row, (rle, score) in enumerate(zip(encode_masks(instances.masks), scores, strict=True))
+    ]
+
+
+def annotation_records(
+    annotations: Iterable[CocoAnnotation], first_id: int = 1
+) -> list[dict[str, Any]]:
+    """Annotations that were loaded as entries for `write_coco`, for instance after a filter.
+
+    Args:
+        annotations: N of them.
+        first_id: Id of the first; the others count up.
+
+    Returns:
+        N dicts ready for JSON.
+    """
+    return [
+        {
+            "id": first_id + row,
+            "image_id": annotation.image_id,
+            "category_id": annotation.category_id,
+            "segmentation": annotation.segmentation,
+            "area": annotation.area,
+            "bbox": list(annotation.box_xywh),
+            "score": annotation.score,
+            "iscrowd": int(annotation.iscrowd),
+        }
+        for row, annotation in enumerate(annotations)
+    ]
+
+
+def write_coco(
+    path: str | Path,
+    images: Iterable[CocoImage],
+    annotations: Iterable[Mapping[str, Any]],
+    *,
+    info: Mapping[str, Any] | None = None,
+    embeddings: NDArray[np.floating] | None = None,
+    categories: Mapping[int, str] = CATEGORIES,
+) -> None:
+    """Writes a COCO file and the sidecar of its embeddings, whole or not at all.
+
+    Entries are written one by one, so generators keep the memory flat.
+
+    Args:
+        path: The JSON file; the sidecar is `FILE.embeddings.npy` beside it, named by the
+            key `embeddings` of `info`.
+        images: Entries of `images`.
+        annotations: A entries of `annotations`, as from `instances_to_annotations`.
+        info: Further keys of `info`.
+        embeddings: (A, E) float16 or float32, row k for the k-th annotation.
+        categories: Names by id.
+
+    Raises:
+        RunError: If a file cannot be written.
+        ValueError: If embeddings has another number of rows, or a number is not finite.
+    """
+    path = Path(path)
+    sidecar = _sidecar(path)
+    info = {**(info or {})}
+    if embeddings is not None:
+        info["embeddings"] = sidecar.name
+    named = [{"id": key, "name": name} for key, name in categories.items()]
+    with atomic_path(sidecar) as sidecar_part, atomic_path(path) as json_part:
+        with json_part.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(f'{{"info": {_dump(info)},\n"categories": {_dump(named)},\n"images": [')
+            records = (
+                {"id": i.id, "file_name": i.file_name, "height": i.height, "width": i.width}
+                for i in images
+            )
+            for index, record in enumerate(records):
+                file.write(f"{',' if index else ''}\n{_dump(record)}")
+            file.write('],\n"annotations": [')
+            count = 0
+            for annotation in annotations:
+                file.write(f"{',' if count else ''}\n{_dump(annotation)}")
+                count += 1
+            file.write("]}\n")
+        if embeddings is not None:
+            if embeddings.ndim != 2 or len(embeddings) != count:
+                raise ValueError(f"embeddings must be ({count}, E), got {embeddings.shape}")
+            np.save(sidecar_part, embeddings, allow_pickle=False)
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.embeddings.npy")
+
+
+def _dump(obj: Any) -> str:
+    return json.dumps(obj, allow_nan=False)

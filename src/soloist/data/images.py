@@ -1,0 +1,245 @@
+"""Reading images whatever their kind, as upright RGB.
+
+What finds images and keeps account of broken ones is offered here too.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
+
+from soloist.data.error_log import ErrorLog
+from soloist.data.sources import ImageRef, find_images, readable_formats
+from soloist.errors import DataError
+from soloist.files import one_line, shown
+
+__all__ = [
+    "MAX_PIXELS",
+    "ErrorLog",
+    "ImageRef",
+    "find_images",
+    "image_size",
+    "read_image",
+    "read_with_size",
+    "resized_size",
+]
+
+MAX_PIXELS = 178_956_970
+"""Largest image read by default: the size above which Pillow suspects an attack."""
+
+# What Pillow's decoders raise on broken files; AVIF's raises RuntimeError.
+_DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    ArithmeticError,
+    AttributeError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+# How to undo each EXIF orientation; 1 is upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SWAPPING = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
+_pixel_limit_lock = threading.Lock()
+
+
+def read_image(
+    path: str | Path, *, max_pixels: int | None = MAX_PIXELS, short_side: int | None = None
+) -> NDArray[np.uint8]:
+    """Reads an image of any kind as upright RGB; of several frames, the first.
+
+    The EXIF orientation is applied. Transparent pixels are laid over white, as documents and
+    browsers show them. Grey of more than 8 bits (16- and 32-bit integers, floats) is stretched
+    from its own least and greatest finite value to 0..255, as microscopy viewers show it,
+    because 12-bit cameras store almost black 16-bit files; pixels that are not finite become
+    black. Colour of 16 bits a channel is divided by 256. Colour profiles are ignored.
+
+    Args:
+        path: The file.
+        max_pixels: Larger images are refused before they fill the memory; None reads any.
+        short_side: Hint that the short side will be resized to this many pixels: a JPEG is
+            then decoded at 1/2, 1/4 or 1/8 of its size, but never smaller than the hint.
+
+    Returns:
+        (H, W, 3) uint8 RGB; H and W as in the upright file unless `short_side` reduced them.
+
+    Raises:
+        DataError: If the file is missing, too large, truncated or not an image.
+    """
+    return read_with_size(path, max_pixels=max_pixels, short_side=short_side)[0]
+
+
+def read_with_size(
+    path: str | Path, *, max_pixels: int | None = MAX_PIXELS, short_side: int | None = None
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """`read_image`, and the size the file has when it is not reduced.
+
+    Args:
+        path: The file.
+        max_pixels: As in `read_image`.
+        short_side: As in `read_image`.
+
+    Returns:
+        pixels: (H, W, 3) uint8 RGB.
+        size: Upright (height, width) of the file in pixels, which masks refer to.
+
+    Raises:
+        DataError: As `read_image`.
+    """
+    with _decoding(path), _open(path, max_pixels) as image:
+        width, height = image.size
+        if short_side is not None and image.format in ("JPEG", "MPO"):
+            scale = short_side / min(width, height)
+            if scale < 1:
+                image.draft(None, (_ceil(width * scale), _ceil(height * scale)))
+        reduced = image.size != (width, height)
+        image.load()
+        turn = _UPRIGHT.get(_orientation(image))
+        pixels = _to_rgb(image if turn is None else image.transpose(turn))
+    if reduced:
+        return pixels, ((width, height) if turn in _SWAPPING else (height, width))
+    return pixels, pixels.shape[:2]
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Size of an image with its EXIF orientation applied, mostly from the file's header.
+
+    Args:
+        path: The file.
+
+    Returns:
+        (height, width) in pixels.
+
+    Raises:
+        DataError: If the file is missing or not an image.
+    """
+    with _decoding(path), _open(path, max_pixels=None) as image:
+        width, height = image.size
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            # Versions of Pillow differ in whether a TIFF's size is upright before loading.
+            width = image.tag_v2[TiffImagePlugin.IMAGEWIDTH]
+            height = image.tag_v2[TiffImagePlugin.IMAGELENGTH]
+        swapped = _UPRIGHT.get(_orientation(image)) in _SWAPPING
+    return (width, height) if swapped else (height, width)
+
+
+def resized_size(size: tuple[int, int], short_side: int, max_side: int) -> tuple[int, int]:
+    """The size of an image resized to a short side, its proportions kept.
+
+    Args:
+        size: (height, width) in pixels.
+        short_side: Wanted short side in pixels.
+        max_side: Upper bound of the long side in pixels; it wins over `short_side`.
+
+    Returns:
+        (height, width) in pixels, rounded, each at least 1.
+    """
+    scale = min(short_side / min(size), max_side / max(size))
+    height, width = (max(1, int(side * scale + 0.5)) for side in size)
+    return height, width
+
+
+@contextmanager
+def _decoding(path: str | Path) -> Iterator[None]:
+    """Turns whatever a decoder raises into one line with the file's name and the reason."""
+    try:
+        yield
+    except DataError:
+        raise
+    except _DECODE_ERRORS as error:
+        if isinstance(error, UnidentifiedImageError):
+            empty = os.path.getsize(path) == 0
+            reason = "the file is empty" if empty else "it is not an image, whatever its suffix"
+        elif isinstance(error, OSError) and error.strerror:
+            reason = error.strerror
+        else:
+            reason = one_line(error)
+        missing = isinstance(error, FileNotFoundError)
+        remedy = "check its path" if missing else "replace or remove the file"
+        raise DataError(f"cannot read image {shown(path)}: {reason}; {remedy}") from error
+
+
+@contextmanager
+def _open(path: str | Path, max_pixels: int | None) -> Iterator[Image.Image]:
+    # Given a file and not its name, Pillow does not map it into memory, which scrambles
+    # uncompressed TIFFs whose orientation swaps height and width (seen with Pillow 13.0).
+    with Path(path).open("rb") as file, _open_header(file) as image:
+        width, height = image.size
+        if max_pixels is not None and width * height > max_pixels:
+            raise DataError(
+                f"wanted an image of at most {max_pixels} pixels, got {shown(path)} of {width} x "
+                f"{height}; cut it into tiles, or raise max_pixels if you trust the file"
+            )
+        yield image
+
+
+def _open_header(file: BinaryIO) -> Image.Image:
+    # This reads the header only. Pillow's own limit is global, and a mere warning up to twice
+    # its value: it is lifted for that moment.
+    with _pixel_limit_lock:
+        limit = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            return Image.open(file, formats=readable_formats())
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error):
+        return 1  # Broken metadata around sound pixels.
+    return value if isinstance(value, int) else 1
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    mode = image.mode
+    if mode.startswith("I") or mode == "F":
+        return _stretch(np.asarray(image))
+    if mode == "LAB":
+        raise ValueError("colours in CIE-Lab are not supported, convert it to RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, rgba)
+    return np.asarray(image.convert("RGB")).copy()
+
+
+def _stretch(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """(H, W) grey of any type -> (H, W, 3) uint8 from its own least to its greatest value."""
+    grey = values.astype(np.float64)
+    finite = np.isfinite(grey)
+    low, high = (grey[finite].min(), grey[finite].max()) if finite.any() else (0.0, 0.0)
+    grey = np.where(finite, grey, low) - low
+    if high > low:
+        grey *= 255 / (high - low)
+    return np.repeat(np.rint(grey).astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def _ceil(value: float) -> int:
+    return int(-(-value // 1))

@@ -1,0 +1,208 @@
+"""Masks as COCO run lengths: encoding, checking and decoding.
+
+COCO stores a mask as the lengths of alternating runs of background and foreground, column by
+column. The C library behind pycocotools trusts its input, so everything from outside is checked
+here before it gets there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from soloist.errors import DataError
+
+_MAX_CHARACTERS = 7  # Of one run length: 35 bits, more than any image has pixels.
+_MAX_PIXELS = 2**31 - 1  # The C library counts in 32 bits.
+_MAX_COORDINATE = 1e6  # Pixels; polygons are rasterised along their outline, whatever its length.
+
+
+def encode_masks(masks: Tensor | NDArray[np.bool_]) -> list[dict[str, Any]]:
+    """Compresses masks to COCO run lengths.
+
+    Args:
+        masks: (N, H, W) bool.
+
+    Returns:
+        N dicts of `size` [H, W] and `counts`, an ASCII string, ready for JSON.
+
+    Raises:
+        ValueError: If masks is not 3-D or not bool.
+    """
+    array: NDArray[np.bool_] = masks.cpu().numpy() if isinstance(masks, Tensor) else masks
+    if array.ndim != 3 or array.dtype != np.bool_:
+        raise ValueError(f"masks must be (N, H, W) bool, got {array.shape} {array.dtype}")
+    if len(array) == 0:
+        return []
+    # pycocotools wants (H, W, N) in Fortran order, which is (N, W, H) in C order.
+    columns = np.ascontiguousarray(array.transpose(0, 2, 1)).view(np.uint8)
+    encoded = coco_mask.encode(columns.transpose(2, 1, 0))
+    return [{"size": rle["size"], "counts": rle["counts"].decode("ascii")} for rle in encoded]
+
+
+def to_rle(segmentation: Any, size: tuple[int, int] | None = None) -> dict[str, Any]:
+    """Checks any of COCO's kinds of segmentation and compresses it.
+
+    Args:
+        segmentation: Compressed run lengths (`counts` a string), plain ones (`counts` a list)
+            or polygons (lists of x, y, x, y, ... in pixels; those of fewer than three points
+            cover nothing and are ignored).
+        size: (height, width) of the image; may be None for run lengths, which carry it.
+
+    Returns:
+        A dict of `size` [H, W] and `counts`, an ASCII string.
+
+    Raises:
+        DataError: If it is malformed or does not fit the size.
+    """
+    if isinstance(segmentation, Mapping):
+        return _checked_rle(segmentation, size)
+    if isinstance(segmentation, Sequence) and not isinstance(segmentation, (str, bytes)):
+        if size is None:
+            raise DataError("wanted run lengths, got polygons without the image's size")
+        return _rasterised(segmentation, size)
+    raise DataError(
+        "wanted a segmentation of polygons or run lengths, got "
+        f"{type(segmentation).__name__}; export the file with masks"
+    )
+
+
+def decode_mask(segmentation: Any, size: tuple[int, int] | None = None) -> NDArray[np.bool_]:
+    """Decodes any of COCO's kinds of segmentation.
+
+    Args:
+        segmentation: As in `to_rle`.
+        size: As in `to_rle`.
+
+    Returns:
+        (H, W) bool.
+
+    Raises:
+        DataError: As `to_rle`.
+    """
+    decoded: NDArray[np.uint8] = coco_mask.decode(to_rle(segmentation, size))
+    return np.ascontiguousarray(decoded).view(np.bool_)
+
+
+def decode_masks(segmentations: Sequence[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Decodes the segmentations of one image.
+
+    Args:
+        segmentations: N of them, as in `to_rle`.
+        size: (height, width) of the image.
+
+    Returns:
+        (N, H, W) bool.
+
+    Raises:
+        DataError: As `to_rle`.
+    """
+    masks = np.zeros((len(segmentations), *size), dtype=np.bool_)
+    for mask, segmentation in zip(masks, segmentations, strict=True):
+        mask[:] = decode_mask(segmentation, size)
+    return masks
+
+
+def mask_area(rle: Mapping[str, Any]) -> int:
+    """Pixels of foreground of a checked, compressed mask."""
+    return int(coco_mask.area(rle))
+
+
+def mask_box_xywh(rle: Mapping[str, Any]) -> list[float]:
+    """Tight box (left, top, width, height) in pixels of a checked, compressed mask."""
+    return [float(value) for value in coco_mask.toBbox(rle)]
+
+
+def _checked_rle(rle: Mapping[str, Any], size: tuple[int, int] | None) -> dict[str, Any]:
+    own_size = rle.get("size")
+    if not (
+        isinstance(own_size, Sequence)
+        and len(own_size) == 2
+        and all(type(side) is int and side >= 1 for side in own_size)
+    ):
+        raise DataError(f"wanted run lengths with size [height, width], got size {own_size!r}")
+    height, width = own_size
+    if height * width > _MAX_PIXELS:
+        raise DataError(f"wanted a mask of at most {_MAX_PIXELS} pixels, got {height} x {width}")
+    if size is not None and (height, width) != tuple(size):
+        raise DataError(
+            f"wanted a mask of {size[0]} x {size[1]} (height x width) like its image, got "
+            f"{height} x {width}; check that EXIF rotation and resizing were the same"
+        )
+    counts = rle.get("counts")
+    if isinstance(counts, bytes):
+        counts = counts.decode("ascii", errors="replace")
+    if isinstance(counts, str):
+        lengths = _run_lengths(counts)
+    elif isinstance(counts, list) and all(type(count) is int for count in counts):
+        lengths = np.array(counts, dtype=object)
+    else:
+        raise DataError("wanted run lengths as a string or a list of integers under `counts`")
+    if len(lengths) and lengths.min() < 0:
+        raise DataError("wanted run lengths of 0 or more, got a negative one: counts are damaged")
+    total = int(lengths.sum())
+    if total != height * width:
+        raise DataError(
+            f"wanted run lengths that sum to {height} * {width} = {height * width}, got {total}: "
+            "counts are damaged"
+        )
+    if isinstance(counts, str):
+        return {"size": [height, width], "counts": counts}
+    plain = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    return {"size": [height, width], "counts": plain["counts"].decode("ascii")}
+
+
+def _run_lengths(counts: str) -> NDArray[np.int64]:
+    """Run lengths of a compressed string, what the C library would read, but checked.
+
+    Each character carries five bits, lowest first, a flag that more follow, and in the last one
+    the sign; from the fourth run on the difference to the last but one is stored.
+    """
+    if not counts.isascii():
+        raise DataError("wanted counts in COCO's compressed form, got a damaged string")
+    characters = np.frombuffer(counts.encode("ascii"), dtype=np.uint8)
+    codes = characters.astype(np.int64) - 48
+    if codes.size == 0:
+        return codes
+    ends = np.flatnonzero((codes & 0x20) == 0)  # (R,) last character of each run
+    if codes.min() < 0 or codes.max() >= 64 or len(ends) == 0 or ends[-1] != len(codes) - 1:
+        raise DataError("wanted counts in COCO's compressed form, got a damaged string")
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    sizes = ends - starts + 1
+    if sizes.max() > _MAX_CHARACTERS:
+        raise DataError("wanted counts in COCO's compressed form, got an endless number")
+    places = np.arange(len(codes)) - np.repeat(starts, sizes)
+    lengths = np.add.reduceat((codes & 0x1F) << (5 * places), starts)
+    lengths -= np.where(codes[ends] & 0x10, 1 << (5 * sizes), 0)
+    lengths[1::2] = np.cumsum(lengths[1::2])
+    lengths[2::2] = np.cumsum(lengths[2::2])
+    return lengths
+
+
+def _rasterised(polygons: Sequence[Any], size: tuple[int, int]) -> dict[str, Any]:
+    height, width = size
+    usable: list[list[float]] = []
+    for index, polygon in enumerate(polygons):
+        try:
+            points = np.array(polygon, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"wanted polygon {index} as a list of numbers x, y, ...") from error
+        if points.ndim != 1 or len(points) % 2 or not (np.abs(points) <= _MAX_COORDINATE).all():
+            raise DataError(
+                f"wanted polygon {index} as pixels x, y, x, y, ..., got {len(points)} entries "
+                "that are no such list; check the export"
+            )
+        if len(points) >= 6:  # pycocotools takes four numbers for a box.
+            usable.append(points.tolist())
+    if not usable:
+        raise DataError(
+            f"wanted at least one polygon of three points, got {len(polygons)} polygons without; "
+            "export the file with masks, not boxes alone"
+        )
+    merged = coco_mask.merge(coco_mask.frPyObjects(usable, height, width))
+    return {"size": [height, width], "counts": merged["counts"].decode("ascii")}

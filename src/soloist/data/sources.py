@@ -1,0 +1,276 @@
+"""Finding the images a folder, pattern, list or COCO file names."""
+
+from __future__ import annotations
+
+import glob
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from PIL import Image
+
+from soloist.errors import DataError
+from soloist.files import one_line, shown
+
+logger = logging.getLogger(__name__)
+
+# Formats Pillow names but cannot decode by itself (stubs), or decodes by running Ghostscript.
+_UNSUPPORTED_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """An image that was found, not yet read.
+
+    Attributes:
+        path: Where the file is, or where it was expected.
+        name: Path relative to the source, with forward slashes: COCO's `file_name`.
+        id: The image's id in the COCO file that names it, else None.
+    """
+
+    path: Path
+    name: str
+    id: int | None = None
+
+
+def find_images(source: str | Path | Sequence[str | Path]) -> list[ImageRef]:
+    """The images a source names, without opening any of them.
+
+    - An image file: that image, whatever its suffix; its name is the file's.
+    - A folder: every file below it with an image suffix, in the order of their names; hidden
+      files and folders are skipped, links followed.
+    - A glob pattern (`*`, `?`, `[...]`, `**` for folders below): matching files with an image
+      suffix; names are relative to the folder before the first wildcard. A path that exists
+      is never taken for a pattern.
+    - A `.txt` list: one path a line, relative to the list's folder.
+    - A COCO `.json`: its images, in its order; annotations are never read. File names are
+      looked for in the file's folder, in `images/` and `<stem>/` beside it, and in the
+      standard layout's `../<stem without instances_>/`.
+    - A sequence of those, one after the other; a file found twice is kept once. If two names
+      or ids would be equal, names become relative to the files' common folder, or ids None.
+
+    Images a list or COCO file names but nobody has are returned too: they fail one by one
+    when they are read.
+
+    Args:
+        source: The source or sources.
+
+    Returns:
+        At least one image; names are unique.
+
+    Raises:
+        DataError: If a source does not exist, holds no image, or is a malformed file.
+    """
+    if isinstance(source, (str, Path)):
+        return _find_in(source)
+    if not source:
+        raise DataError("wanted an image, folder, glob pattern, list or COCO file, got none")
+    found: dict[Path, ImageRef] = {}
+    for one in source:
+        for ref in _find_in(one):
+            found.setdefault(ref.path, ref)
+    refs = list(found.values())
+    if len({ref.name for ref in refs}) < len(refs):
+        names = _names_below_common_folder([ref.path for ref in refs])
+        refs = [replace(ref, name=name) for ref, name in zip(refs, names, strict=True)]
+    if len({ref.id for ref in refs}) < len(refs):
+        refs = [replace(ref, id=None) for ref in refs]
+    return refs
+
+
+def spread(images: Sequence[ImageRef], count: int) -> list[ImageRef]:
+    """At most `count` of the images, evenly spread over their order."""
+    if len(images) <= count:
+        return list(images)
+    return [images[index * len(images) // count] for index in range(count)]
+
+
+@cache
+def readable_formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that are read."""
+    Image.init()
+    return tuple(name for name in Image.OPEN if name not in _UNSUPPORTED_FORMATS)
+
+
+@cache
+def _suffixes() -> frozenset[str]:
+    formats = readable_formats()
+    known = Image.registered_extensions().items()
+    # MPO (pairs of JPEGs from phones) is opened by the JPEG reader.
+    return frozenset(suffix for suffix, name in known if name in formats) | {".mpo"}
+
+
+def _is_image_name(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in _suffixes()
+
+
+def _find_in(source: str | Path) -> list[ImageRef]:
+    path = Path(os.path.expanduser(source))
+    if path.is_dir():
+        return _find_in_folder(path)
+    if path.is_file():
+        suffix = path.suffix.lower()
+        if suffix == ".json":
+            return _find_in_coco(path)
+        if suffix == ".txt":
+            return _find_in_list(path)
+        return [ImageRef(path, path.name)]
+    if glob.has_magic(str(path)):
+        return _find_by_pattern(path)
+    raise DataError(
+        f"wanted an image, folder, glob pattern, list (.txt) or COCO file (.json), got "
+        f"{shown(path)}, which does not exist; check the path"
+    )
+
+
+def _find_in_folder(folder: Path) -> list[ImageRef]:
+    problems: list[OSError] = []
+    seen: set[str] = set()
+    names: list[str] = []
+    for root, folders, files in os.walk(folder, onerror=problems.append, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:  # A link that leads back here.
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        # Cutting off the root is far quicker than Path.relative_to for a million files.
+        below = Path(root).relative_to(folder).as_posix()
+        prefix = "" if below == "." else f"{below}/"
+        names += [
+            prefix + name for name in files if not name.startswith(".") and _is_image_name(name)
+        ]
+    for problem in problems:
+        logger.warning("skipped folder %s: %s", shown(problem.filename), problem.strerror)
+    if not names:
+        reason = f" ({problems[0].strerror})" if problems else ""
+        raise DataError(
+            f"wanted images, got folder {shown(folder)} with none in it or below{reason}; "
+            f"give a folder with files such as .jpg, .png or .tif"
+        )
+    return [ImageRef(folder / name, name) for name in sorted(names)]
+
+
+def _find_by_pattern(pattern: Path) -> list[ImageRef]:
+    parts = pattern.parts
+    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    root = Path(*parts[:fixed])
+    matches = sorted(glob.glob(str(pattern), recursive=True))
+    paths = [Path(match) for match in matches if _is_image_name(match) and os.path.isfile(match)]
+    if not paths:
+        raise DataError(
+            f"wanted images, got pattern {shown(pattern)} that matches {len(matches)} paths and "
+            "no image among them; check the pattern (** stands for any folders)"
+        )
+    return [ImageRef(path, path.relative_to(root).as_posix()) for path in paths]
+
+
+def _find_in_list(file: Path) -> list[ImageRef]:
+    # Bytes that are no UTF-8 survive as the file system's own way of writing them.
+    text = _read_text(file, "a list of images", errors="surrogateescape")
+    if "\0" in text:
+        raise DataError(
+            f"wanted a list with one image path a line, got {shown(file)}, which is not text; "
+            "give a plain text file"
+        )
+    lines = [line.rstrip("\r") for line in text.split("\n")]
+    refs = {
+        line: ImageRef(file.parent / line, _list_name(file.parent, line)) for line in lines if line
+    }
+    if not refs:
+        raise DataError(
+            f"wanted a list with one image path a line, got {shown(file)} without any; "
+            "write paths relative to its folder"
+        )
+    return list(refs.values())
+
+
+def _list_name(folder: Path, line: str) -> str:
+    path = Path(line)
+    for base in (folder, folder.absolute()):
+        if path.is_relative_to(base):
+            return path.relative_to(base).as_posix()
+    return path.as_posix()
+
+
+def _find_in_coco(file: Path) -> list[ImageRef]:
+    try:
+        content = json.loads(_read_text(file, "a COCO file"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"wanted a COCO file, got {shown(file)}, which is not JSON: {one_line(error)}; "
+            "check how it was made"
+        ) from error
+    records = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(records, list) or not records:
+        raise DataError(
+            f"wanted a COCO file with a list `images`, got {shown(file)} without one; "
+            "give the folder of the images instead"
+        )
+    stem = file.stem
+    folder = file.parent
+    bases = [
+        folder,
+        folder / "images",
+        folder / stem,
+        folder.parent / stem.removeprefix("instances_"),
+    ]
+    refs: list[ImageRef] = []
+    seen: set[str] = set()
+    for index, record in enumerate(records):
+        name = record.get("file_name") if isinstance(record, dict) else None
+        identity = record.get("id") if isinstance(record, dict) else None
+        if not isinstance(name, str) or not name or "\0" in name or type(identity) is not int:
+            raise DataError(
+                f"wanted a string `file_name` and an integer `id` in {shown(file)}, got "
+                f"images[{index}] = {_shortened(record)}; correct that entry"
+            )
+        if name in seen:
+            raise DataError(
+                f"wanted different images in {shown(file)}, got images[{index}] with the "
+                f"file_name {shown(name)} again; remove one of the two"
+            )
+        seen.add(name)
+        path = _resolve(name, bases)
+        refs.append(ImageRef(path, name, identity))
+    return refs
+
+
+def _resolve(name: str, bases: list[Path]) -> Path:
+    """The first place where a file is; else the first place. The place found moves to the front."""
+    for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
+        for base in bases:
+            path = base / spelling
+            if path.is_file():
+                bases.remove(base)
+                bases.insert(0, base)
+                return path
+    return bases[0] / name
+
+
+def _names_below_common_folder(paths: list[Path]) -> list[str]:
+    absolute = [path.absolute() for path in paths]
+    try:
+        common = Path(os.path.commonpath([path.parent for path in absolute]))
+    except ValueError:  # Different drives.
+        return [path.as_posix() for path in absolute]
+    return [path.relative_to(common).as_posix() for path in absolute]
+
+
+def _read_text(file: Path, wanted: str, errors: str = "strict") -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig", errors=errors)
+    except OSError as error:
+        reason = error.strerror
+    except UnicodeDecodeError:
+        reason = "it is not UTF-8 text"
+    raise DataError(f"wanted {wanted}, got {shown(file)}, which cannot be read: {reason}")
+
+
+def _shortened(value: object, length: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= length else f"{text[:length]}..."

@@ -1,0 +1,157 @@
+"""Weak and strong views of an image and its masks (paper section 3.3).
+
+All draws come from torch's global generator; see `augment.seeded`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchvision.transforms import v2
+
+from soloist.config import AugmentConfig
+from soloist.data.augment import color_distortion
+from soloist.data.images import resized_size
+
+# A mask cut to fewer pixels by a crop or by a pasted object teaches nothing.
+LEAST_AREA = 16
+
+
+@dataclass(frozen=True)
+class View:
+    """One augmented picture and the objects on it.
+
+    Attributes:
+        image: (3, H, W) uint8 RGB, what the network sees.
+        colors: (3, H, W) uint8 RGB before colour distortion: the affinity loss reads these.
+        masks: (N, H, W) bool.
+        embeddings: (N, E) float32.
+    """
+
+    image: Tensor
+    colors: Tensor
+    masks: Tensor
+    embeddings: Tensor
+
+    def filter(self, keep: Tensor) -> View:
+        """The view with the objects a (N,) bool mask chooses."""
+        return replace(self, masks=self.masks[keep], embeddings=self.embeddings[keep])
+
+
+class ViewMaker:
+    """Makes the weak and strong views of a batch."""
+
+    def __init__(self, options: AugmentConfig) -> None:
+        self._options = options
+        self._distort = color_distortion(
+            jitter=options.color_jitter, gray=options.gray, blur=options.blur
+        )
+        # Erasing hides part of an object from the network, never from its target.
+        self._erase = v2.RandomErasing(p=options.erase, scale=(0.02, 0.1), value=0)
+
+    def weak(self, image: Tensor, masks: Tensor, embeddings: Tensor) -> View:
+        """Resizes, crops and flips.
+
+        Args:
+            image: (3, H, W) uint8 RGB of any size.
+            masks: (N, H', W') bool; may be of another resolution than the image.
+            embeddings: (N, E) float32.
+
+        Returns:
+            A view of at most `max_side`, or of at most `crop_size` square.
+        """
+        size = (image.shape[1], image.shape[2])
+        low, high = self._options.short_side
+        short_side = int(torch.randint(low, high + 1, ()))
+        resized = resized_size(size, short_side, self._options.max_side)
+        crop = self._options.crop_size
+        out = (min(crop, resized[0]), min(crop, resized[1])) if crop else resized
+        offset = [
+            float(torch.rand(())) * (full - part) for full, part in zip(resized, out, strict=True)
+        ]
+        image = _window(image, resized, offset, out)
+        masks = _window(masks.to(torch.uint8) * 255, resized, offset, out) > 127
+        if float(torch.rand(())) < self._options.flip:
+            image, masks = image.flip(-1), masks.flip(-1)
+        view = View(image=image, colors=image, masks=masks, embeddings=embeddings)
+        return view.filter(masks.flatten(1).sum(1) >= LEAST_AREA)
+
+    def strong(self, view: View, donors: Sequence[View]) -> View:
+        """Pastes objects of other weak views and distorts the colours."""
+        pasted = paste_objects(view, donors, at_most=self._options.copy_paste)
+        return replace(pasted, image=self._erase(self._distort(pasted.image)))
+
+
+def paste_objects(view: View, donors: Sequence[View], *, at_most: int) -> View:
+    """Copies some objects of other views over this one, at a random place.
+
+    What they hide is taken from the masks below; objects hidden all but wholly are dropped.
+
+    Args:
+        view: The view that is pasted on.
+        donors: Views to take objects from.
+        at_most: Number of objects pasted, drawn from 0 to this.
+    """
+    count = int(torch.randint(0, at_most + 1, ())) if donors else 0
+    for _ in range(count):
+        donor = donors[int(torch.randint(0, len(donors), ()))]
+        if len(donor.masks) == 0:
+            continue
+        chosen = int(torch.randint(0, len(donor.masks), ()))
+        view = _paste(view, donor, chosen)
+    return view
+
+
+def _paste(view: View, donor: View, chosen: int) -> View:
+    size = (view.image.shape[1], view.image.shape[2])
+    mask = _shifted_to(donor.masks[chosen][None], size)
+    colors = _shifted_to(donor.colors, size)
+    shift = [int(torch.randint(-side // 3, side // 3 + 1, ())) for side in size]
+    mask = _shift(mask, shift)
+    colors = _shift(colors, shift)
+    pixels = torch.where(mask, colors, view.colors)
+    masks = torch.cat([view.masks & ~mask, mask])
+    embeddings = torch.cat([view.embeddings, donor.embeddings[chosen][None]])
+    pasted = View(image=pixels, colors=pixels, masks=masks, embeddings=embeddings)
+    return pasted.filter(masks.flatten(1).sum(1) >= LEAST_AREA)
+
+
+def _shifted_to(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """(C, h, w) maps cut or zero-padded at the bottom and right to (C, H, W)."""
+    height, width = size
+    maps = maps[:, :height, :width]
+    return functional.pad(maps, (0, width - maps.shape[2], 0, height - maps.shape[1]))
+
+
+def _shift(maps: Tensor, shift: Sequence[int]) -> Tensor:
+    """(C, H, W) maps moved down and right; what leaves the frame is lost, zeros come in."""
+    height, width = maps.shape[1:]
+    down, right = shift
+    moved = torch.zeros_like(maps)
+    rows = slice(max(0, down), min(height, height + down))
+    columns = slice(max(0, right), min(width, width + right))
+    from_rows = slice(max(0, -down), min(height, height - down))
+    from_columns = slice(max(0, -right), min(width, width - right))
+    moved[:, rows, columns] = maps[:, from_rows, from_columns]
+    return moved
+
+
+def _window(
+    maps: Tensor, resized: tuple[int, int], offset: Sequence[float], out: tuple[int, int]
+) -> Tensor:
+    """The window `out` at `offset` of (C, H, W) uint8 maps resized to `resized`.
+
+    The window is cut first and only what is left is resized, which is much cheaper.
+    """
+    if maps.shape[0] == 0:
+        return maps.new_zeros((0, *out))
+    scales = [full / side for full, side in zip(maps.shape[1:], resized, strict=True)]
+    top, left = (round(place * scale) for place, scale in zip(offset, scales, strict=True))
+    height, width = (max(1, round(side * scale)) for side, scale in zip(out, scales, strict=True))
+    cut = maps[:, top : top + height, left : left + width]
+    window: Tensor = v2.functional.resize(cut, list(out), antialias=True)
+    return window

@@ -1,0 +1,1 @@
+"""Loops that join networks, targets, losses and files."""

@@ -1,0 +1,69 @@
+"""Batches as a function of the step, so that a resumed run sees what an unbroken one sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+T = TypeVar("T")
+
+
+class StepDataset(Dataset[T]):
+    """One whole batch per step, made by a function of the step alone."""
+
+    def __init__(self, make_batch: Callable[[int], T]) -> None:
+        self._make_batch = make_batch
+
+    def __getitem__(self, step: int) -> T:
+        return self._make_batch(step)
+
+
+class _Steps(Sequence[int]):
+    """The steps that are left, as a sampler."""
+
+    def __init__(self, first: int, end: int) -> None:
+        self._steps = range(first, end)
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __getitem__(self, index: int) -> int:  # type: ignore[override]  # slices are not asked for
+        return self._steps[index]
+
+
+def step_batches(
+    make_batch: Callable[[int], T], *, first: int, end: int, workers: int
+) -> Iterator[T]:
+    """Yields the batches of steps first..end-1, prepared by worker processes."""
+    loader: DataLoader[T] = DataLoader(
+        StepDataset(make_batch),
+        batch_size=None,
+        sampler=_Steps(first, end),
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )
+    return iter(loader)
+
+
+def batch_indices(step: int, *, batch_size: int, length: int, seed: int) -> list[int]:
+    """Which items a step sees: a new permutation for each pass over the data.
+
+    Args:
+        step: The step.
+        batch_size: Items per step.
+        length: Items in the data set; may be smaller than a batch.
+        seed: Of the permutations.
+    """
+    indices: list[int] = []
+    position = step * batch_size
+    while len(indices) < batch_size:
+        epoch, offset = divmod(position, length)
+        order = torch.randperm(length, generator=torch.Generator().manual_seed(seed + epoch))
+        taken = order[offset : offset + batch_size - len(indices)].tolist()
+        indices += taken
+        position += len(taken)
+    return indices

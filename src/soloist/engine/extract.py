@@ -1,0 +1,87 @@
+"""Free Mask on images: backbone features, then `free_masks`."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from torchvision.transforms import v2
+
+from soloist.config import Config
+from soloist.data.images import resized_size
+from soloist.engine.build import build_backbone
+from soloist.engine.runtime import Runtime
+from soloist.errors import ConfigError
+from soloist.free_mask import free_masks
+from soloist.structures import Instances
+
+
+class FreeMaskExtractor:
+    """Gives the free masks of one image after the other.
+
+    Args:
+        config: Options; the sections backbone, extract and free_mask are read.
+        runtime: Device and precision of the backbone; similarities are float32.
+
+    Raises:
+        ConfigError: If the margin is not a multiple of the feature stride.
+    """
+
+    def __init__(self, config: Config, runtime: Runtime) -> None:
+        self._config = config
+        self._runtime = runtime
+        self._backbone = build_backbone(config.backbone).to(runtime.device).eval()
+        self._stride = config.backbone.feature_stride
+        self._level = self._backbone.level(self._stride)
+        if config.extract.margin % self._stride:
+            raise ConfigError(
+                f"extract.margin must be a multiple of backbone.feature_stride {self._stride}, "
+                f"got {config.extract.margin}"
+            )
+
+    @torch.inference_mode()
+    def __call__(self, pixels: NDArray[np.uint8], size: tuple[int, int]) -> Instances:
+        """Free masks of an image.
+
+        Args:
+            pixels: (H', W', 3) uint8 RGB, perhaps reduced.
+            size: (height, width) of the masks, in pixels.
+        """
+        image = torch.from_numpy(pixels).permute(2, 0, 1).to(self._runtime.device)
+        features = self.features(image)
+        return free_masks(features, size, self._config.free_mask)
+
+    def features(self, image: Tensor) -> Tensor:
+        """(C, H, W) float32 feature map of a (3, H', W') uint8 image.
+
+        The image is resized to whole cells, so that masks line up with it, and mirrored beyond
+        its border: zero-padded convolutions would give border cells features of their own.
+        """
+        options = self._config.extract
+        height, width = resized_size(
+            (image.shape[1], image.shape[2]), options.short_side, options.max_side
+        )
+        cells = [max(1, round(side / self._stride)) for side in (height, width)]
+        resized: Tensor = v2.functional.resize(
+            image, [side * self._stride for side in cells], antialias=True
+        )
+        batch = mirrored_border(self._backbone.normalize(resized[None]), options.margin)
+        with self._runtime.autocast():
+            features: Tensor = self._backbone(batch)[self._level][0].float()
+        first = options.margin // self._stride
+        return features[:, first : first + cells[0], first : first + cells[1]]
+
+
+def mirrored_border(images: Tensor, margin: int) -> Tensor:
+    """(B, C, H, W) images with their border mirrored outwards by up to `margin` pixels.
+
+    A side shorter than the margin is mirrored as far as it goes and then repeats its last row.
+    """
+    if margin == 0:
+        return images
+    vertical, horizontal = (min(margin, images.shape[axis] - 1) for axis in (2, 3))
+    mirrored = functional.pad(images, (horizontal, horizontal, vertical, vertical), mode="reflect")
+    rest = (margin - horizontal, margin - horizontal, margin - vertical, margin - vertical)
+    return functional.pad(mirrored, rest, mode="replicate") if any(rest) else mirrored

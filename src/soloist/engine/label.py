@@ -1,0 +1,133 @@
+"""Labels a list of images one by one into a COCO file: the loop of `masks` and of `predict`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soloist.data.coco import CocoImage
+from soloist.data.error_log import ErrorLog
+from soloist.data.images import read_with_size
+from soloist.data.journal import Journal
+from soloist.data.sources import ImageRef
+from soloist.engine.progress import duration, track
+from soloist.errors import DataError, RunError
+from soloist.files import shown
+from soloist.structures import Instances
+
+logger = logging.getLogger(__name__)
+
+# Images decoded ahead of the one in work.
+LOOKAHEAD = 4
+# The estimate printed early rests on this many images.
+IMAGES_FOR_ESTIMATE = 5
+
+Labeler = Callable[[NDArray[np.uint8], tuple[int, int]], Instances]
+"""Pixels (H', W', 3), perhaps decoded at reduced size, and the full (H, W) to instances."""
+
+
+@dataclass(frozen=True)
+class LabelSummary:
+    """What a pass over images gave.
+
+    Attributes:
+        images: Images in the file.
+        instances: Objects on them.
+        failed: Images that could not be read, those of earlier runs of the file included.
+        seconds: Time of this run.
+    """
+
+    images: int
+    instances: int
+    failed: int
+    seconds: float
+
+
+def label_images(
+    images: Sequence[ImageRef],
+    labeler: Labeler,
+    out: Path,
+    *,
+    title: str,
+    short_side: int,
+    settings: Mapping[str, Any],
+    errors: ErrorLog,
+    overwrite: bool = False,
+    on_result: Callable[[ImageRef, NDArray[np.uint8], Instances], None] | None = None,
+) -> LabelSummary:
+    """Labels images into a COCO file, continuing what a killed run left.
+
+    Args:
+        images: The images.
+        labeler: Gives the instances of one image.
+        out: The COCO file.
+        title: What the progress bar says.
+        short_side: JPEGs may be decoded at reduced size down to this short side, in pixels.
+        settings: What the result depends on; part of the file's `info`.
+        errors: Where unreadable images are listed.
+        overwrite: Replace a finished file.
+        on_result: Called with each image, its pixels and its instances.
+
+    Raises:
+        RunError: If the file exists and is not to be replaced.
+        DataError: If none of the images can be read.
+    """
+    if out.exists() and not overwrite:
+        raise RunError(f"{shown(out)} exists; add --overwrite to replace it, or choose another")
+    journal = Journal(out, settings)
+    numbers = {image.name: number for number, image in enumerate(images, start=1)}
+    left = [image for image in images if image.name not in journal.done]
+    failed = 0
+    start = time.monotonic()
+    with track(title, len(images), done=len(images) - len(left)) as tracker:
+        for count, (image, decoded) in enumerate(_decode_ahead(left, short_side), start=1):
+            try:
+                pixels, size = decoded.result()
+            except DataError as error:
+                failed += 1
+                errors.add(image.name, title, error)
+            else:
+                instances = labeler(pixels, size)
+                number = image.id if image.id is not None else numbers[image.name]
+                journal.add(CocoImage(number, image.name, *size), instances)
+                if on_result is not None:
+                    on_result(image, pixels, instances)
+            if count == IMAGES_FOR_ESTIMATE and len(left) > 2 * count:
+                rest = (time.monotonic() - start) / count * (len(left) - count)
+                logger.info("%s: %d images, about %s", title, len(left), duration(rest))
+            tracker.advance(note=f"{len(journal)} masks")
+    if not journal.done:
+        raise DataError(
+            f"none of the {len(images)} images could be read; see {errors.path or 'the log'}"
+        )
+    summary = LabelSummary(len(journal.done), len(journal), failed, time.monotonic() - start)
+    journal.finish(settings, order=numbers)
+    return summary
+
+
+def _decode_ahead(
+    images: Sequence[ImageRef], short_side: int
+) -> Iterator[tuple[ImageRef, Future[tuple[NDArray[np.uint8], tuple[int, int]]]]]:
+    """Decodes in a thread while the caller works; Pillow frees the interpreter meanwhile."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        rest = iter(images)
+        waiting = [
+            (image, pool.submit(read_with_size, image.path, short_side=short_side))
+            for image in islice(rest, LOOKAHEAD)
+        ]
+        while waiting:
+            current = waiting.pop(0)
+            for image in islice(rest, 1):
+                waiting.append(
+                    (image, pool.submit(read_with_size, image.path, short_side=short_side))
+                )
+            yield current

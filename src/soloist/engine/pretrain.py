@@ -1,0 +1,209 @@
+"""DenseCL on the user's own images: the loop behind `soloist pretrain`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from soloist.checkpoints import load_state, save_state, save_tensors
+from soloist.config import Config, PretrainConfig
+from soloist.data.augment import CropPair, seeded
+from soloist.data.cache import ImageCache
+from soloist.data.sources import ImageRef
+from soloist.engine.batches import batch_indices, step_batches
+from soloist.engine.build import build_backbone, half_precision
+from soloist.engine.progress import track
+from soloist.engine.run_folder import Metrics, RunFolder
+from soloist.engine.runtime import Runtime, loader_workers
+from soloist.engine.schedule import learning_rate, make_optimizer, set_rate
+from soloist.errors import TrainingError
+from soloist.files import write_json
+from soloist.models.backbones import Backbone
+from soloist.models.densecl import DenseCL, DenseCLEncoder
+
+# Decoded images are kept this many times larger than a crop, so that small crops stay sharp.
+CACHE_ENLARGEMENT = 2
+SCHEDULE_BATCH = 64
+
+
+class CropBatch(NamedTuple):
+    """Crop pairs of one step.
+
+    Attributes:
+        query: (B, 3, S, S) uint8.
+        key: (B, 3, S, S) uint8, the other crops of the same images.
+        order: (B,) int64 permutation for the key batch.
+        failures: (name, reason) of images that could not be read.
+    """
+
+    query: Tensor
+    key: Tensor
+    order: Tensor
+    failures: list[tuple[str, str]]
+
+
+class CropBatches:
+    """Makes the batch of a step from the step's number."""
+
+    def __init__(self, images: Sequence[ImageRef], config: PretrainConfig, seed: int) -> None:
+        self._config = config
+        self._seed = seed
+        side = CACHE_ENLARGEMENT * config.crop_size
+        self._cache = ImageCache(
+            images, short_side=side, max_side=4 * side, budget_bytes=config.cache_gb * 1e9
+        )
+        self._crop = CropPair(size=config.crop_size, scale=config.crop_scale)
+
+    def __call__(self, step: int) -> CropBatch:
+        """The batch of a step."""
+        size = self._config.batch_size
+        indices = batch_indices(step, batch_size=size, length=len(self._cache), seed=self._seed)
+        pairs, failures = [], []
+        with seeded(self._seed, step):
+            for index in indices:
+                _, image, failed = self._cache.readable(index)
+                failures += failed
+                pairs.append(self._crop(image))
+            order = torch.randperm(size)
+        query, key = zip(*pairs, strict=True)
+        return CropBatch(torch.stack(query), torch.stack(key), order, failures)
+
+
+def pretrain(
+    images: Sequence[ImageRef], run: RunFolder, config: Config, runtime: Runtime
+) -> Backbone:
+    """Trains a backbone with DenseCL and writes it to the run's model folder.
+
+    Resumes from the run's checkpoint if there is one.
+
+    Returns:
+        The trained query backbone, in evaluation mode.
+
+    Raises:
+        TrainingError: If the loss is not finite.
+        DataError: If no image can be read.
+    """
+    options = config.pretrain
+    torch.manual_seed(config.seed)
+    accelerator = Accelerator(
+        mixed_precision="bf16" if runtime.precision == "bf16" else "no",
+        cpu=runtime.device.type == "cpu",
+    )
+    model, optimizer = accelerator.prepare(*_build(config))
+    network: DenseCL = accelerator.unwrap_model(model)
+    checkpoint = run.checkpoints / "last.pt"
+    first = 0
+    if checkpoint.is_file():
+        state = load_state(checkpoint)
+        network.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+    metrics = Metrics(run.path / "metrics.jsonl", resume_step=first)
+    batches = step_batches(
+        CropBatches(images, options, config.seed),
+        first=first,
+        end=options.steps,
+        workers=loader_workers(options.workers, runtime.device),
+    )
+    backbone = network.query_encoder.backbone
+    peak = options.learning_rate * options.batch_size / SCHEDULE_BATCH
+    model.train()
+    with track("pretrain", options.steps, done=first) as tracker:
+        for step, batch in enumerate(batches, start=first):
+            for name, reason in batch.failures:
+                run.errors.add(name, "pretrain", ValueError(reason))
+            rate = learning_rate(
+                step,
+                peak=peak,
+                steps=options.steps,
+                warmup_steps=options.warmup_steps,
+                schedule="cosine",
+            )
+            set_rate(optimizer, rate)
+            query, key, order = (item.to(runtime.device) for item in batch[:3])
+            terms = model(backbone.normalize(query), backbone.normalize(key), order)
+            loss = terms["loss_global"] + terms["loss_dense"]
+            accelerator.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+            network.update_key_encoder(_momentum(step, options))
+            done = step + 1
+            if done % options.log_every == 0 or done == options.steps:
+                row = {name: value.item() for name, value in terms.items()}
+                _check_finite(row, done)
+                metrics.write({"step": done, "learning_rate": rate, **row})
+                tracker.advance(0, note=f"loss {loss.item():.3f}")
+            if done % options.checkpoint_every == 0 or done == options.steps:
+                _save_checkpoint(checkpoint, done, network, optimizer)
+            tracker.advance()
+    _save_backbone(run, backbone, config, len(images))
+    return backbone.eval()
+
+
+def _build(config: Config) -> tuple[DenseCL, torch.optim.Optimizer]:
+    options = config.pretrain
+    encoder = DenseCLEncoder(
+        build_backbone(config.backbone),
+        dense_stride=options.dense_stride,
+        hidden_size=options.hidden_size,
+        projection_size=options.projection_size,
+    )
+    model = DenseCL(
+        encoder,
+        projection_size=options.projection_size,
+        queue_size=options.queue_size,
+        temperature=options.temperature,
+        dense_weight=options.dense_weight,
+        norm_groups=options.norm_groups,
+    ).to(memory_format=torch.channels_last)
+    optimizer = make_optimizer(
+        model, kind="sgd", rate=options.learning_rate, weight_decay=options.weight_decay
+    )
+    return model, optimizer
+
+
+def _save_backbone(run: RunFolder, backbone: Backbone, config: Config, images: int) -> None:
+    """Writes the weights and, beside them, what they are and how they were learned."""
+    record = {
+        "name": config.backbone.name,
+        "output_stride": config.backbone.output_stride,
+        "method": "DenseCL",
+        "images": images,
+        "pretrain": asdict(config.pretrain),
+    }
+    save_tensors(
+        run.model / "backbone.safetensors",
+        half_precision(backbone.network.state_dict()),
+        metadata={"soloist": json.dumps(record)},
+    )
+    write_json(run.model / "config.json", record, indent=2)
+
+
+def _momentum(step: int, options: PretrainConfig) -> float:
+    """Decay of the key encoder: grows from its start value to 1 along a half cosine."""
+    progress = step / options.steps
+    return 1 - (1 - options.momentum) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _check_finite(row: dict[str, float], step: int) -> None:
+    broken = [name for name, value in row.items() if not math.isfinite(value)]
+    if broken:
+        raise TrainingError(
+            f"{broken[0]} is {row[broken[0]]} at step {step}; lower --pretrain.learning-rate "
+            "or use --precision fp32"
+        )
+
+
+def _save_checkpoint(
+    path: Path, step: int, network: DenseCL, optimizer: torch.optim.Optimizer
+) -> None:
+    state = {"step": step, "model": network.state_dict(), "optimizer": optimizer.state_dict()}
+    save_state(path, state)

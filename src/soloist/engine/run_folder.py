@@ -1,0 +1,183 @@
+"""A run's folder: settings, log, metrics, checkpoints; resumed by the same command."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from soloist.config import Config
+from soloist.data.error_log import ErrorLog
+from soloist.errors import RunError
+from soloist.files import write_json, write_text
+from soloist.presets import differences, load_config_file
+
+STATE = "state.json"
+PACKAGES = ("soloist", "torch", "torchvision", "timm", "numpy", "pillow", "pycocotools")
+
+logger = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """The folder of one run; made by `open_run`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.model = path / "model"
+        self.errors = ErrorLog(path / "errors.jsonl")
+        self._handler: logging.Handler | None = None
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What is known about the run: command, whether it is finished, plans."""
+        content: dict[str, Any] = json.loads((self.path / STATE).read_text(encoding="utf-8"))
+        return content
+
+    def update_state(self, **values: object) -> None:
+        """Adds to the run's state, whole or not at all."""
+        write_json(self.path / STATE, {**self.state, **values})
+
+    def finish(self) -> None:
+        """Marks the run as done: from now on it is refused unless overwritten."""
+        self.update_state(finished=True)
+        self.close()
+
+    def close(self) -> None:
+        """Stops writing to run.log."""
+        if self._handler is not None:
+            logging.getLogger("soloist").removeHandler(self._handler)
+            self._handler.close()
+            self._handler = None
+
+    def start_log(self) -> None:
+        """Copies all log lines into run.log."""
+        self._handler = logging.FileHandler(self.path / "run.log", encoding="utf-8")
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logging.getLogger("soloist").addHandler(self._handler)
+
+
+def open_run(
+    path: Path, *, command: str, inputs: Mapping[str, str], config: Config, overwrite: bool
+) -> RunFolder:
+    """Makes a run folder, or opens the unfinished one that the same command left.
+
+    Args:
+        path: The folder.
+        command: The verb, such as `train`.
+        inputs: What the command reads, as the user named it.
+        config: The resolved options.
+        overwrite: Throw away a run that is there.
+
+    Raises:
+        RunError: If the folder holds a finished run, a run of another command or options, or
+            files that are not a run's.
+    """
+    if path.exists() and not path.is_dir():
+        raise RunError(f"--out must be a folder, {path} is a file; choose another")
+    is_run = (path / STATE).is_file()
+    if path.is_dir() and any(path.iterdir()) and not is_run:
+        raise RunError(f"{path} holds files that are not a soloist run; choose another --out")
+    if is_run and overwrite:
+        shutil.rmtree(path)
+        is_run = False
+    run = RunFolder(path)
+    if is_run:
+        _check_same(run, command, inputs, config)
+        logger.info("resuming %s", path)
+    else:
+        _create(run, command, inputs, config)
+    run.start_log()
+    return run
+
+
+def _create(run: RunFolder, command: str, inputs: Mapping[str, str], config: Config) -> None:
+    try:
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"cannot make {run.path} ({error.strerror}); choose another --out"
+        ) from error
+    write_text(run.path / "config.yaml", yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
+    write_json(run.path / "environment.json", environment())
+    # Last: its presence says that the folder is a run's.
+    write_json(run.path / STATE, {"command": command, "inputs": dict(inputs), "finished": False})
+
+
+def _check_same(run: RunFolder, command: str, inputs: Mapping[str, str], config: Config) -> None:
+    state = run.state
+    if state["finished"]:
+        raise RunError(
+            f"{run.path} holds a finished `{state['command']}` run; "
+            "add --overwrite to replace it, or choose another --out"
+        )
+    changed = differences(load_config_file(run.path / "config.yaml"), config)
+    if state["command"] != command:
+        changed.insert(0, f"command {state['command']} -> {command}")
+    for name, value in inputs.items():
+        if state["inputs"].get(name) != value:
+            changed.insert(0, f"{name} {state['inputs'].get(name)} -> {value}")
+    if changed:
+        raise RunError(
+            f"{run.path} holds an unfinished run with other settings ({'; '.join(changed[:3])}); "
+            "repeat its command to resume, or add --overwrite"
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, so that YAML stays free of Python tags."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for environment.json and `soloist doctor`."""
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+class Metrics:
+    """metrics.jsonl: one JSON object a line, in order of rounds and steps also across resumes."""
+
+    def __init__(self, path: Path, *, resume_step: int, round_number: int = 0) -> None:
+        """Opens the file and drops lines later than the checkpoint a run resumes from."""
+        self._path = path
+        self._round = round_number
+        resume = (round_number, resume_step)
+        kept = [row for row in read_metrics(path) if (row["round"], row["step"]) <= resume]
+        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def write(self, row: Mapping[str, float]) -> None:
+        """Appends one line."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"round": self._round, **row}) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Rows of a metrics file; a line cut short by a kill is left out."""
+    rows = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                logger.warning("%s: left out a line cut short: %.40s", path.name, line)
+    return rows

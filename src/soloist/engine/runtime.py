@@ -1,0 +1,110 @@
+"""Which device, precision and number of threads a command runs with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from soloist.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how numbers are computed.
+
+    Attributes:
+        device: The torch device.
+        precision: `bf16` (autocast) or `fp32`.
+    """
+
+    device: torch.device
+    precision: str
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Runs a network in bfloat16 where this runtime does so."""
+        enabled = self.precision == "bf16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled):
+            yield
+
+    def __str__(self) -> str:
+        return f"{self.device}, {self.precision}, {torch.get_num_threads()} threads"
+
+
+def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
+    """Picks the accelerator if there is one, and bfloat16 where it is fast.
+
+    Also sets torch's threads to the cores this process may use: containers often show more.
+
+    Raises:
+        ConfigError: If the device does not exist here or a name is unknown.
+    """
+    if precision not in ("auto", "bf16", "fp32"):
+        raise ConfigError(f"precision must be auto, bf16 or fp32, got {precision!r}")
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(usable_cores())
+    chosen = torch.device(_best_device() if device == "auto" else _known_device(device))
+    if precision == "auto":
+        precision = "bf16" if has_fast_bf16(chosen) else "fp32"
+    return Runtime(device=chosen, precision=precision)
+
+
+def usable_cores() -> int:
+    """Cores this process may run on (a container's share, not the machine's)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def loader_workers(workers: int, device: torch.device) -> int:
+    """Worker processes of a data loader; -1 chooses by itself.
+
+    On a small CPU machine one worker prepares batches while the network computes.
+    """
+    if workers >= 0:
+        return workers
+    if device.type == "cpu":
+        return 1
+    return min(8, max(1, usable_cores() - 1))
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 autocast is faster than float32 on this device."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    try:
+        # Private, and absent from builds without oneDNN.
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):
+        return False
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    if torch.backends.mps.is_available():
+        return "mps"
+    return "cpu"
+
+
+def _known_device(device: str) -> str:
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ConfigError(
+            f"device must be auto, cpu, cuda, cuda:N or mps, got {device!r}"
+        ) from error
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not available.get(kind, False):
+        raise ConfigError(f"device {device!r} is not available here; use --device auto or cpu")
+    return device

@@ -1,0 +1,284 @@
+"""One round of self-supervised SOLO: the loop behind `soloist train`."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from soloist.checkpoints import load_state, save_state
+from soloist.config import Config
+from soloist.data.coco import CocoFile
+from soloist.data.sources import ImageRef
+from soloist.engine.batches import step_batches
+from soloist.engine.build import build_solo, load_solo_weights, normalize, save_solo
+from soloist.engine.progress import track
+from soloist.engine.run_folder import Metrics, RunFolder
+from soloist.engine.runtime import Runtime, loader_workers
+from soloist.engine.schedule import learning_rate, make_optimizer, set_rate
+from soloist.engine.train_data import MASK_STRIDE, TrainBatch, TrainBatches
+from soloist.errors import TrainingError
+from soloist.losses import FreeSOLOCriterion
+from soloist.models.solo import SOLO
+from soloist.ops.affinity import color_similarity, rgb_to_lab
+from soloist.ops.masks import masks_to_boxes
+from soloist.structures import GridTargets, SOLOOutputs
+from soloist.targets import downsample_masks, grid_targets
+
+logger = logging.getLogger(__name__)
+
+SCHEDULE_BATCH = 16
+
+
+def train(
+    images: Sequence[ImageRef],
+    labels: CocoFile,
+    run: RunFolder,
+    config: Config,
+    runtime: Runtime,
+    *,
+    model_folder: Path,
+    round_number: int = 0,
+    start_from: Path | None = None,
+    budget_seconds: float | None = None,
+) -> None:
+    """Trains SOLO on coarse masks or pseudo-labels and writes it to a model folder.
+
+    Resumes from the round's checkpoint if there is one.
+
+    Args:
+        images: Images to learn from.
+        labels: Their masks.
+        run: Where metrics, checkpoints and errors go.
+        config: Options.
+        runtime: Device and precision.
+        model_folder: Where the trained network goes.
+        round_number: 0 for free masks, k for the k-th round of self-training.
+        start_from: Model folder of an earlier round to start from; None starts from the backbone.
+        budget_seconds: Time for this round; the number of steps is planned to fill it, once,
+            from the pace of the first steps. None keeps `train.steps`.
+
+    Raises:
+        TrainingError: If a loss is not finite.
+        DataError: If no image has a mask, or none can be read.
+    """
+    options = config.train
+    seed = config.seed + 1000 * round_number
+    batches = TrainBatches(images, labels, config, seed)
+    torch.manual_seed(seed)
+    solo = build_solo(config.backbone, config.model)
+    if start_from is not None:
+        load_solo_weights(solo, start_from)
+    optimizer = make_optimizer(
+        solo, kind=options.optimizer, rate=options.learning_rate, weight_decay=options.weight_decay
+    )
+    accelerator = Accelerator(
+        mixed_precision="bf16" if runtime.precision == "bf16" else "no",
+        cpu=runtime.device.type == "cpu",
+    )
+    model, optimizer = accelerator.prepare(solo, optimizer)
+    average = AveragedWeights(solo, options.ema_decay)
+    checkpoint = run.checkpoints / f"round-{round_number}.pt"
+    first = 0
+    if checkpoint.is_file():
+        state = load_state(checkpoint)
+        solo.load_state_dict(state["model"])
+        average.weights = state["average"]
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+    metrics = Metrics(run.path / "metrics.jsonl", resume_step=first, round_number=round_number)
+    criterion = FreeSOLOCriterion(config.loss)
+    peak = options.learning_rate * options.batch_size / SCHEDULE_BATCH
+    plan = StepPlan(run, round_number, options.steps, budget_seconds)
+    prepared = step_batches(
+        batches,
+        first=first,
+        end=plan.end,
+        workers=loader_workers(options.workers, runtime.device),
+    )
+    set_training_mode(solo, freeze_norm=options.freeze_norm)
+    started = time.monotonic()
+    with track(f"train round {round_number}", plan.steps, done=first) as tracker:
+        for step, batch in enumerate(prepared, start=first):
+            for name, reason in batch.failures:
+                run.errors.add(name, "train", ValueError(reason))
+            rate = learning_rate(
+                step,
+                peak=peak,
+                steps=plan.steps,
+                warmup_steps=options.warmup_steps,
+                schedule=options.schedule,
+            )
+            set_rate(optimizer, rate)
+            batch = batch_to(batch, runtime.device)
+            outputs = model(normalize(solo, batch.images))
+            losses = batch_losses(criterion, outputs, batch, config, step)
+            loss = torch.stack(list(losses.values())).sum()
+            _check_finite(losses, loss, step)
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(solo.parameters(), options.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            average.update(solo, step)
+            done = step + 1
+            if done % options.log_every == 0 or done == plan.steps:
+                row = {name: value.item() for name, value in losses.items()}
+                seconds = (time.monotonic() - started) / (done - first)
+                metrics.write(
+                    {"step": done, "learning_rate": rate, "seconds_per_step": seconds, **row}
+                )
+                tracker.advance(0, note=f"loss {sum(row.values()):.3f}")
+            if done % options.checkpoint_every == 0 or done == plan.steps:
+                save_state(
+                    checkpoint,
+                    {
+                        "step": done,
+                        "model": solo.state_dict(),
+                        "average": average.weights,
+                        "optimizer": optimizer.state_dict(),
+                    },
+                )
+            tracker.advance()
+            if plan.update(done):
+                tracker.set_total(plan.steps)
+            if done >= plan.steps:
+                break
+    save_solo(model_folder, average.weights, config)
+
+
+class StepPlan:
+    """How many steps a round takes; with a budget, planned once and kept in the run's state.
+
+    The learning rate depends on the plan only after the warm-up, so a resumed run, which reads
+    the plan, repeats what an unbroken one does.
+    """
+
+    MEASURED = 12
+    """Steps whose pace the plan rests on; the first ones, which are slower, are left out."""
+    LEAST = 20
+    """Steps a round takes however small the budget is."""
+    MOST = 1_000_000
+    """End of the prepared batches while there is no plan."""
+
+    def __init__(
+        self, run: RunFolder, round_number: int, steps: int, budget_seconds: float | None
+    ) -> None:
+        self._run = run
+        self._key = f"steps of round {round_number}"
+        self._budget = budget_seconds
+        planned = run.state.get("plan", {}).get(self._key)
+        self.steps: int = planned or steps
+        self._open = budget_seconds is not None and planned is None
+        self.end = self.MOST if self._open else self.steps
+        self._start = self._half = time.monotonic()
+
+    def update(self, done: int) -> bool:
+        """Plans once enough steps were measured; True when the number of steps changed."""
+        if not self._open or self._budget is None:
+            return False
+        if done == self.MEASURED // 2:
+            self._half = time.monotonic()
+        if done < self.MEASURED:
+            return False
+        now = time.monotonic()
+        pace = (now - self._half) / (self.MEASURED - self.MEASURED // 2)
+        left = self._budget - (now - self._start)
+        self.steps = max(self.LEAST, done + int(left / pace))
+        plans = {**self._run.state.get("plan", {}), self._key: self.steps}
+        self._run.update_state(plan=plans)
+        logger.info("%.2f s a step: planned %d steps", pace, self.steps)
+        self._open = False
+        return True
+
+
+def batch_losses(
+    criterion: FreeSOLOCriterion,
+    outputs: SOLOOutputs,
+    batch: TrainBatch,
+    config: Config,
+    step: int,
+) -> dict[str, Tensor]:
+    """Joins network outputs, grid targets and the criterion for one batch."""
+    height, width = batch.images.shape[-2:]
+    stride_size = (height // MASK_STRIDE, width // MASK_STRIDE)
+    lab = rgb_to_lab(batch.colors.float() / 255)
+    targets: list[GridTargets] = []
+    masks: list[Tensor] = []
+    for view_masks in torch.split(batch.masks, batch.counts):
+        targets.append(
+            grid_targets(
+                masks_to_boxes(view_masks),
+                view_masks,
+                input_size=(height, width),
+                grids=config.model.grids,
+                scale_ranges=config.model.scale_ranges,
+                center_sigma=config.model.center_sigma,
+            )
+        )
+        masks.append(downsample_masks(view_masks, stride_size))
+    return criterion(
+        outputs,
+        targets,
+        masks,
+        torch.split(batch.embeddings, batch.counts),
+        color_similarity(lab, batch.valid.float()),
+        step,
+    )
+
+
+def batch_to(batch: TrainBatch, device: torch.device) -> TrainBatch:
+    """The batch with its tensors on a device."""
+    images, colors, valid, masks, embeddings = (
+        item.to(device, non_blocking=True) for item in batch[:5]
+    )
+    return TrainBatch(images, colors, valid, masks, embeddings, batch.counts, batch.failures)
+
+
+def set_training_mode(network: SOLO, *, freeze_norm: bool) -> None:
+    """Training mode; the backbone's batch norms may keep their statistics and scales."""
+    network.train()
+    if not freeze_norm:
+        return
+    for module in network.backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+            module.requires_grad_(False)
+
+
+class AveragedWeights:
+    """An exponential average of a network's weights; with decay 0 simply its latest weights.
+
+    The decay starts small and grows, so that a short training is not held back by its start.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self._decay = decay
+        self.weights = {
+            name: tensor.detach().clone() for name, tensor in network.state_dict().items()
+        }
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Moves the average towards the network after a step."""
+        decay = min(self._decay, (1 + step) / (10 + step))
+        for name, tensor in network.state_dict().items():
+            if tensor.is_floating_point():
+                self.weights[name].lerp_(tensor, 1 - decay)
+            else:
+                self.weights[name].copy_(tensor)
+
+
+def _check_finite(losses: dict[str, Tensor], loss: Tensor, step: int) -> None:
+    if math.isfinite(loss.item()):
+        return
+    broken = [name for name, value in losses.items() if not math.isfinite(value.item())]
+    raise TrainingError(
+        f"{' and '.join(broken)} is not finite at step {step}; lower --train.learning-rate or "
+        "use --precision fp32"
+    )

@@ -1,0 +1,174 @@
+"""Batches of weak and strong views with their masks, as a function of the step."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from soloist.config import Config
+from soloist.data.augment import seeded
+from soloist.data.cache import ImageCache
+from soloist.data.coco import CocoFile, CocoImage
+from soloist.data.sources import ImageRef
+from soloist.data.views import View, ViewMaker
+from soloist.engine.batches import batch_indices
+from soloist.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+MASK_STRIDE = 4
+# Padded sizes are multiples of the coarsest stride of the network.
+SIZE_DIVISOR = 32
+
+
+class TrainBatch(NamedTuple):
+    """Views of one step: first all weak ones, then all strong ones.
+
+    Few and large tensors, because each one crosses from the worker by its own shared memory.
+
+    Attributes:
+        images: (V, 3, H, W) uint8, zero-padded at the bottom and right.
+        colors: (V, 3, H/4, W/4) uint8 mean colours before distortion.
+        valid: (V, H/4, W/4) bool, False in the padding.
+        masks: (sum of N, H, W) bool, view after view.
+        embeddings: (sum of N, E) float32.
+        counts: N of each view.
+        failures: (name, reason) of images that could not be read.
+    """
+
+    images: Tensor
+    colors: Tensor
+    valid: Tensor
+    masks: Tensor
+    embeddings: Tensor
+    counts: list[int]
+    failures: list[tuple[str, str]]
+
+
+class TrainBatches:
+    """Makes the batch of a step from the step's number.
+
+    Args:
+        images: Images to learn from.
+        labels: Their coarse masks; images without any are left out.
+        config: Options.
+        seed: Of the order and of all draws.
+
+    Raises:
+        DataError: If no image has a mask.
+    """
+
+    def __init__(
+        self, images: Sequence[ImageRef], labels: CocoFile, config: Config, seed: int
+    ) -> None:
+        pairs = match_labels(images, labels)
+        self._labels = labels
+        self._records = [record for _, record in pairs]
+        self._options = config.augment
+        self._batch_size = config.train.batch_size
+        self._embedding_size = config.model.embedding_size
+        self._seed = seed
+        self._views = ViewMaker(config.augment)
+        self._cache = ImageCache(
+            [image for image, _ in pairs],
+            short_side=config.augment.short_side[1],
+            max_side=config.augment.max_side,
+            budget_bytes=config.train.cache_gb * 1e9,
+        )
+
+    def __len__(self) -> int:
+        """Images with masks."""
+        return len(self._records)
+
+    def __call__(self, step: int) -> TrainBatch:
+        """The batch of a step."""
+        indices = batch_indices(
+            step, batch_size=self._batch_size, length=len(self), seed=self._seed
+        )
+        failures: list[tuple[str, str]] = []
+        with seeded(self._seed, step):
+            weak = [self._weak_view(index, failures) for index in indices]
+            views = list(weak)
+            if self._options.strong:
+                for place, view in enumerate(weak):
+                    donors = weak[:place] + weak[place + 1 :]
+                    views.append(self._views.strong(view, donors))
+        return collate(views, failures)
+
+    def _weak_view(self, index: int, failures: list[tuple[str, str]]) -> View:
+        read, image, failed = self._cache.readable(index)
+        failures += failed
+        record = self._records[read]
+        instances = self._labels.instances(record)
+        embeddings = fit_embeddings(instances.embeddings, self._embedding_size)
+        return self._views.weak(image, instances.masks, embeddings)
+
+
+def match_labels(images: Sequence[ImageRef], labels: CocoFile) -> list[tuple[ImageRef, CocoImage]]:
+    """Images and their records in the masks file, paired by name; those without masks left out.
+
+    Raises:
+        DataError: If no image has a mask.
+    """
+    by_name = {record.file_name: record for record in labels.images}
+    pairs = []
+    unknown = 0
+    for image in images:
+        record = by_name.get(image.name)
+        if record is None:
+            unknown += 1
+        elif labels.annotations[record.id]:
+            pairs.append((image, record))
+    if not pairs:
+        raise DataError(
+            f"none of the {len(images)} images has a mask in {labels.path.name} "
+            f"({unknown} are not named there); run `soloist masks` on the same images, or lower "
+            "--free-mask.score-threshold"
+        )
+    logger.info("%d of %d images have masks", len(pairs), len(images))
+    return pairs
+
+
+def fit_embeddings(embeddings: Tensor, size: int) -> Tensor:
+    """(N, E') embeddings interpolated to (N, size); zeros where the file has none.
+
+    A zero embedding has cosine 0 with everything: it adds a constant to the semantic loss and
+    gives no gradient towards any direction.
+    """
+    if embeddings.shape[1] in (0, size):
+        return embeddings if embeddings.shape[1] else embeddings.new_zeros(len(embeddings), size)
+    resized = functional.interpolate(embeddings[None], size=size, mode="linear")
+    return resized[0]
+
+
+def collate(views: Sequence[View], failures: list[tuple[str, str]]) -> TrainBatch:
+    """Pads views to one size and joins them."""
+    height, width = (
+        -(-max(view.image.shape[axis] for view in views) // SIZE_DIVISOR) * SIZE_DIVISOR
+        for axis in (1, 2)
+    )
+    size = (height, width)
+    images = torch.stack([_pad(view.image, size) for view in views])
+    undistorted = torch.stack([_pad(view.colors, size) for view in views])
+    colors = functional.avg_pool2d(undistorted.float(), MASK_STRIDE).round().to(torch.uint8)
+    valid = torch.zeros((len(views), height // MASK_STRIDE, width // MASK_STRIDE), dtype=torch.bool)
+    for row, view in zip(valid, views, strict=True):
+        row[: view.image.shape[1] // MASK_STRIDE, : view.image.shape[2] // MASK_STRIDE] = True
+    return TrainBatch(
+        images=images,
+        colors=colors,
+        valid=valid,
+        masks=torch.cat([_pad(view.masks, size) for view in views]),
+        embeddings=torch.cat([view.embeddings for view in views]),
+        counts=[len(view.masks) for view in views],
+        failures=failures,
+    )
+
+
+def _pad(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return functional.pad(maps, (0, size[1] - maps.shape[2], 0, size[0] - maps.shape[1]))

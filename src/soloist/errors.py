@@ -1,0 +1,39 @@
+"""Errors a user can cause; the command line prints their message as one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class SoloistError(ValueError):
+    """Base class of everything a user can cause: what was wanted, what came, what to do."""
+
+
+class ConfigError(SoloistError):
+    """An unknown preset, field or value in the configuration."""
+
+
+class DataError(SoloistError):
+    """Images or annotation files that are missing, empty or malformed."""
+
+
+class CheckpointError(SoloistError):
+    """A file of weights that is missing, malformed or does not fit the network."""
+
+
+class RunError(SoloistError):
+    """A run folder that exists, belongs to another command or cannot be written."""
+
+
+class TrainingError(SoloistError):
+    """A training that cannot go on, such as a loss that is not finite."""
+
+
+def near_names(name: str, known: Iterable[str]) -> str:
+    """A hint that names what the user may have meant: close names, else all of them."""
+    known = sorted(known)
+    close = get_close_matches(name, known, n=3, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"known: {', '.join(known)}"

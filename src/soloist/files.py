@@ -1,0 +1,97 @@
+"""Writing files whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from soloist.errors import RunError
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def shown(path: str | Path) -> str:
+    """A path in quotes on one line: line breaks and broken characters are escaped."""
+    return repr(str(path))
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's message on one line; its type where it has none."""
+    return re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path that becomes `path` when the block ends, whole or not at all.
+
+    The temporary file lies in the same folder (renaming across file systems is not atomic),
+    is hidden, and keeps the suffix, which many writers go by. The folder is made if needed. A
+    block that raises, or writes nothing, leaves what was at `path` as it was.
+
+    Args:
+        path: Where the file shall be.
+
+    Yields:
+        The temporary path to write to.
+
+    Raises:
+        RunError: If the folder cannot be written to or the disk is full.
+    """
+    path = Path(path)
+    temporary = path.parent / f".{secrets.token_hex(8)}{path.suffix}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if temporary.exists():
+            os.replace(temporary, path)
+    except OSError as error:
+        # A file the block reads, or a decoder's own complaint, is not for this function.
+        places = {None, str(temporary), *(str(folder) for folder in path.parents)}
+        if error.errno is None or error.filename not in places:
+            raise
+        remedy = (
+            "free some space or choose another disk"
+            if error.errno in _NO_ROOM
+            else "choose a file in a folder you may write to"
+        )
+        raise RunError(f"cannot write {shown(path)}: {error.strerror}; {remedy}") from error
+    finally:
+        # A parent that is a file, or a disk that went away, leaves nothing to remove.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    r"""Writes a UTF-8 text file with \n line ends, whole or not at all.
+
+    Args:
+        path: The file; its folder is made if needed.
+        text: Characters UTF-8 cannot hold (from broken file names) are written as `\udcxx`.
+
+    Raises:
+        RunError: If the file cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def write_json(path: str | Path, obj: Any, *, indent: int | None = None) -> None:
+    """Writes an ASCII JSON file, whole or not at all.
+
+    Args:
+        path: The file; its folder is made if needed.
+        obj: What json can write; numbers must be finite, since JSON knows no NaN.
+        indent: Spaces per level; None writes one line.
+
+    Raises:
+        RunError: If the file cannot be written.
+        ValueError: If a number is not finite.
+    """
+    write_text(path, json.dumps(obj, indent=indent, allow_nan=False) + "\n")

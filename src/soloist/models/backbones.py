@@ -1,0 +1,195 @@
+"""Backbones: any timm network that gives feature maps, or a file of weights for one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from soloist.checkpoints import load_tensors
+from soloist.errors import CheckpointError, ConfigError, near_names
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+FINEST_STRIDE = 4
+
+# What the bundled file holds; its recipe stands beside it.
+BUNDLED_NAME = "resnet18"
+BUNDLED_FILE = "weights/resnet18-densecl.safetensors"
+
+
+class Backbone(nn.Module):
+    """A network that gives one feature map per stage, with its pixel statistics.
+
+    Attributes:
+        channels: Channels of each map, finest first.
+        strides: Stride of each map in pixels, finest first; maps finer than 4 are left out.
+        mean: (1, 3, 1, 1) mean of the pixels the weights were learned on, in [0, 1].
+        std: (1, 3, 1, 1) standard deviation of these pixels.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        # Finer maps, such as a ResNet's stem, are left out: the pyramid starts at stride 4.
+        self._first = sum(stride < FINEST_STRIDE for stride in strides)
+        self.channels = tuple(channels)[self._first :]
+        self.strides = tuple(strides)[self._first :]
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Scales pixels as the weights expect them.
+
+        Args:
+            images: (B, 3, H, W) uint8 RGB.
+
+        Returns:
+            (B, 3, H, W) float32, channels last in memory.
+        """
+        scaled = (images.float() / 255 - self.mean) / self.std
+        return scaled.contiguous(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Feature maps of normalised images.
+
+        Args:
+            images: (B, 3, H, W) float, see `normalize`.
+
+        Returns:
+            One (B, C_i, H / stride_i, W / stride_i) float per stage, finest first.
+        """
+        features: list[Tensor] = self.network(images)
+        return features[self._first :]
+
+    def level(self, stride: int) -> int:
+        """Index of the last (most semantic) feature map of this stride.
+
+        Raises:
+            ConfigError: If no map has it.
+        """
+        if stride not in self.strides:
+            raise ConfigError(
+                f"no feature map of stride {stride}, only {sorted(set(self.strides))}; "
+                "change backbone.feature_stride or backbone.output_stride"
+            )
+        return len(self.strides) - 1 - self.strides[::-1].index(stride)
+
+
+def create_backbone(name: str, *, weights: str = "none", output_stride: int = 32) -> Backbone:
+    """Builds a backbone and loads its weights.
+
+    Args:
+        name: timm model name.
+        weights: `bundled`, `none` (random), `timm` (the model's own pretrained weights), or the
+            path of a weights file or of a folder written by `soloist pretrain`.
+        output_stride: Stride of the last stage: 8, 16 or 32.
+
+    Raises:
+        ConfigError: If timm does not know the name or the output stride.
+        CheckpointError: If the weights are missing or do not fit.
+    """
+    if not timm.is_model(name):
+        raise ConfigError(f"no backbone named {name!r} in timm; {near_names(name, _timm_names())}")
+    if weights == "bundled" and name != BUNDLED_NAME:
+        raise ConfigError(
+            f"the bundled weights are for backbone {BUNDLED_NAME!r}, got {name!r}; "
+            "use --backbone.weights none, timm or a file"
+        )
+    network = _timm_network(name, pretrained=weights == "timm", output_stride=output_stride)
+    pretrained = network.pretrained_cfg or {}
+    backbone = Backbone(
+        network,
+        channels=network.feature_info.channels(),
+        strides=network.feature_info.reduction(),
+        mean=pretrained.get("mean", IMAGENET_MEAN),
+        std=pretrained.get("std", IMAGENET_STD),
+    )
+    if weights not in ("none", "timm"):
+        load_backbone_weights(backbone, _weights_file(weights))
+    return backbone.to(memory_format=torch.channels_last)
+
+
+def _timm_network(name: str, *, pretrained: bool, output_stride: int) -> Any:
+    """Timm's feature extractor; untyped, since timm's own types do not name its attributes."""
+    # timm takes an output stride only where its network can dilate.
+    options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
+    try:
+        return timm.create_model(name, pretrained=pretrained, features_only=True, **options)
+    except (TypeError, NotImplementedError, AssertionError) as error:
+        raise ConfigError(
+            f"backbone {name!r} with output stride {output_stride} gives no features ({error}); "
+            "try --backbone.output-stride 32 or another backbone"
+        ) from error
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"the pretrained weights of {name!r} could not be fetched ({reason}); "
+            "give --backbone.weights bundled, none or a file"
+        ) from error
+
+
+def load_backbone_weights(backbone: Backbone, path: Path) -> None:
+    """Loads a file of weights with torchvision's or timm's key names.
+
+    Raises:
+        CheckpointError: If a tensor of the network is missing in the file or differs in shape.
+    """
+    found = _strip_prefixes(load_tensors(path))
+    own = backbone.network.state_dict()
+    missing = [key for key in own if key not in found]
+    if missing:
+        raise CheckpointError(
+            f"{path.name} lacks {len(missing)} of the backbone's {len(own)} tensors, first "
+            f"{missing[0]!r}; is it a file for another network?"
+        )
+    for key, tensor in own.items():
+        if found[key].shape != tensor.shape:
+            raise CheckpointError(
+                f"{path.name}: {key!r} must be {tuple(tensor.shape)}, "
+                f"got {tuple(found[key].shape)}; is it a file for another network?"
+            )
+    backbone.network.load_state_dict({key: found[key].to(own[key].dtype) for key in own})
+
+
+def _strip_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    prefixes = ("module.", "encoder_q.", "model.", "backbone.", "network.")
+    stripped = {}
+    for key, tensor in state.items():
+        name = key
+        while name.startswith(prefixes):
+            name = name.split(".", 1)[1]
+        stripped[name] = tensor
+    return stripped
+
+
+def _weights_file(weights: str) -> Path:
+    if weights == "bundled":
+        return Path(str(files("soloist") / BUNDLED_FILE))
+    path = Path(weights)
+    for candidate in (path / "model" / "backbone.safetensors", path / "backbone.safetensors"):
+        if candidate.is_file():
+            return candidate
+    return path
+
+
+def _timm_names() -> list[str]:
+    names: list[str] = timm.list_models()
+    return names

@@ -1,0 +1,150 @@
+"""Areas, boxes, centres and overlaps of masks, and how sure a soft mask is."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def maskness(soft_masks: Tensor, threshold: float = 0.5) -> Tensor:
+    """Mean foreground confidence of each soft mask (paper section 3.2).
+
+    A mask whose foreground is barely over the threshold scores near it, a confident one near 1;
+    a mask without foreground scores 0.
+
+    Args:
+        soft_masks: (N, H, W) float in [0, 1].
+        threshold: A pixel is foreground when its value is >= this.
+
+    Returns:
+        (N,) float32 in [0, 1].
+
+    Raises:
+        ValueError: If soft_masks is not 3-D.
+    """
+    _check_masks("soft_masks", soft_masks)
+    return mean_inside(soft_masks, soft_masks >= threshold)
+
+
+def mean_inside(soft_masks: Tensor, masks: Tensor) -> Tensor:
+    """Mean of each soft mask over its binary mask; 0 where that is empty.
+
+    Args:
+        soft_masks: (N, H, W) float in [0, 1].
+        masks: (N, H, W) bool.
+
+    Returns:
+        (N,) float32 in [0, 1].
+    """
+    foreground = masks.flatten(1).float()
+    confidence: Tensor = torch.linalg.vecdot(soft_masks.flatten(1).float(), foreground)
+    return confidence / foreground.sum(dim=1).clamp(min=1)
+
+
+def mask_areas(masks: Tensor) -> Tensor:
+    """Number of foreground pixels of each mask, exact below 2**24.
+
+    Args:
+        masks: (N, H, W) bool.
+
+    Returns:
+        (N,) float32 areas in pixels.
+    """
+    return masks.flatten(1).sum(dim=1, dtype=torch.int32).float()
+
+
+def mask_iou(masks: Tensor, others: Tensor) -> Tensor:
+    """Intersection over union of every mask with every other one, by one matrix product.
+
+    Args:
+        masks: (N, H, W) bool.
+        others: (M, H, W) bool.
+
+    Returns:
+        (N, M) float32 in [0, 1]; 0 between two empty masks.
+
+    Raises:
+        ValueError: If the masks are not 3-D or differ in (H, W).
+    """
+    _check_masks("masks", masks)
+    _check_masks("others", others)
+    if masks.shape[1:] != others.shape[1:]:
+        raise ValueError(
+            f"masks and others must have one size, got {tuple(masks.shape[1:])} "
+            f"and {tuple(others.shape[1:])}"
+        )
+    # Zeros and ones: products and sums of float32 are exact below 2**24 pixels.
+    rows, columns = masks.flatten(1).float(), others.flatten(1).float()
+    with torch.autocast(rows.device.type, enabled=False):
+        intersections = rows @ columns.T  # (N, M)
+    unions = rows.sum(dim=1)[:, None] + columns.sum(dim=1) - intersections
+    return intersections / unions.clamp(min=1)
+
+
+def occupied(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Which rows and which columns hold foreground.
+
+    Args:
+        masks: (N, H, W) bool.
+
+    Returns:
+        (N, H) bool rows and (N, W) bool columns.
+    """
+    # The maximum of bytes is fifty times faster than `any` of bools on a processor.
+    flags = masks.bool().view(torch.uint8)
+    return flags.amax(dim=2).bool(), flags.amax(dim=1).bool()
+
+
+def masks_to_boxes(masks: Tensor) -> Tensor:
+    """Tight boxes around masks.
+
+    Args:
+        masks: (N, H, W) bool.
+
+    Returns:
+        (N, 4) float32 xyxy pixels, exclusive end; zeros for an empty mask.
+
+    Raises:
+        ValueError: If masks is not 3-D.
+    """
+    _check_masks("masks", masks)
+    rows, columns = occupied(masks)
+    top, bottom = _span(rows)
+    left, right = _span(columns)
+    return torch.stack((left, top, right, bottom), dim=1)
+
+
+def center_of_mass(masks: Tensor) -> Tensor:
+    """Mean position of the foreground of each mask, in whole-pixel coordinates.
+
+    Args:
+        masks: (N, H, W) bool.
+
+    Returns:
+        (N, 2) float32 (y, x), where pixel (0, 0) has its centre at 0; zeros for an empty mask.
+
+    Raises:
+        ValueError: If masks is not 3-D.
+    """
+    _check_masks("masks", masks)
+    _, height, width = masks.shape
+    per_row = masks.sum(dim=2, dtype=torch.int32).float()
+    per_column = masks.sum(dim=1, dtype=torch.int32).float()
+    areas = per_row.sum(dim=1).clamp(min=1)
+    y = (per_row * torch.arange(height, device=masks.device)).sum(dim=1) / areas
+    x = (per_column * torch.arange(width, device=masks.device)).sum(dim=1) / areas
+    return torch.stack((y, x), dim=1)
+
+
+def _span(flags: Tensor) -> tuple[Tensor, Tensor]:
+    """First set index and one past the last of each row of (N, L) bool; 0 and 0 where none is."""
+    length = flags.shape[1]
+    numbers = torch.arange(length, device=flags.device)
+    first = torch.where(flags, numbers, length).amin(dim=1)
+    end = torch.where(flags, numbers + 1, 0).amax(dim=1)
+    return torch.minimum(first, end).float(), end.float()
+
+
+def _check_masks(name: str, masks: Tensor) -> None:
+    if masks.ndim != 3:
+        raise ValueError(f"{name} must be (N, H, W), got {tuple(masks.shape)}")

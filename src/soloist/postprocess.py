@@ -1,0 +1,203 @@
+"""From the raw outputs of the network to instances (paper section 3.3, SOLOv2 section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from soloist.config import InferenceConfig
+from soloist.ops.masks import mask_areas, masks_to_boxes, mean_inside
+from soloist.ops.nms import matrix_nms, point_nms
+from soloist.ops.resize import linear_weights, resize
+from soloist.structures import Instances, SOLOOutputs
+
+_MASK_STRIDE = 4
+"""Stride of the mask features."""
+_CHUNK = 64
+"""Candidates whose soft masks are held at a time."""
+_PIXELS_PER_CHUNK = 2**22
+"""Float pixels resized at a time, so that memory does not grow with the number of masks."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The cells of all levels of one image.
+
+    Attributes:
+        scores: (A, K) float in [0, 1], 0 where point NMS dropped the cell.
+        kernels: (A, D) float weights of the 1x1 dynamic convolution.
+        embeddings: (A, E) float, not normalised.
+        strides: (A,) float stride of the cell's level, in pixels.
+    """
+
+    scores: Tensor
+    kernels: Tensor
+    embeddings: Tensor
+    strides: Tensor
+
+
+def postprocess(
+    outputs: SOLOOutputs,
+    *,
+    input_sizes: Sequence[tuple[int, int]],
+    original_sizes: Sequence[tuple[int, int]],
+    config: InferenceConfig,
+    strides: Sequence[int],
+) -> list[Instances]:
+    """Instances of each image of a batch.
+
+    Args:
+        outputs: Raw outputs of the network for B images.
+        input_sizes: (height, width) of each image in the batch, before padding, in pixels.
+        original_sizes: (height, width) of each image's masks to make, in pixels.
+        config: Thresholds and limits.
+        strides: Stride of each level, in pixels.
+
+    Returns:
+        One `Instances` per image, best first: scores are objectness times maskness after Matrix
+        NMS, embeddings are unit vectors. Classes are dropped: the method has one.
+
+    Raises:
+        ValueError: If there is not one size per image and one stride per level.
+    """
+    batch, levels = len(outputs.mask_features), len(outputs.category_logits)
+    if not len(input_sizes) == len(original_sizes) == batch or len(strides) != levels:
+        raise ValueError(
+            f"wanted {batch} input sizes, {batch} original sizes and {levels} strides, got "
+            f"{len(input_sizes)}, {len(original_sizes)} and {len(strides)}"
+        )
+    scores = [point_nms(logits.float().sigmoid()) for logits in outputs.category_logits]
+    cell_strides = torch.cat(
+        [
+            level.new_full((level.shape[2] * level.shape[3],), stride)
+            for level, stride in zip(scores, strides, strict=True)
+        ]
+    )
+    all_scores = _flat_cells(scores)
+    all_kernels = _flat_cells(outputs.kernels)
+    all_embeddings = _flat_cells(outputs.semantic_embeddings)
+    return [
+        select_instances(
+            Candidates(all_scores[i], all_kernels[i], all_embeddings[i], cell_strides),
+            outputs.mask_features[i],
+            input_size=input_sizes[i],
+            original_size=original_sizes[i],
+            config=config,
+        )
+        for i in range(batch)
+    ]
+
+
+def select_instances(
+    candidates: Candidates,
+    mask_features: Tensor,
+    *,
+    input_size: tuple[int, int],
+    original_size: tuple[int, int],
+    config: InferenceConfig,
+) -> Instances:
+    """Instances of one image: dynamic convolution, maskness, Matrix NMS, masks at full size.
+
+    Args:
+        candidates: The A cells of the image.
+        mask_features: (D, h, w) float at stride 4 of the padded input.
+        input_size: (height, width) of the image in the network, before padding, in pixels.
+        original_size: (height, width) of the masks to make, in pixels.
+        config: Thresholds and limits.
+
+    Returns:
+        At most `config.max_per_image` instances, best first; none of them is empty.
+    """
+    # Half precision would reorder masks, whatever the caller runs its network in.
+    with torch.no_grad(), torch.autocast(mask_features.device.type, enabled=False):
+        mask_features = mask_features.float()
+        # Later steps only lower a score, and a mask decays none above it: what lies under the final
+        # threshold already can be left out.
+        eligible = (candidates.scores > config.category_threshold) & (
+            candidates.scores >= config.score_threshold
+        )
+        cells, labels = eligible.nonzero(as_tuple=True)
+        kernels = candidates.kernels[cells].float()
+        masks, areas, confidences = _masks_of(kernels, mask_features, config.mask_threshold)
+        scores = candidates.scores[cells, labels].float() * confidences
+        large = areas > candidates.strides[cells]
+        best = _best_first(scores, large & (scores >= config.score_threshold))
+        best = best[: config.max_before_nms]
+        decayed = matrix_nms(
+            masks[best], scores[best], labels[best], config.nms_kernel, config.nms_sigma
+        )
+        kept = _best_first(decayed, decayed >= config.score_threshold)[: config.max_per_image]
+        best, scores = best[kept], decayed[kept]
+        masks = _full_size_masks(
+            kernels[best], mask_features, input_size, original_size, config.mask_threshold
+        )
+        instances = Instances(
+            image_size=original_size,
+            masks=masks,
+            scores=scores,
+            boxes=masks_to_boxes(masks),
+            embeddings=functional.normalize(candidates.embeddings[cells[best]].float(), dim=1),
+        )
+        # A thin mask can vanish when the image is smaller than the mask features.
+        return instances.filter(instances.boxes[:, 2] > 0)
+
+
+def _flat_cells(levels: Sequence[Tensor]) -> Tensor:
+    """(B, A, C) of one (B, C, S, S) per level; cells row-major, levels one after another."""
+    return torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)
+
+
+def _best_first(scores: Tensor, keep: Tensor) -> Tensor:
+    """Indices of the scores to keep, descending; ties keep their order."""
+    indices = keep.nonzero()[:, 0]
+    return indices[torch.argsort(scores[indices], descending=True, stable=True)]
+
+
+def _soft_masks(kernels: Tensor, mask_features: Tensor) -> Tensor:
+    """Dynamic 1x1 convolution of (D, h, w) with (N, D): (N, h, w) in [0, 1]."""
+    logits = kernels @ mask_features.flatten(1)
+    return logits.sigmoid_().view(-1, *mask_features.shape[1:])
+
+
+def _masks_of(
+    kernels: Tensor, mask_features: Tensor, threshold: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Masks (N, h, w) bool of candidates with their areas (N,) and maskness (N,), in chunks."""
+    n, device = len(kernels), kernels.device
+    masks = torch.zeros((n, *mask_features.shape[1:]), dtype=torch.bool, device=device)
+    areas, confidences = torch.zeros(n, device=device), torch.zeros(n, device=device)
+    for start in range(0, n, _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        soft_masks = _soft_masks(kernels[chunk], mask_features)
+        torch.gt(soft_masks, threshold, out=masks[chunk])
+        areas[chunk] = mask_areas(masks[chunk])
+        confidences[chunk] = mean_inside(soft_masks, masks[chunk])
+    return masks, areas, confidences
+
+
+def _full_size_masks(
+    kernels: Tensor,
+    mask_features: Tensor,
+    input_size: tuple[int, int],
+    original_size: tuple[int, int],
+    threshold: float,
+) -> Tensor:
+    """Masks (N, H, W) bool at the original size, in chunks."""
+    n, device = len(kernels), kernels.device
+    row_weights, column_weights = (
+        linear_weights(side, padded=side * _MASK_STRIDE, cropped=cropped, target=target).to(device)
+        for side, cropped, target in zip(
+            mask_features.shape[1:], input_size, original_size, strict=True
+        )
+    )
+    masks = torch.zeros((n, *original_size), dtype=torch.bool, device=device)
+    step = max(1, _PIXELS_PER_CHUNK // (original_size[0] * original_size[1]))
+    for start in range(0, n, step):
+        chunk = slice(start, start + step)
+        soft_masks = _soft_masks(kernels[chunk], mask_features)
+        torch.gt(resize(soft_masks, row_weights, column_weights), threshold, out=masks[chunk])
+    return masks

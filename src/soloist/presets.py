@@ -1,0 +1,206 @@
+"""Presets, YAML files and command-line values that make up a `Config`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass, replace
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from soloist.config import (
+    AugmentConfig,
+    BackboneConfig,
+    Config,
+    ExtractConfig,
+    FreeMaskConfig,
+    InferenceConfig,
+    LossConfig,
+    ModelConfig,
+    PretrainConfig,
+    SelfTrainingConfig,
+    TrainConfig,
+)
+from soloist.errors import ConfigError, near_names
+
+T = TypeVar("T")
+
+# Photographs at large: nothing says that the sky is on top, and a mask that spans the picture in
+# either direction is background.
+GENERAL_FREE_MASK = FreeMaskConfig(min_center_height=0.0, max_box_height=0.95)
+
+SMALL = Config(
+    backbone=BackboneConfig(name="resnet18", weights="bundled", feature_stride=16),
+    extract=ExtractConfig(short_side=448, max_side=896, margin=32),
+    free_mask=GENERAL_FREE_MASK,
+    model=ModelConfig(
+        fpn_channels=128,
+        head_channels=128,
+        mask_channels=64,
+        kernel_channels=128,
+        scale_ranges=((1, 48), (24, 96), (48, 192), (96, 384), (192, 2048)),
+    ),
+    loss=LossConfig(pairwise_warmup_steps=500),
+    augment=AugmentConfig(short_side=(352, 448), max_side=768, crop_size=384),
+    train=TrainConfig(
+        steps=12_000,
+        optimizer="adamw",
+        learning_rate=5e-4,
+        weight_decay=0.05,
+        warmup_steps=300,
+        schedule="cosine",
+        clip_norm=5.0,
+        ema_decay=0.998,
+        freeze_norm=False,
+    ),
+    inference=InferenceConfig(short_side=400, max_side=800),
+)
+
+TINY = Config(
+    backbone=BackboneConfig(name="resnet18", weights="bundled", feature_stride=16),
+    extract=ExtractConfig(short_side=448, max_side=896, margin=32),
+    free_mask=GENERAL_FREE_MASK,
+    model=ModelConfig(
+        fpn_channels=64,
+        head_channels=64,
+        mask_channels=64,
+        kernel_channels=64,
+        tower_depth=3,
+        grids=(32, 28, 20, 14, 8),
+        scale_ranges=((1, 36), (20, 64), (40, 112), (80, 192), (128, 2048)),
+    ),
+    loss=LossConfig(pairwise_warmup_steps=200),
+    augment=AugmentConfig(short_side=(240, 320), max_side=512, crop_size=256),
+    train=TrainConfig(
+        steps=1500,
+        optimizer="adamw",
+        learning_rate=5e-4,
+        weight_decay=0.05,
+        warmup_steps=100,
+        schedule="cosine",
+        clip_norm=5.0,
+        ema_decay=0.99,
+        freeze_norm=False,
+    ),
+    inference=InferenceConfig(short_side=256, max_side=512),
+    self_training=SelfTrainingConfig(start_from="previous"),
+    pretrain=PretrainConfig(),
+)
+
+PRESETS: dict[str, Config] = {"paper": Config(), "small": SMALL, "tiny": TINY}
+
+
+def load_config(
+    preset: str, file: Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> Config:
+    """A preset, changed by a YAML file, changed by command-line values.
+
+    Args:
+        preset: `paper`, `small` or `tiny`.
+        file: YAML with any of the fields, nested by stage.
+        overrides: Nested values that win over both.
+
+    Raises:
+        ConfigError: If a name is unknown or a value does not fit its field.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"no preset named {preset!r}; {near_names(preset, PRESETS)}")
+    config = PRESETS[preset]
+    if file is not None:
+        config = override(config, _read_yaml(file), where=str(file))
+    return override(config, overrides or {}, where="options")
+
+
+def load_config_file(path: Path) -> Config:
+    """The configuration of a run folder's config.yaml."""
+    return override(Config(), _read_yaml(path), where=str(path))
+
+
+def override(config: T, values: Mapping[str, Any], *, where: str, prefix: str = "") -> T:
+    """A copy of a configuration with some fields changed, checked by name and by type."""
+    known = {item.name for item in fields(config)}  # type: ignore[arg-type]  # T is a dataclass
+    types = get_type_hints(type(config))
+    changes: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in known:
+            raise ConfigError(f"{where}: no option {prefix + name!r}; {near_names(name, known)}")
+        current = getattr(config, name)
+        if is_dataclass(current):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{where}: {prefix + name} must be a group of options")
+            changes[name] = override(current, value, where=where, prefix=f"{prefix}{name}.")
+        else:
+            changes[name] = _convert(value, types[name], f"{where}: {prefix}{name}")
+    return replace(config, **changes)  # type: ignore[type-var]  # T is a dataclass
+
+
+def differences(left: Config, right: Config) -> list[str]:
+    """Fields that differ, as `stage.field left -> right`."""
+    return _differences(asdict(left), asdict(right), "")
+
+
+def _differences(left: Mapping[str, Any], right: Mapping[str, Any], prefix: str) -> list[str]:
+    found: list[str] = []
+    for name, value in left.items():
+        if isinstance(value, dict):
+            found += _differences(value, right[name], f"{prefix}{name}.")
+        elif value != right[name]:
+            found.append(f"{prefix}{name} {value} -> {right[name]}")
+    return found
+
+
+def _convert(value: Any, wanted: Any, where: str) -> Any:
+    """A YAML or command-line value as the type of its field, or a one-line error."""
+    origin = get_origin(wanted)
+    if origin is Literal:
+        if value in get_args(wanted):
+            return value
+        raise ConfigError(f"{where} must be one of {list(get_args(wanted))}, got {value!r}")
+    if origin in (Union, UnionType):
+        inner = [item for item in get_args(wanted) if item is not type(None)]
+        return None if value is None else _convert(value, inner[0], where)
+    if origin is tuple:
+        return _convert_tuple(value, get_args(wanted), where)
+    if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if wanted is float and isinstance(value, str) and _is_number(value):
+        return float(value)
+    if isinstance(value, wanted) and not (wanted is int and isinstance(value, bool)):
+        return value
+    raise ConfigError(f"{where} must be of type {wanted.__name__}, got {value!r}")
+
+
+def _convert_tuple(value: Any, inner: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{where} must be a list, got {value!r}")
+    if len(inner) == 2 and inner[1] is Ellipsis:
+        inner = (inner[0],) * len(value)
+    if len(inner) != len(value):
+        raise ConfigError(f"{where} must have {len(inner)} values, got {len(value)}")
+    return tuple(_convert(item, kind, where) for item, kind in zip(value, inner, strict=True))
+
+
+def _is_number(text: str) -> bool:
+    """Whether a text is a number: YAML reads `1e-4`, without a dot, as text."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path} ({error.strerror}); check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not valid YAML: {reason}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{path} must hold options by name, got {type(content).__name__}")
+    return content

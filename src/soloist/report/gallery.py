@@ -1,0 +1,173 @@
+"""The report's gallery: what each stage found on the same images, side by side."""
+
+from __future__ import annotations
+
+import base64
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soloist.data.coco import CocoAnnotation, CocoFile, CocoImage, decode_mask
+from soloist.data.images import ImageRef, read_image
+from soloist.errors import DataError
+from soloist.pictures import draw_masks, jpeg_bytes, resize_masks, thumbnail
+from soloist.report.content import ReportContent
+
+logger = logging.getLogger(__name__)
+
+THUMBNAIL_SIDE = 320
+"""Largest side of a picture in the report, in pixels."""
+THUMBNAIL_QUALITY = 80
+"""Pillow's JPEG quality of the pictures."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A file of masks and the rule by which some of them are shown.
+
+    Attributes:
+        title: The column's heading.
+        file: The masks.
+        images: The file's images by name.
+        least_score: Masks below it are not shown.
+        most: At most this many are shown, best first; None shows all.
+    """
+
+    title: str
+    file: CocoFile
+    images: Mapping[str, CocoImage]
+    least_score: float = 0.0
+    most: int | None = None
+
+    def chosen(self, ref: ImageRef) -> list[CocoAnnotation] | None:
+        """The masks shown on an image, best first; None if the file does not know the image."""
+        image = self.images.get(ref.name) or self.images.get(PurePosixPath(ref.name).name)
+        if image is None:
+            return None
+        annotations = [one for one in self.file.annotations[image.id] if not one.iscrowd]
+        annotations.sort(key=lambda one: -one.score)
+        return [one for one in annotations if one.score >= self.least_score][: self.most]
+
+
+def make_columns(
+    content: ReportContent, files: Mapping[str, CocoFile], truth: CocoFile | None
+) -> list[Column]:
+    """The gallery's columns after the image itself.
+
+    Args:
+        content: What the report tells.
+        files: The predictions by the stage's key.
+        truth: The ground truth.
+
+    Returns:
+        One column per stage and one for the ground truth.
+    """
+    columns: list[Column] = []
+    most: int | None
+    for stage in content.stages:
+        file = files[stage.key]
+        if stage.key == "free_masks":
+            least_score, most = 0.0, content.free_masks_shown
+        else:
+            least_score, most = content.score_threshold, None
+        columns.append(Column(stage.title, file, _by_name(file), least_score, most))
+    if truth is not None:
+        columns.append(Column("Ground truth", truth, _by_name(truth)))
+    return columns
+
+
+def gallery_rows(
+    refs: Sequence[ImageRef], columns: Sequence[Column]
+) -> tuple[list[str], list[dict[str, str]]]:
+    """One row of pictures per image.
+
+    Args:
+        refs: The images.
+        columns: What to draw over them.
+
+    Returns:
+        rows: HTML, one string per image that could be read.
+        errors: `image`, `stage` and `error` of the others.
+    """
+    rows: list[str] = []
+    errors: list[dict[str, str]] = []
+    for ref in refs:
+        try:
+            pixels = thumbnail(read_image(ref.path, short_side=THUMBNAIL_SIDE), THUMBNAIL_SIDE)
+        except DataError as error:
+            logger.warning("left out of the report: %s", error)
+            errors.append({"image": ref.name, "stage": "report", "error": str(error)})
+            continue
+        cells = [_cell(pixels, "Image", ref.name, "")]
+        for column in columns:
+            annotations = column.chosen(ref)
+            if annotations is None:
+                cells.append(_empty_cell(column.title))
+                continue
+            masks = _small_masks(annotations, pixels.shape[:2])
+            count = f"{len(masks)} mask{'' if len(masks) == 1 else 's'}"
+            cells.append(_cell(draw_masks(pixels, masks), column.title, ref.name, count))
+        name = escape(ref.name)
+        rows.append(
+            f'<article class="row"><h3 title="{name}">{name}</h3>'
+            f'<div class="cells">{"".join(cells)}</div></article>'
+        )
+    return rows, errors
+
+
+def evenly_spread(refs: Sequence[ImageRef], most: int) -> list[ImageRef]:
+    """At most so many images, from the whole sequence.
+
+    Args:
+        refs: All images.
+        most: How many at most, at least 0.
+
+    Returns:
+        The chosen images in their order.
+    """
+    count = min(most, len(refs))
+    return [refs[index * len(refs) // count] for index in range(count)]
+
+
+def _by_name(file: CocoFile) -> dict[str, CocoImage]:
+    """Images by their whole name and by its last part, where that is no other image's."""
+    images: dict[str, CocoImage] = {}
+    last_parts = Counter(PurePosixPath(image.file_name).name for image in file.images)
+    for image in file.images:
+        last_part = PurePosixPath(image.file_name).name
+        if last_parts[last_part] == 1:
+            images[last_part] = image
+    return images | {image.file_name: image for image in file.images}
+
+
+def _small_masks(annotations: Sequence[CocoAnnotation], size: tuple[int, ...]) -> NDArray[np.bool_]:
+    """(N, height, width) bool; decoded one by one, so that large images need little memory."""
+    height, width = size
+    masks = np.zeros((len(annotations), height, width), dtype=np.bool_)
+    for mask, annotation in zip(masks, annotations, strict=True):
+        mask[:] = resize_masks(decode_mask(annotation.segmentation)[None], (height, width))[0]
+    return masks
+
+
+def _cell(pixels: NDArray[np.uint8], title: str, name: str, count: str) -> str:
+    data = base64.b64encode(jpeg_bytes(pixels, THUMBNAIL_QUALITY)).decode("ascii")
+    height, width = pixels.shape[:2]
+    alt = f"{name}: {title}, {count}" if count else name
+    caption = escape(title) + (f" <span>{count}</span>" if count else "")
+    return (
+        f'<figure><img src="data:image/jpeg;base64,{data}" width="{width}" height="{height}" '
+        f'alt="{escape(alt)}" loading="lazy"><figcaption>{caption}</figcaption></figure>'
+    )
+
+
+def _empty_cell(title: str) -> str:
+    return (
+        '<figure><div class="absent">not in this file</div>'
+        f"<figcaption>{escape(title)}</figcaption></figure>"
+    )

@@ -1,0 +1,167 @@
+"""The report of a run folder, from the files in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from rich.console import Console
+
+from soloist.config import Config
+from soloist.data.augment import CropPair, seeded
+from soloist.data.images import read_image
+from soloist.data.sources import ImageRef, spread
+from soloist.engine.evaluate import Metrics, format_table
+from soloist.engine.run_folder import STATE, RunFolder, read_metrics
+from soloist.engine.runtime import Runtime
+from soloist.errors import RunError
+from soloist.files import atomic_path, write_json
+from soloist.models.backbones import Backbone
+from soloist.models.densecl import match_cells
+from soloist.pictures import draw_matches, jpeg_bytes
+from soloist.report import ReportContent, StageGallery, write_report
+
+REPORT_FILE = "report.html"
+# What the report shows is kept here, so that it can be written again without its command.
+RECIPE_FILE = "report.json"
+
+# The picture of dense matches: crop pairs, their side in pixels, and lines drawn per pair.
+MATCH_PAIRS = 4
+MATCH_SIDE = 256
+MATCH_LINES = 12
+
+TITLES = {
+    "demo": "Soloist demo: objects nobody labelled",
+    "fit": "From images to a segmenter",
+    "train": "One round of SOLO",
+    "pretrain": "A backbone from unlabelled images",
+}
+
+
+def write_run_report(
+    run: RunFolder,
+    images: Sequence[ImageRef],
+    stages: Sequence[StageGallery],
+    *,
+    ground_truth: Path | None = None,
+) -> Path:
+    """Writes report.html of a run and notes what it shows.
+
+    Args:
+        run: The run folder.
+        images: The gallery's images; files the stages' predictions refer to.
+        stages: Columns of the gallery.
+        ground_truth: COCO file for the gallery's last column.
+
+    Returns:
+        The path of the page.
+    """
+    content = ReportContent(
+        title=TITLES[run.state["command"]],
+        images=spread(images, ReportContent.max_images),
+        stages=stages,
+        ground_truth=ground_truth,
+    )
+    recipe = {
+        "images": [[str(image.path), image.name] for image in content.images],
+        "stages": [[one.key, one.title, str(one.predictions)] for one in stages],
+        "ground_truth": None if ground_truth is None else str(ground_truth),
+    }
+    write_json(run.path / RECIPE_FILE, recipe, indent=2)
+    return rewrite_report(run.path)
+
+
+def rewrite_report(folder: Path) -> Path:
+    """Writes a run's report.html again from its files.
+
+    Raises:
+        RunError: If the folder is no run with a report.
+    """
+    if not (folder / STATE).is_file() or not (folder / RECIPE_FILE).is_file():
+        raise RunError(
+            f"{folder} is not a run with a report; wanted the --out folder of fit, train, "
+            "pretrain or demo after it has finished"
+        )
+    state = _read_json(folder / STATE)
+    recipe = _read_json(folder / RECIPE_FILE)
+    results_file = folder / "results.json"
+    errors_file = folder / "errors.jsonl"
+    errors = errors_file.read_text(encoding="utf-8").splitlines() if errors_file.is_file() else []
+    truth = recipe["ground_truth"]
+    write_report(
+        folder / REPORT_FILE,
+        ReportContent(
+            title=TITLES[state["command"]],
+            summary="Nothing was labelled: everything below was learned from the images alone.",
+            results=_read_json(results_file) if results_file.is_file() else {},
+            stages=[StageGallery(key, title, Path(at)) for key, title, at in recipe["stages"]],
+            images=[ImageRef(Path(path), name) for path, name in recipe["images"]],
+            ground_truth=None if truth is None else Path(truth),
+            metrics=read_metrics(folder / "metrics.jsonl"),
+            timing=list(state.get("timing", {}).items()),
+            config=yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")),
+            environment=_read_json(folder / "environment.json"),
+            errors=[json.loads(line) for line in errors],
+        ),
+    )
+    return folder / REPORT_FILE
+
+
+def finish_pretrain(
+    run: RunFolder,
+    backbone: Backbone,
+    images: Sequence[ImageRef],
+    config: Config,
+    runtime: Runtime,
+) -> None:
+    """Draws the dense matches of a trained backbone and writes the report with the loss curve."""
+    options = config.pretrain
+    rows = []
+    with seeded(config.seed), runtime.autocast(), torch.inference_mode():
+        for image in spread(images, MATCH_PAIRS):
+            pixels = torch.from_numpy(read_image(image.path)).permute(2, 0, 1)
+            views = torch.stack(CropPair(size=MATCH_SIDE, scale=options.crop_scale)(pixels))
+            maps = backbone(backbone.normalize(views.to(runtime.device)))
+            rows.append(_match_picture(views, maps[backbone.level(options.dense_stride)]))
+    width = max(row.shape[1] for row in rows)
+    padded = [np.pad(row, ((0, 8), (0, width - row.shape[1]), (0, 0))) for row in rows]
+    with atomic_path(run.path / "matches.jpg") as temporary:
+        temporary.write_bytes(jpeg_bytes(np.concatenate(padded), quality=90))
+    write_run_report(run, [], [])
+
+
+def _match_picture(views: torch.Tensor, features: torch.Tensor) -> np.ndarray[Any, Any]:
+    """The most certain matches between the cells of two (3, S, S) views."""
+    side = features.shape[-1]
+    unit = torch.nn.functional.normalize(features.float().flatten(2), dim=1)  # (2, C, M)
+    match = match_cells(unit[:1], unit[1:])[0]  # (M,)
+    back = match_cells(unit[1:], unit[:1])[0]
+    similarity = (unit[0] * unit[1][:, match]).sum(dim=0)
+    # Cells that choose each other are drawn; the others are guesses.
+    mutual = back[match] == torch.arange(len(match), device=match.device)
+    best = torch.where(mutual, similarity, -torch.ones_like(similarity))
+    chosen = best.argsort(descending=True)[: min(MATCH_LINES, int(mutual.sum()))]
+    cell = MATCH_SIDE / side
+
+    def centers(cells: torch.Tensor) -> np.ndarray[Any, Any]:
+        positions = torch.stack([cells // side, cells % side], dim=1)
+        centred: np.ndarray[Any, Any] = ((positions.float() + 0.5) * cell).cpu().numpy()
+        return centred
+
+    left, right = (view.permute(1, 2, 0).cpu().numpy() for view in views)
+    return draw_matches(left, right, centers(chosen), centers(match[chosen]))
+
+
+def print_results(results: Mapping[str, Metrics]) -> None:
+    """Prints the table of stages on stdout; nothing without results."""
+    if results:
+        Console(width=100).print(format_table(results))
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

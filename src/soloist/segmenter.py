@@ -1,0 +1,199 @@
+"""The public face of a trained network: `soloist.load(...).predict(...)`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+
+from soloist.config import Config
+from soloist.data.coco import CocoImage, instances_to_annotations, write_coco
+from soloist.data.images import read_image, read_with_size, resized_size
+from soloist.data.sources import ImageRef, find_images
+from soloist.engine.build import load_solo, normalize
+from soloist.engine.runtime import Runtime, choose_runtime
+from soloist.models.solo import SOLO
+from soloist.pictures import draw_masks
+from soloist.postprocess import postprocess
+from soloist.structures import Instances
+
+Source = str | Path | NDArray[np.uint8] | Image.Image | Sequence[str | Path]
+
+
+@dataclass(frozen=True)
+class Result(Instances):
+    """Objects found on one image, best first; see `Instances` for the fields.
+
+    Attributes:
+        path: The image file; None when pixels were given.
+        pixels: (H, W, 3) uint8 RGB; None when they are to be read from `path` when needed.
+    """
+
+    path: Path | None = None
+    pixels: NDArray[np.uint8] | None = None
+
+    def filter(self, keep: Tensor) -> Self:
+        """The objects chosen by a (N,) bool mask or by (K,) int64 indices, in that order."""
+        return type(self)(
+            image_size=self.image_size,
+            masks=self.masks[keep],
+            scores=self.scores[keep],
+            boxes=self.boxes[keep],
+            embeddings=self.embeddings[keep],
+            path=self.path,
+            pixels=self.pixels,
+        )
+
+    def plot(self) -> Image.Image:
+        """The image with its masks drawn over it."""
+        pixels = self.pixels
+        if pixels is None:
+            if self.path is None:
+                raise ValueError("wanted a result with its image, got neither pixels nor a path")
+            pixels = read_image(self.path)
+        drawn = draw_masks(pixels, self.masks.numpy(), scores=self.scores.tolist())
+        return Image.fromarray(drawn)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes `plot()` as a picture, or, to a path that ends in `.json`, the COCO file."""
+        path = Path(path)
+        if path.suffix.lower() == ".json":
+            image = CocoImage(1, self._name(), *self.image_size)
+            annotations = instances_to_annotations(self, 1, 1)
+            write_coco(path, [image], annotations, embeddings=self.embeddings.numpy())
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.plot().save(path)
+        return path
+
+    def to_coco(self, image_id: int = 1) -> dict[str, Any]:
+        """A COCO dictionary of this one image, ready for JSON."""
+        height, width = self.image_size
+        return {
+            "images": [
+                {"id": image_id, "file_name": self._name(), "height": height, "width": width}
+            ],
+            "annotations": instances_to_annotations(self, image_id, 1),
+            "categories": [{"id": 1, "name": "object"}],
+        }
+
+    def _name(self) -> str:
+        return self.path.name if self.path is not None else "image"
+
+
+class Segmenter:
+    """A trained network that cuts objects out of images.
+
+    Args:
+        network: The SOLO network, in evaluation mode.
+        config: Its configuration; the section inference is read.
+        runtime: Device and precision.
+    """
+
+    def __init__(self, network: SOLO, config: Config, runtime: Runtime) -> None:
+        self.network = network.to(runtime.device).eval()
+        self.config = config
+        self.runtime = runtime
+
+    @torch.inference_mode()
+    def __call__(self, pixels: NDArray[np.uint8], size: tuple[int, int]) -> Instances:
+        """Objects of an image.
+
+        Args:
+            pixels: (H', W', 3) uint8 RGB, perhaps reduced.
+            size: (height, width) of the masks, in pixels.
+        """
+        options = self.config.inference
+        resized = resized_size(
+            (pixels.shape[0], pixels.shape[1]), options.short_side, options.max_side
+        )
+        image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+        image = v2.functional.resize(image.to(self.runtime.device), list(resized), antialias=True)
+        # Whole multiples of the coarsest stride, filled at the bottom and right.
+        padding = [-side % 32 for side in resized]
+        batch = torch.nn.functional.pad(image[None], (0, padding[1], 0, padding[0]))
+        with self.runtime.autocast():
+            outputs = self.network(normalize(self.network, batch))
+        return postprocess(
+            outputs,
+            input_sizes=[resized],
+            original_sizes=[size],
+            config=options,
+            strides=self.network.level_strides,
+        )[0]
+
+    @overload
+    def predict(self, source: Source, *, stream: Literal[False] = False) -> list[Result]: ...
+
+    @overload
+    def predict(self, source: Source, *, stream: Literal[True]) -> Iterator[Result]: ...
+
+    def predict(self, source: Source, *, stream: bool = False) -> list[Result] | Iterator[Result]:
+        """Segments an image, or all images of a folder, glob, list or COCO file.
+
+        Args:
+            source: A path or several, an (H, W, 3) uint8 RGB array, or a Pillow image.
+            stream: Yield one result at a time, so that memory stays flat.
+
+        Returns:
+            One result per image, in order.
+
+        Raises:
+            DataError: If a source or an image cannot be read.
+        """
+        results = self._results(source)
+        return results if stream else list(results)
+
+    def _results(self, source: Source) -> Iterator[Result]:
+        if isinstance(source, Image.Image):
+            source = np.asarray(source.convert("RGB"))
+        if isinstance(source, np.ndarray):
+            if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8:
+                raise ValueError(
+                    f"pixels must be (H, W, 3) uint8, got {source.shape} {source.dtype}"
+                )
+            size = (source.shape[0], source.shape[1])
+            yield _result(self(source, size), None, source)
+            return
+        for image in find_images(source):
+            yield self.predict_file(image)
+
+    def predict_file(self, image: ImageRef) -> Result:
+        """Segments one image file."""
+        pixels, size = read_with_size(image.path, short_side=self.config.inference.short_side)
+        return _result(self(pixels, size), image.path, None)
+
+
+def load(path_or_id: str | Path, *, device: str = "auto", precision: str = "auto") -> Segmenter:
+    """Loads a trained segmenter.
+
+    Args:
+        path_or_id: A run folder of `soloist train`, `fit` or `demo`, or its model folder.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        precision: `auto`, `bf16` or `fp32`.
+
+    Raises:
+        CheckpointError: If there is no complete model.
+    """
+    network, config = load_solo(Path(path_or_id))
+    return Segmenter(network, config, choose_runtime(device, precision))
+
+
+def _result(instances: Instances, path: Path | None, pixels: NDArray[np.uint8] | None) -> Result:
+    return Result(
+        image_size=instances.image_size,
+        masks=instances.masks.cpu(),
+        scores=instances.scores.cpu(),
+        boxes=instances.boxes.cpu(),
+        embeddings=instances.embeddings.cpu(),
+        path=path,
+        pixels=pixels,
+    )

@@ -1,0 +1,276 @@
+"""From images to a trained segmenter: masks, training, pseudo-labels, training again.
+
+The stages of one run folder, each with its file, so that a killed run goes on where it stopped:
+free_masks.json -> rounds/0 -> pseudo_labels_1.json -> rounds/1 -> ... -> model.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soloist.config import Config, SelfTrainingConfig
+from soloist.data.coco import load_coco
+from soloist.data.sources import ImageRef, find_images, spread
+from soloist.engine.build import CONFIG_FILE, load_solo
+from soloist.engine.evaluate import Metrics, evaluate
+from soloist.engine.extract import FreeMaskExtractor
+from soloist.engine.label import Labeler, LabelSummary, label_images
+from soloist.engine.progress import duration
+from soloist.engine.run_folder import RunFolder
+from soloist.engine.runtime import Runtime
+from soloist.engine.train import train
+from soloist.files import write_json
+from soloist.report import StageGallery, stage_title
+from soloist.segmenter import Segmenter
+from soloist.structures import Instances
+
+logger = logging.getLogger(__name__)
+
+# Share of the time left that trainings may plan with; the rest is for labelling between them.
+TRAINING_SHARE = 0.93
+
+
+# Images of the gallery where there is no validation set.
+PREVIEW_IMAGES = 24
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage whose masks can be looked at and evaluated.
+
+    Attributes:
+        key: Its name in results.json.
+        model: Its model folder; None for free masks.
+    """
+
+    key: str
+    model: Path | None
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What `fit` made besides the model.
+
+    Attributes:
+        metrics: Metrics by stage; empty without a ground truth.
+        gallery: The masks of each stage on `images`.
+        images: The ground truth's images, else some of the training images.
+    """
+
+    metrics: dict[str, Metrics]
+    gallery: list[StageGallery]
+    images: list[ImageRef]
+
+
+def fit(
+    images: Sequence[ImageRef],
+    run: RunFolder,
+    config: Config,
+    runtime: Runtime,
+    *,
+    budget_seconds: float | None = None,
+    ground_truth: Path | None = None,
+) -> FitResult:
+    """Learns to segment from images alone, and writes the segmenter to the run's model folder.
+
+    Args:
+        images: Images to learn from.
+        run: The run folder; finished stages in it are kept.
+        config: Options.
+        runtime: Device and precision.
+        budget_seconds: Time for everything together; the steps of each training are planned to
+            fill it. None keeps `train.steps`.
+        ground_truth: COCO file of a validation set; each stage is evaluated on its images.
+
+    Returns:
+        Metrics, and where the masks of each stage are.
+    """
+    free = run.path / "free_masks.json"
+    with _timed(run, "free masks", done=free.is_file()):
+        if not free.is_file():
+            extract_masks(images, free, run, config, runtime)
+    stages = [Stage("free_masks", None)]
+    rounds = config.self_training.rounds
+    previous: Path | None = None
+    for number in range(rounds + 1):
+        labels = free if previous is None else run.path / f"pseudo_labels_{number}.json"
+        if previous is not None and not labels.is_file():
+            with _timed(run, f"pseudo-labels {number}"):
+                write_pseudo_labels(images, labels, previous, run, config, runtime)
+        folder = run.path / "rounds" / str(number)
+        finished = (folder / CONFIG_FILE).is_file()
+        if not finished:
+            budget = None
+            if budget_seconds is not None:
+                left = budget_seconds - sum(run.state.get("timing", {}).values())
+                budget = max(0.0, TRAINING_SHARE * left / (rounds + 1 - number))
+            start_from = previous if config.self_training.start_from == "previous" else None
+            with _timed(run, f"training {number}"):
+                train(
+                    images,
+                    load_coco(labels),
+                    run,
+                    config,
+                    runtime,
+                    model_folder=folder,
+                    round_number=number,
+                    start_from=start_from,
+                    budget_seconds=budget,
+                )
+        stages.append(Stage(stage_key(number), folder))
+        previous = folder
+    result = show_stages(stages, images, ground_truth, run, config, runtime)
+    shutil.copytree(run.path / "rounds" / str(rounds), run.model, dirs_exist_ok=True)
+    return result
+
+
+def stage_key(number: int) -> str:
+    """Name of a round's segmenter in results.json."""
+    if number == 0:
+        return "segmenter"
+    return "self_trained" if number == 1 else f"self_trained_{number}"
+
+
+def extract_masks(
+    images: Sequence[ImageRef], out: Path, run: RunFolder, config: Config, runtime: Runtime
+) -> LabelSummary:
+    """Free masks of all images, into a COCO file of the run."""
+    settings = {name: asdict(config)[name] for name in ("backbone", "extract", "free_mask")}
+    summary = label_images(
+        images,
+        FreeMaskExtractor(config, runtime),
+        out,
+        title="masks",
+        short_side=config.extract.short_side,
+        settings={"stage": "free masks", **settings},
+        errors=run.errors,
+    )
+    report_labels("free masks", summary)
+    return summary
+
+
+def write_pseudo_labels(
+    images: Sequence[ImageRef],
+    out: Path,
+    model: Path,
+    run: RunFolder,
+    config: Config,
+    runtime: Runtime,
+) -> LabelSummary:
+    """Masks a trained segmenter is sure of, as the labels of the next round (section 3.3)."""
+    network, trained = load_solo(model)
+    options = config.self_training
+    inference = replace(
+        config.inference,
+        score_threshold=options.score_threshold,
+        max_per_image=options.max_per_image,
+    )
+    segmenter = Segmenter(network, replace(trained, inference=inference), runtime)
+    summary = label_images(
+        images,
+        PseudoLabeler(segmenter, options),
+        out,
+        title="pseudo-labels",
+        short_side=inference.short_side,
+        settings={"stage": "pseudo-labels", "self_training": asdict(options)},
+        errors=run.errors,
+    )
+    report_labels("pseudo-labels", summary)
+    return summary
+
+
+class PseudoLabeler:
+    """A segmenter whose masks are filtered as pseudo-labels."""
+
+    def __init__(self, segmenter: Segmenter, options: SelfTrainingConfig) -> None:
+        self._segmenter = segmenter
+        self._options = options
+
+    def __call__(self, pixels: NDArray[np.uint8], size: tuple[int, int]) -> Instances:
+        """Pseudo-labels of one image; see `Segmenter.__call__`."""
+        found = self._segmenter(pixels, size)
+        widths = found.boxes[:, 2] - found.boxes[:, 0]
+        return found.filter(widths < self._options.max_box_width * size[1])
+
+
+def show_stages(
+    stages: Sequence[Stage],
+    images: Sequence[ImageRef],
+    ground_truth: Path | None,
+    run: RunFolder,
+    config: Config,
+    runtime: Runtime,
+) -> FitResult:
+    """Labels images by each stage, and evaluates them where there is a ground truth.
+
+    Args:
+        stages: The stages.
+        images: Training images; some are shown where there is no ground truth.
+        ground_truth: COCO file of a validation set; results.json is written with it.
+        run: The run folder; masks go to its folder `evaluation`.
+        config: Options.
+        runtime: Device and precision.
+    """
+    shown = find_images(ground_truth) if ground_truth else spread(images, PREVIEW_IMAGES)
+    metrics: dict[str, Metrics] = {}
+    gallery: list[StageGallery] = []
+    for stage in stages:
+        out = run.path / "evaluation" / f"{stage.key}.json"
+        with _timed(run, f"evaluation of {stage.key}", done=out.is_file()):
+            if not out.is_file():
+                label_images(
+                    shown,
+                    _stage_labeler(stage, config, runtime),
+                    out,
+                    title=f"evaluation of {stage.key}",
+                    short_side=config.extract.short_side,
+                    settings={"stage": stage.key},
+                    errors=run.errors,
+                )
+        gallery.append(StageGallery(stage.key, stage_title(stage.key), out))
+        if ground_truth is not None:
+            metrics[stage.key] = evaluate(out, ground_truth)
+    if ground_truth is not None:
+        write_json(run.path / "results.json", metrics, indent=2)
+    return FitResult(metrics, gallery, shown)
+
+
+def _stage_labeler(stage: Stage, config: Config, runtime: Runtime) -> Labeler:
+    """The stage with the floor on its scores that precision-recall curves need: none."""
+    if stage.model is None:
+        floor = replace(config.free_mask, score_threshold=0.0)
+        return FreeMaskExtractor(replace(config, free_mask=floor), runtime)
+    network, trained = load_solo(stage.model)
+    return Segmenter(network, trained, runtime)
+
+
+def report_labels(what: str, summary: LabelSummary) -> None:
+    """Logs what a pass over images gave."""
+    logger.info(
+        "%s: %d on %d images (%.1f an image) in %s, %d images failed",
+        what,
+        summary.instances,
+        summary.images,
+        summary.instances / max(summary.images, 1),
+        duration(summary.seconds),
+        summary.failed,
+    )
+
+
+@contextmanager
+def _timed(run: RunFolder, stage: str, *, done: bool = False) -> Iterator[None]:
+    """Records the time of a stage in the run's state; a finished one keeps its time."""
+    start = time.monotonic()
+    yield
+    if not done:
+        timing = {**run.state.get("timing", {}), stage: time.monotonic() - start}
+        run.update_state(timing=timing)

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+
+from soloist.ops.masks import center_of_mass, mask_areas, mask_iou, maskness, masks_to_boxes
+
+Golden = Callable[[str], Mapping[str, Any]]
+
+
+def drawn(*rows: str) -> torch.Tensor:
+    """One mask (1, H, W) from text, `#` is foreground."""
+    return torch.tensor([[character == "#" for character in row] for row in rows])[None]
+
+
+def random_masks(n: int, seed: int = 0, share: float = 0.3) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(n, 7, 9, generator=generator) < share
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        pytest.param([[0.9, 0.7], [0.2, 0.1]], 0.8, id="mean-of-two-foreground-pixels"),
+        pytest.param([[0.5, 0.0], [0.0, 0.0]], 0.5, id="threshold-itself-is-foreground"),
+        pytest.param([[0.4, 0.1], [0.0, 0.2]], 0.0, id="no-foreground-scores-zero"),
+        pytest.param([[1.0]], 1.0, id="one-pixel"),
+    ],
+)
+def test_maskness(values: list[list[float]], expected: float) -> None:
+    torch.testing.assert_close(maskness(torch.tensor(values)[None]), torch.tensor([expected]))
+
+
+def test_maskness_of_half_precision_is_float32() -> None:
+    scores = maskness(torch.full((1, 100, 100), 0.75, dtype=torch.bfloat16))
+    assert scores.tolist() == [0.75]
+    assert scores.dtype == torch.float32
+
+
+def test_masks_without_a_mask_axis_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"soft_masks must be \(N, H, W\), got \(4, 4\)"):
+        maskness(torch.zeros(4, 4))
+
+
+@pytest.mark.parametrize(
+    ("mask", "box"),
+    [
+        pytest.param(drawn("....", ".##.", ".##."), [1, 1, 3, 3], id="rectangle"),
+        pytest.param(drawn("#..", "...", "..#"), [0, 0, 3, 3], id="two-parts"),
+        pytest.param(drawn("...", "..#"), [2, 1, 3, 2], id="one-pixel-in-the-corner"),
+        pytest.param(drawn("##", "##"), [0, 0, 2, 2], id="full"),
+        pytest.param(drawn("...", "..."), [0, 0, 0, 0], id="empty"),
+    ],
+)
+def test_masks_to_boxes(mask: torch.Tensor, box: list[float]) -> None:
+    boxes = masks_to_boxes(mask)
+    assert boxes.tolist() == [box]
+    assert boxes.dtype == torch.float32
+
+
+def test_boxes_follow_a_mirrored_mask() -> None:
+    masks = random_masks(20, share=0.05)
+    masks = masks[mask_areas(masks) > 0]
+    left, top, right, bottom = masks_to_boxes(masks).unbind(1)
+    mirrored = masks_to_boxes(masks.flip(2))
+    torch.testing.assert_close(mirrored, torch.stack((9 - right, top, 9 - left, bottom), 1))
+
+
+@pytest.mark.parametrize(
+    ("mask", "center"),
+    [
+        pytest.param(drawn("....", ".##.", ".##."), [1.5, 1.5], id="rectangle"),
+        pytest.param(drawn("#..", "...", "..#"), [1.0, 1.0], id="two-parts"),
+        pytest.param(drawn("###", "#.."), [0.25, 0.75], id="weighted-by-pixels"),
+        pytest.param(drawn("...", "..#"), [1.0, 2.0], id="one-pixel"),
+        pytest.param(drawn("...", "..."), [0.0, 0.0], id="empty"),
+    ],
+)
+def test_center_of_mass(mask: torch.Tensor, center: list[float]) -> None:
+    torch.testing.assert_close(center_of_mass(mask), torch.tensor([center]))
+
+
+def test_center_of_mass_equals_the_released_code(golden: Golden) -> None:
+    reference = golden("matrix_nms")
+    centers = center_of_mass(torch.from_numpy(reference["masks"]))
+    expected = torch.from_numpy(reference["com_y"]), torch.from_numpy(reference["com_x"])
+    torch.testing.assert_close(centers, torch.stack(expected, dim=1))
+
+
+def test_mask_iou_equals_counting_pixel_by_pixel() -> None:
+    masks, others = random_masks(5), random_masks(3, seed=1)
+    masks[2] = False
+    others[1] = False
+    expected = torch.zeros(5, 3)
+    for i, mask in enumerate(masks):
+        for j, other in enumerate(others):
+            union = sum(
+                bool(a) or bool(b) for a, b in zip(mask.flatten(), other.flatten(), strict=True)
+            )
+            both = sum(
+                bool(a) and bool(b) for a, b in zip(mask.flatten(), other.flatten(), strict=True)
+            )
+            expected[i, j] = both / union if union else 0
+    torch.testing.assert_close(mask_iou(masks, others), expected)
+
+
+def test_mask_iou_of_masks_with_themselves() -> None:
+    iou = mask_iou(random_masks(6), random_masks(6))
+    torch.testing.assert_close(iou.diagonal(), torch.ones(6))
+    torch.testing.assert_close(iou, iou.T)
+
+
+def test_mask_iou_of_two_sizes_is_refused() -> None:
+    with pytest.raises(ValueError, match="one size"):
+        mask_iou(torch.zeros(1, 4, 6, dtype=torch.bool), torch.zeros(1, 6, 4, dtype=torch.bool))
+
+
+def test_no_masks_give_empty_results() -> None:
+    none = torch.zeros(0, 4, 5, dtype=torch.bool)
+    assert maskness(none.float()).shape == (0,)
+    assert mask_iou(none, random_masks(3)[:, :4, :5]).shape == (0, 3)
+    assert masks_to_boxes(none).shape == (0, 4)
+    assert center_of_mass(none).shape == (0, 2)
+
+
+def test_overlaps_stay_exact_under_autocast() -> None:
+    masks = torch.ones(2, 20, 20, dtype=torch.bool)
+    masks[1, 0, 0] = False
+    with torch.autocast("cpu", torch.bfloat16):
+        iou = mask_iou(masks, masks)
+    assert iou[0, 1].item() == pytest.approx(399 / 400, abs=1e-6)

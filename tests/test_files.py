@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from soloist.errors import RunError
+from soloist.files import atomic_path, one_line, shown, write_json, write_text
+
+
+def write_half(target: Path, error: Exception) -> None:
+    with atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise error
+
+
+def test_a_finished_block_leaves_only_the_file(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "masks.json"
+    with atomic_path(target) as temporary:
+        temporary.write_text("whole")
+        assert temporary.parent == target.parent
+        assert (temporary.suffix, temporary.name[0]) == (".json", ".")
+        assert not target.exists()
+    assert [file.name for file in target.parent.iterdir()] == ["masks.json"]
+    assert target.read_text() == "whole"
+
+
+def test_a_block_that_raises_leaves_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "masks.json"
+    target.write_text("old")
+    with pytest.raises(KeyError):
+        write_half(target, KeyError())
+    assert [file.name for file in tmp_path.iterdir()] == ["masks.json"]
+    assert target.read_text() == "old"
+
+
+def test_a_block_that_writes_nothing_leaves_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "masks.json"
+    target.write_text("old")
+    with atomic_path(target):
+        pass
+    assert target.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        pytest.param(errno.ENOSPC, "free some space", id="full-disk"),
+        pytest.param(errno.EROFS, "a folder you may write to", id="read-only-disk"),
+        pytest.param(errno.EACCES, "a folder you may write to", id="no-permission"),
+    ],
+)
+def test_a_disk_that_refuses_is_told_in_one_line(tmp_path: Path, number: int, remedy: str) -> None:
+    target = tmp_path / "masks.json"
+    with pytest.raises(RunError) as caught:
+        write_half(target, OSError(number, os.strerror(number)))
+    message = str(caught.value)
+    assert all(part in message for part in ("masks.json", os.strerror(number), remedy))
+    assert "\n" not in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_parent_that_is_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot write"):
+        write_text(tmp_path / "file" / "report.html", "x")
+
+
+def test_a_target_that_is_a_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "out.json" / "kept").mkdir(parents=True)
+    with pytest.raises(RunError, match="cannot write"):
+        write_json(tmp_path / "out.json", {})
+    assert [file.name for file in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_a_file_the_block_fails_to_read_is_not_blamed_on_the_target(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "out.json"):
+        (tmp_path / "elsewhere" / "absent.png").read_bytes()
+
+
+def test_json_and_text_survive(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"näme": [1, None, 0.5], "broken": "\udcff"})
+    assert json.loads((tmp_path / "a.json").read_bytes()) == {
+        "näme": [1, None, 0.5],
+        "broken": "\udcff",
+    }
+    write_text(tmp_path / "a.txt", "é\n\udcff")
+    assert (tmp_path / "a.txt").read_bytes() == "é\n\\udcff".encode()
+
+
+def test_json_refuses_nan_and_keeps_the_old_file(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", 1)
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "a.json", float("nan"))
+    assert (tmp_path / "a.json").read_text() == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("a b.jpg", "'a b.jpg'", id="space"),
+        pytest.param("a\nb.jpg", r"'a\nb.jpg'", id="line-break"),
+        pytest.param("café.jpg", "'café.jpg'", id="accent"),
+        pytest.param("\udcff.jpg", r"'\udcff.jpg'", id="not-utf-8"),
+    ],
+)
+def test_a_path_is_shown_on_one_line(text: str, expected: str) -> None:
+    assert shown(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        pytest.param(ValueError("two\n  lines "), "two lines", id="lines"),
+        pytest.param(MemoryError(), "MemoryError", id="no-message"),
+    ],
+)
+def test_an_error_is_told_on_one_line(error: Exception, expected: str) -> None:
+    assert one_line(error) == expected
