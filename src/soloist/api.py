@@ -98,9 +98,13 @@ def fit(
     found = find_images(images)
     truth = None if ground_truth is None else Path(ground_truth)
     inputs = {"images": str(images), "gt": str(truth), "budget": str(budget_seconds)}
-    run = open_run(Path(out), command="fit", inputs=inputs, config=config, overwrite=overwrite)
     runtime = choose_runtime(device, precision)
-    result = fit_run(found, run, config, runtime, budget_seconds=budget_seconds, ground_truth=truth)
-    write_run_report(run, result.images, result.gallery, ground_truth=truth)
-    run.finish()
+    with open_run(
+        Path(out), command="fit", inputs=inputs, config=config, overwrite=overwrite
+    ) as run:
+        result = fit_run(
+            found, run, config, runtime, budget_seconds=budget_seconds, ground_truth=truth
+        )
+        write_run_report(run, result.images, result.gallery, ground_truth=truth)
+        run.finish()
     return load(run.path, device=device, precision=precision)

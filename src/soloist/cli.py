@@ -34,7 +34,8 @@ app = App(
 )
 
 Images = Annotated[
-    list[str], Parameter(help="Images, folders, glob patterns, .txt lists or COCO files.")
+    list[str],
+    Parameter(help="Images, folders, glob patterns, .txt lists or COCO files.", negative=""),
 ]
 Preset = Annotated[str, Parameter(help="`paper`, `small` or `tiny` (trains on a laptop).")]
 ConfigFile = Annotated[Path | None, Parameter(help="YAML file whose values win over the preset's.")]
@@ -97,12 +98,12 @@ def pretrain(
     values["backbone"] = {"weights": "none", **values.get("backbone", {})}
     settings = load_config(preset, config, values)
     found = find_images(images)
-    run = _open("pretrain", images, out, settings, overwrite)
     runtime = choose_runtime(device, precision)
-    logger.info("pretrain: %d images on %s", len(found), runtime)
-    backbone = run_pretrain(found, run, settings, runtime)
-    finish_pretrain(run, backbone, found, settings, runtime)
-    return _finish(run)
+    with _open("pretrain", images, out, settings, overwrite) as run:
+        logger.info("pretrain: %d images on %s", len(found), runtime)
+        backbone = run_pretrain(found, run, settings, runtime)
+        finish_pretrain(run, backbone, found, settings, runtime)
+        return _finish(run)
 
 
 @app.command
@@ -176,12 +177,14 @@ def train(
     found = find_images(images)
     labels = load_coco(masks)
     start_from = None if init is None else model_folder(init)
-    run = _open("train", images, out, settings, overwrite, masks=masks, init=init)
     runtime = choose_runtime(device, precision)
-    logger.info("train: %d images on %s", len(found), runtime)
-    run_train(found, labels, run, settings, runtime, model_folder=run.model, start_from=start_from)
-    write_run_report(run, found, [])
-    return _finish(run)
+    with _open("train", images, out, settings, overwrite, masks=masks, init=init) as run:
+        logger.info("train: %d images on %s", len(found), runtime)
+        run_train(
+            found, labels, run, settings, runtime, model_folder=run.model, start_from=start_from
+        )
+        write_run_report(run, found, [])
+        return _finish(run)
 
 
 @app.command
@@ -218,13 +221,13 @@ def fit(
     settings = load_config(preset, config, values)
     seconds = None if budget is None else parse_duration(budget)
     found = find_images(images)
-    run = _open("fit", images, out, settings, overwrite, budget=budget, gt=gt)
     runtime = choose_runtime(device, precision)
-    logger.info("fit: %d images on %s", len(found), runtime)
-    result = run_fit(found, run, settings, runtime, budget_seconds=seconds, ground_truth=gt)
-    write_run_report(run, result.images, result.gallery, ground_truth=gt)
-    print_results(result.metrics)
-    return _finish(run)
+    with _open("fit", images, out, settings, overwrite, budget=budget, gt=gt) as run:
+        logger.info("fit: %d images on %s", len(found), runtime)
+        result = run_fit(found, run, settings, runtime, budget_seconds=seconds, ground_truth=gt)
+        write_run_report(run, result.images, result.gallery, ground_truth=gt)
+        print_results(result.metrics)
+        return _finish(run)
 
 
 @app.command
@@ -317,9 +320,9 @@ def demo(*, out: Path = Path("runs/demo"), overwrite: Overwrite = False) -> int:
     """
     from soloist.demo import demo_config, run_demo
 
-    run = _open("demo", [], out, demo_config(), overwrite)
-    run_demo(run)
-    return _finish(run)
+    with _open("demo", [], out, demo_config(), overwrite) as run:
+        run_demo(run)
+        return _finish(run)
 
 
 @app.command

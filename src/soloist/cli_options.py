@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
 from collections.abc import Mapping
 from dataclasses import field, fields, is_dataclass, make_dataclass
+from functools import cache
+from itertools import pairwise
 from typing import Annotated, Any, get_type_hints
 
 from cyclopts import Parameter
@@ -53,17 +56,29 @@ def given(options: Any) -> dict[str, Any]:
 
 def field_docs(section: type[Any]) -> Mapping[str, str]:
     """The docstring under each field of a dataclass."""
-    tree = ast.parse(inspect.getsource(section)).body[0]
-    assert isinstance(tree, ast.ClassDef)
-    docs = {}
-    for item, following in zip(tree.body, tree.body[1:], strict=False):
-        if not (isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)):
+    return _docs_by_class(section.__module__)[section.__name__]
+
+
+@cache
+def _docs_by_class(module: str) -> Mapping[str, Mapping[str, str]]:
+    """Docstrings of all classes' fields: one pass over the file, since `--help` must be quick."""
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    docs: dict[str, dict[str, str]] = {}
+    for section in tree.body:
+        if not isinstance(section, ast.ClassDef):
             continue
-        if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
-            docs[item.target.id] = inspect.cleandoc(str(following.value.value))
+        docs[section.name] = {
+            item.target.id: inspect.cleandoc(str(following.value.value))
+            for item, following in pairwise(section.body)
+            if isinstance(item, ast.AnnAssign)
+            and isinstance(item.target, ast.Name)
+            and isinstance(following, ast.Expr)
+            and isinstance(following.value, ast.Constant)
+        }
     return docs
 
 
+@cache
 def _all_optional(section: type[Any]) -> type[Any]:
     hints = get_type_hints(section)
     docs = field_docs(section)

@@ -6,7 +6,7 @@ A field's docstring feeds `--help`. Defaults are the paper's, with the section o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from soloist.errors import ConfigError
@@ -15,6 +15,24 @@ from soloist.errors import ConfigError
 def _check(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
+
+
+def _at_least(least: float, section: object, stage: str, *names: str) -> None:
+    for name in names:
+        value = getattr(section, name)
+        _check(value >= least, f"{stage}.{name} must be at least {least}, got {value}")
+
+
+def _above_zero(section: object, stage: str, *names: str) -> None:
+    for name in names:
+        value = getattr(section, name)
+        _check(value > 0, f"{stage}.{name} must be above 0, got {value}")
+
+
+def _share(section: object, stage: str, *names: str) -> None:
+    for name in names:
+        value = getattr(section, name)
+        _check(0 <= value <= 1, f"{stage}.{name} must lie in [0, 1], got {value}")
 
 
 @dataclass(frozen=True)
@@ -29,6 +47,12 @@ class BackboneConfig:
     """Stride of the last stage; 8 and 16 dilate it (where timm supports that)."""
     feature_stride: int = 32
     """Stride of the level Free Mask reads."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, self, "backbone", "feature_stride")
+
+    stages: int = 4
+    """Stages in use; 3 leaves the last one out, which in a ResNet holds most of the weights."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +77,8 @@ class FreeMaskConfig:
     """A box must be lower than this share of the image's height (ours; released: no limit)."""
     min_center_height: float = 0.2
     """A mask's centre must lie lower than this share of the image's height (released)."""
+    largest_part: bool = False
+    """Keep only the largest connected part of each mask (ours)."""
     embedding_size: int = 128
     """Queries are interpolated over channels to this many values (released)."""
 
@@ -65,6 +91,8 @@ class FreeMaskConfig:
             0 < self.mask_threshold < 1,
             f"free_mask.mask_threshold must lie in (0, 1), got {self.mask_threshold}",
         )
+        _at_least(1, self, "free_mask", "min_cells", "max_masks", "embedding_size")
+        _above_zero(self, "free_mask", "nms_sigma")
 
 
 @dataclass(frozen=True)
@@ -78,6 +106,10 @@ class ExtractConfig:
     margin: int = 0
     """Pixels of mirrored border added before the backbone and cut off its feature map (ours)."""
 
+    def __post_init__(self) -> None:
+        _at_least(1, self, "extract", "short_side", "max_side")
+        _at_least(0, self, "extract", "margin")
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -86,9 +118,9 @@ class ModelConfig:
     fpn_channels: int = 256
     """Channels of P2..P6."""
     head_channels: int = 512
-    """Channels of the category and kernel towers (released)."""
+    """Channels of the category and kernel towers, a multiple of 32 (released)."""
     mask_channels: int = 128
-    """Channels inside the mask feature branch (released)."""
+    """Channels inside the mask feature branch, a multiple of 32 (released)."""
     kernel_channels: int = 256
     """Channels of the mask features and size of a dynamic kernel, D."""
     tower_depth: int = 4
@@ -117,6 +149,18 @@ class ModelConfig:
             "model.level_strides, grids and scale_ranges need five entries each (P2..P6), got "
             f"{len(self.level_strides)}, {len(self.grids)} and {len(self.scale_ranges)}",
         )
+        for name in ("level_strides", "grids"):
+            values = getattr(self, name)
+            _check(min(values) >= 1, f"model.{name} must be at least 1 each, got {values}")
+        for name in ("head_channels", "mask_channels"):
+            value = getattr(self, name)
+            # GroupNorm has 32 groups (SOLOv2).
+            _check(
+                value > 0 and value % 32 == 0,
+                f"model.{name} must be a multiple of 32, got {value}",
+            )
+        _at_least(1, self, "model", "fpn_channels", "kernel_channels", "tower_depth")
+        _at_least(1, self, "model", "embedding_size")
 
 
 @dataclass(frozen=True)
@@ -144,6 +188,9 @@ class LossConfig:
     full_mask_dice: float = 0.0
     """Ablation: imitates the coarse mask pixel by pixel (the paper's table 7d)."""
 
+    def __post_init__(self) -> None:
+        _at_least(0, self, "loss", *(item.name for item in fields(self)))
+
 
 @dataclass(frozen=True)
 class AugmentConfig:
@@ -169,6 +216,16 @@ class AugmentConfig:
     """Probability of a Gaussian blur (strong view)."""
     erase: float = 0.3
     """Probability of an erased rectangle (strong view)."""
+
+    def __post_init__(self) -> None:
+        low, high = self.short_side
+        _check(
+            1 <= low <= high,
+            f"augment.short_side must be a range of sides from 1 on, got {self.short_side}",
+        )
+        _at_least(1, self, "augment", "max_side")
+        _at_least(0, self, "augment", "crop_size", "copy_paste")
+        _share(self, "augment", "flip", "color_jitter", "gray", "blur", "erase")
 
 
 @dataclass(frozen=True)
@@ -205,9 +262,11 @@ class TrainConfig:
     """Memory for decoded images, in gigabytes, over all workers."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
-            value = getattr(self, name)
-            _check(value >= 1, f"train.{name} must be at least 1, got {value}")
+        _at_least(1, self, "train", "steps", "batch_size", "log_every", "checkpoint_every")
+        _at_least(0, self, "train", "learning_rate", "weight_decay", "warmup_steps", "cache_gb")
+        _at_least(-1, self, "train", "workers")
+        _above_zero(self, "train", "clip_norm")
+        _share(self, "train", "ema_decay")
 
 
 @dataclass(frozen=True)
@@ -233,6 +292,11 @@ class InferenceConfig:
     max_per_image: int = 100
     """Most masks per image."""
 
+    def __post_init__(self) -> None:
+        _at_least(1, self, "inference", "short_side", "max_side")
+        _at_least(1, self, "inference", "max_before_nms", "max_per_image")
+        _above_zero(self, "inference", "nms_sigma")
+
 
 @dataclass(frozen=True)
 class SelfTrainingConfig:
@@ -248,6 +312,10 @@ class SelfTrainingConfig:
     """A box must be narrower than this share of the image's width."""
     start_from: Literal["backbone", "previous"] = "backbone"
     """What a round starts from: the pretrained backbone, or the previous segmenter."""
+
+    def __post_init__(self) -> None:
+        _at_least(0, self, "self_training", "rounds")
+        _at_least(1, self, "self_training", "max_per_image")
 
 
 @dataclass(frozen=True)
@@ -292,6 +360,22 @@ class PretrainConfig:
     """Processes that prepare batches; -1 chooses by itself."""
     cache_gb: float = 2.0
     """Memory for decoded images, in gigabytes, over all workers."""
+
+    def __post_init__(self) -> None:
+        low, high = self.crop_scale
+        _check(
+            0 < low <= high <= 1,
+            f"pretrain.crop_scale must be a range of shares in (0, 1], got {self.crop_scale}",
+        )
+        _at_least(1, self, "pretrain", "steps", "batch_size", "crop_size", "dense_stride")
+        _at_least(1, self, "pretrain", "projection_size", "hidden_size", "norm_groups")
+        _at_least(1, self, "pretrain", "log_every", "checkpoint_every")
+        _at_least(0, self, "pretrain", "learning_rate", "weight_decay", "warmup_steps", "cache_gb")
+        _at_least(-1, self, "pretrain", "workers")
+        # A batch's keys all enter the queue.
+        _at_least(self.batch_size, self, "pretrain", "queue_size")
+        _above_zero(self, "pretrain", "temperature")
+        _share(self, "pretrain", "dense_weight", "momentum")
 
 
 @dataclass(frozen=True)

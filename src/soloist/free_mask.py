@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from skimage.measure import label
 from torch import Tensor
 from torch.nn import functional
 
@@ -64,6 +66,8 @@ def free_masks(
         best = torch.argsort(scores, descending=True, stable=True)[: config.max_masks]
         best = best[scores[best] >= config.score_threshold]
         masks = _upsample(soft_masks[best], image_size, config.mask_threshold)
+        if config.largest_part:
+            masks = largest_parts(masks)
         instances = Instances(
             image_size=image_size,
             masks=masks,
@@ -72,6 +76,26 @@ def free_masks(
             embeddings=_embeddings(features, norms, config)[candidates[best]],
         )
         return instances.filter(_looks_like_object(instances, config))
+
+
+def largest_parts(masks: Tensor) -> Tensor:
+    """Each mask without all but its largest part (pixels that share an edge).
+
+    A query often finds like texture elsewhere; a few such cells stretch the box over the image.
+
+    Args:
+        masks: (N, H, W) bool.
+
+    Returns:
+        (N, H, W) bool, on the device of masks; empty masks stay empty.
+    """
+    kept = masks.cpu().numpy().copy()
+    for index, mask in enumerate(kept):
+        parts = label(mask, connectivity=1)  # (H, W), 0 is background
+        sizes = np.bincount(parts.ravel())[1:]
+        if len(sizes) > 1:
+            kept[index] = parts == 1 + sizes.argmax()
+    return torch.from_numpy(kept).to(masks.device)
 
 
 def _similarity(features: Tensor, scales: tuple[float, ...]) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,6 @@ from soloist.config import (
     InferenceConfig,
     LossConfig,
     ModelConfig,
-    PretrainConfig,
     SelfTrainingConfig,
     TrainConfig,
 )
@@ -27,13 +26,19 @@ from soloist.errors import ConfigError, near_names
 
 T = TypeVar("T")
 
-# Photographs at large: nothing says that the sky is on top, and a mask that spans the picture in
-# either direction is background.
-GENERAL_FREE_MASK = FreeMaskConfig(min_center_height=0.0, max_box_height=0.95)
+# Photographs at large: nothing says that the sky is on top; a mask that spans the picture in
+# either direction is background. Selected on generated scenes (docs/results.md).
+GENERAL_FREE_MASK = FreeMaskConfig(
+    mask_threshold=0.55,
+    score_threshold=0.73,
+    max_box_height=0.95,
+    min_center_height=0.0,
+    largest_part=True,
+)
 
 SMALL = Config(
-    backbone=BackboneConfig(name="resnet18", weights="bundled", feature_stride=16),
-    extract=ExtractConfig(short_side=448, max_side=896, margin=32),
+    backbone=BackboneConfig(name="resnet18", weights="bundled", feature_stride=16, stages=3),
+    extract=ExtractConfig(short_side=576, max_side=1152, margin=32),
     free_mask=GENERAL_FREE_MASK,
     model=ModelConfig(
         fpn_channels=128,
@@ -59,8 +64,8 @@ SMALL = Config(
 )
 
 TINY = Config(
-    backbone=BackboneConfig(name="resnet18", weights="bundled", feature_stride=16),
-    extract=ExtractConfig(short_side=448, max_side=896, margin=32),
+    backbone=BackboneConfig(name="resnet18", weights="bundled", feature_stride=16, stages=3),
+    extract=ExtractConfig(short_side=576, max_side=1152, margin=32),
     free_mask=GENERAL_FREE_MASK,
     model=ModelConfig(
         fpn_channels=64,
@@ -74,19 +79,20 @@ TINY = Config(
     loss=LossConfig(pairwise_warmup_steps=200),
     augment=AugmentConfig(short_side=(240, 320), max_side=512, crop_size=256),
     train=TrainConfig(
-        steps=1500,
+        steps=1000,
+        batch_size=8,
         optimizer="adamw",
-        learning_rate=5e-4,
+        learning_rate=1e-3,
         weight_decay=0.05,
         warmup_steps=100,
         schedule="cosine",
         clip_norm=5.0,
-        ema_decay=0.99,
+        ema_decay=0.995,
         freeze_norm=False,
+        checkpoint_every=200,
     ),
-    inference=InferenceConfig(short_side=256, max_side=512),
+    inference=InferenceConfig(short_side=288, max_side=576),
     self_training=SelfTrainingConfig(start_from="previous"),
-    pretrain=PretrainConfig(),
 )
 
 PRESETS: dict[str, Config] = {"paper": Config(), "small": SMALL, "tiny": TINY}

@@ -44,7 +44,7 @@ class Journal:
         self._annotations = 0
         self._embedding_size = 0
         try:
-            self._open(json.loads(json.dumps(settings)))
+            self._open(_plain(settings))
         except OSError as error:
             raise RunError(
                 f"cannot write beside {shown(target)} ({error.strerror}); choose another --out"
@@ -91,7 +91,7 @@ class Journal:
             self._target,
             images,
             self._renumbered(offsets),
-            info=info,
+            info=_plain(info),
             embeddings=embeddings,
         )
         for path in (self._lines, self._rows, self._head):
@@ -151,3 +151,9 @@ class Journal:
         if rows == list(range(len(rows))):
             return stored
         return stored[rows]
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON gives them back; `inf`, which JSON does not know, becomes a text."""
+    plain: dict[str, Any] = json.loads(json.dumps(settings), parse_constant=str)
+    return plain

@@ -25,7 +25,12 @@ CONFIG_FILE = "config.json"
 
 def build_backbone(config: BackboneConfig) -> Backbone:
     """The backbone of a configuration, with its weights."""
-    return create_backbone(config.name, weights=config.weights, output_stride=config.output_stride)
+    return create_backbone(
+        config.name,
+        weights=config.weights,
+        output_stride=config.output_stride,
+        stages=config.stages,
+    )
 
 
 def build_solo(backbone: BackboneConfig, model: ModelConfig) -> SOLO:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """The folder of one run; made by `open_run`."""
+    """The folder of one run; made by `open_run`. As a context it closes its log at the end."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -37,6 +37,12 @@ class RunFolder:
         self.model = path / "model"
         self.errors = ErrorLog(path / "errors.jsonl")
         self._handler: logging.Handler | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     @property
     def state(self) -> dict[str, Any]:
@@ -124,9 +130,10 @@ def _check_same(run: RunFolder, command: str, inputs: Mapping[str, str], config:
     changed = differences(load_config_file(run.path / "config.yaml"), config)
     if state["command"] != command:
         changed.insert(0, f"command {state['command']} -> {command}")
-    for name, value in inputs.items():
-        if state["inputs"].get(name) != value:
-            changed.insert(0, f"{name} {state['inputs'].get(name)} -> {value}")
+    for name in {**state["inputs"], **inputs}:
+        old, new = state["inputs"].get(name), inputs.get(name)
+        if old != new:
+            changed.insert(0, f"{name} {old} -> {new}")
     if changed:
         raise RunError(
             f"{run.path} holds an unfinished run with other settings ({'; '.join(changed[:3])}); "

@@ -95,16 +95,16 @@ def _best_device() -> str:
 
 def _known_device(device: str) -> str:
     try:
-        kind = torch.device(device).type
+        wanted = torch.device(device)
     except RuntimeError as error:
         raise ConfigError(
             f"device must be auto, cpu, cuda, cuda:N or mps, got {device!r}"
         ) from error
     available = {
         "cpu": True,
-        "cuda": torch.cuda.is_available(),
+        "cuda": torch.cuda.is_available() and (wanted.index or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available(),
     }
-    if not available.get(kind, False):
+    if not available.get(wanted.type, False):
         raise ConfigError(f"device {device!r} is not available here; use --device auto or cpu")
     return device

@@ -93,7 +93,9 @@ class Backbone(nn.Module):
         return len(self.strides) - 1 - self.strides[::-1].index(stride)
 
 
-def create_backbone(name: str, *, weights: str = "none", output_stride: int = 32) -> Backbone:
+def create_backbone(
+    name: str, *, weights: str = "none", output_stride: int = 32, stages: int = 4
+) -> Backbone:
     """Builds a backbone and loads its weights.
 
     Args:
@@ -101,9 +103,10 @@ def create_backbone(name: str, *, weights: str = "none", output_stride: int = 32
         weights: `bundled`, `none` (random), `timm` (the model's own pretrained weights), or the
             path of a weights file or of a folder written by `soloist pretrain`.
         output_stride: Stride of the last stage: 8, 16 or 32.
+        stages: Feature maps in use, finest first; what comes after them is not built.
 
     Raises:
-        ConfigError: If timm does not know the name or the output stride.
+        ConfigError: If timm does not know the name, or cannot give the stride or the stages.
         CheckpointError: If the weights are missing or do not fit.
     """
     if not timm.is_model(name):
@@ -113,7 +116,17 @@ def create_backbone(name: str, *, weights: str = "none", output_stride: int = 32
             f"the bundled weights are for backbone {BUNDLED_NAME!r}, got {name!r}; "
             "use --backbone.weights none, timm or a file"
         )
-    network = _timm_network(name, pretrained=weights == "timm", output_stride=output_stride)
+    options: dict[str, Any] = {"pretrained": weights == "timm"}
+    if output_stride != 32:
+        # timm takes an output stride only where its network can dilate.
+        options["output_stride"] = output_stride
+    network = _timm_network(name, **options)
+    finer = sum(stride < FINEST_STRIDE for stride in network.feature_info.reduction())
+    available = len(network.feature_info.reduction()) - finer
+    if not 1 <= stages <= available:
+        raise ConfigError(f"backbone.stages must lie in 1..{available} for {name!r}, got {stages}")
+    if stages < available:
+        network = _timm_network(name, out_indices=tuple(range(finer + stages)), **options)
     pretrained = network.pretrained_cfg or {}
     backbone = Backbone(
         network,
@@ -127,16 +140,14 @@ def create_backbone(name: str, *, weights: str = "none", output_stride: int = 32
     return backbone.to(memory_format=torch.channels_last)
 
 
-def _timm_network(name: str, *, pretrained: bool, output_stride: int) -> Any:
-    """Timm's feature extractor; untyped, since timm's own types do not name its attributes."""
-    # timm takes an output stride only where its network can dilate.
-    options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
+def _timm_network(name: str, **options: Any) -> Any:
+    """Builds a feature extractor; untyped, since timm's own types do not name its attributes."""
     try:
-        return timm.create_model(name, pretrained=pretrained, features_only=True, **options)
+        return timm.create_model(name, features_only=True, **options)
     except (TypeError, NotImplementedError, AssertionError) as error:
         raise ConfigError(
-            f"backbone {name!r} with output stride {output_stride} gives no features ({error}); "
-            "try --backbone.output-stride 32 or another backbone"
+            f"backbone {name!r} gives no features with {options} ({error}); try "
+            "--backbone.output-stride 32 or another backbone"
         ) from error
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from soloist.config import Config
+from soloist.engine.run_folder import (
+    Metrics,
+    RunFolder,
+    environment,
+    open_run,
+    read_metrics,
+)
+from soloist.errors import RunError
+
+CONFIG = Config()
+INPUTS = {"images": "photos", "masks": "masks.json"}
+
+
+def opened(
+    path: Path,
+    *,
+    command: str = "train",
+    inputs: Mapping[str, str] = INPUTS,
+    config: Config = CONFIG,
+    overwrite: bool = False,
+) -> RunFolder:
+    """Opens a run as a command would that ends at once."""
+    run = open_run(path, command=command, inputs=inputs, config=config, overwrite=overwrite)
+    run.close()
+    return run
+
+
+def refusal(path: Path, **changes: object) -> str:
+    """The one line that refuses a folder."""
+    with pytest.raises(RunError) as caught:
+        opened(path, **changes)  # type: ignore[arg-type]  # keywords of `opened`
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# Opening
+
+
+def test_a_new_folder_holds_settings_and_machine(tmp_path: Path) -> None:
+    run = opened(tmp_path / "runs" / "first")
+    assert sorted(file.name for file in run.path.iterdir()) == [
+        "checkpoints",
+        "config.yaml",
+        "environment.json",
+        "run.log",
+        "state.json",
+    ]
+    assert run.state == {"command": "train", "inputs": INPUTS, "finished": False}
+    facts = json.loads((run.path / "environment.json").read_text(encoding="utf-8"))
+    assert facts.keys() == environment().keys()
+    assert {"soloist", "torch", "numpy"} <= set(facts["packages"])
+
+
+def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    assert opened(tmp_path / "run").state["command"] == "train"
+
+
+def test_the_same_command_resumes_and_keeps_everything(tmp_path: Path) -> None:
+    run = opened(tmp_path / "run")
+    run.update_state(plan={"steps of round 0": 70})
+    (run.checkpoints / "round-0.pt").write_text("kept")
+    again = opened(tmp_path / "run")
+    assert (again.checkpoints / "round-0.pt").read_text() == "kept"
+    assert again.state["plan"] == {"steps of round 0": 70}
+    assert again.state["finished"] is False
+
+
+def test_a_finished_run_is_refused(tmp_path: Path) -> None:
+    opened(tmp_path / "run").finish()
+    message = refusal(tmp_path / "run")
+    assert "finished `train` run" in message
+    assert "--overwrite" in message
+
+
+def test_overwrite_throws_a_run_away(tmp_path: Path) -> None:
+    run = opened(tmp_path / "run")
+    (run.path / "results.json").write_text("old")
+    run.errors.add("a.jpg", "train", ValueError("broken"))
+    run.finish()
+    new = opened(tmp_path / "run", command="fit", overwrite=True)
+    assert new.state == {"command": "fit", "inputs": INPUTS, "finished": False}
+    assert not (new.path / "results.json").exists()
+    assert new.errors.count == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        pytest.param({"config": replace(CONFIG, seed=1)}, "seed 0 -> 1", id="option"),
+        pytest.param({"command": "fit"}, "command train -> fit", id="command"),
+        pytest.param({"inputs": {**INPUTS, "images": "x"}}, "images photos -> x", id="input"),
+        pytest.param({"inputs": {**INPUTS, "init": "old"}}, "init None -> old", id="new-input"),
+        pytest.param({"inputs": {"images": "photos"}}, "masks masks.json -> None", id="gone-input"),
+    ],
+)
+def test_an_unfinished_run_with_other_settings_is_refused(
+    tmp_path: Path, changes: Mapping[str, object], told: str
+) -> None:
+    opened(tmp_path / "run")
+    message = refusal(tmp_path / "run", **changes)
+    assert told in message
+    assert "--overwrite" in message
+    opened(tmp_path / "run")  # The run itself is as it was.
+
+
+def test_many_changes_are_not_all_listed(tmp_path: Path) -> None:
+    opened(tmp_path / "run")
+    changed = replace(CONFIG, train=replace(CONFIG.train, steps=1, batch_size=2, warmup_steps=3))
+    message = refusal(tmp_path / "run", config=replace(changed, seed=1))
+    assert message.count("->") == 3
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_of_something_else_is_never_touched(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "holiday.jpg").write_text("mine")
+    message = refusal(tmp_path / "photos", overwrite=overwrite)
+    assert "files that are not a soloist run" in message
+    assert [file.name for file in (tmp_path / "photos").iterdir()] == ["holiday.jpg"]
+    assert (tmp_path / "photos" / "holiday.jpg").read_text() == "mine"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_is_never_replaced(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "notes").write_text("mine")
+    assert "must be a folder" in refusal(tmp_path / "notes", overwrite=overwrite)
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+def test_a_place_that_takes_no_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("mine")
+    message = refusal(tmp_path / "notes" / "run")
+    assert message.startswith(f"cannot make {tmp_path / 'notes' / 'run'} (")
+
+
+# Log
+
+
+def test_the_log_is_kept_in_the_folder_until_the_run_is_closed(tmp_path: Path) -> None:
+    log = logging.getLogger("soloist.engine.train")
+    with open_run(
+        tmp_path / "run", command="train", inputs={}, config=CONFIG, overwrite=False
+    ) as run:
+        log.warning("while it runs")
+    log.warning("afterwards")
+    text = (run.path / "run.log").read_text(encoding="utf-8")
+    assert "WARNING while it runs" in text
+    assert "afterwards" not in text
+
+
+def test_a_run_that_raises_stops_writing_its_log(tmp_path: Path) -> None:
+    before = list(logging.getLogger("soloist").handlers)
+    run = open_run(tmp_path / "run", command="train", inputs={}, config=CONFIG, overwrite=False)
+    with pytest.raises(KeyError), run:
+        raise KeyError
+    assert logging.getLogger("soloist").handlers == before
+    assert run.state["finished"] is False
+
+
+# Metrics
+
+
+def rows(path: Path) -> list[tuple[float, float]]:
+    return [(row["round"], row["step"]) for row in read_metrics(path)]
+
+
+@pytest.mark.parametrize(
+    ("round_number", "resume_step", "kept"),
+    [
+        pytest.param(0, 0, [], id="from-the-start"),
+        pytest.param(0, 20, [(0, 10), (0, 20)], id="later-lines-are-dropped"),
+        pytest.param(0, 15, [(0, 10)], id="between-lines"),
+        pytest.param(1, 0, [(0, 10), (0, 20), (0, 30)], id="earlier-rounds-stay"),
+        pytest.param(1, 10, [(0, 10), (0, 20), (0, 30), (1, 10)], id="second-round"),
+        pytest.param(1, 99, [(0, 10), (0, 20), (0, 30), (1, 10), (1, 20)], id="everything"),
+    ],
+)
+def test_resuming_drops_lines_later_than_the_checkpoint(
+    tmp_path: Path, round_number: int, resume_step: int, kept: list[tuple[int, int]]
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    written = Metrics(path, resume_step=0)
+    for step in (10, 20, 30):
+        written.write({"step": step, "loss": 1.5})
+    written = Metrics(path, resume_step=0, round_number=1)
+    for step in (10, 20):
+        written.write({"step": step, "loss": 0.5})
+    Metrics(path, resume_step=resume_step, round_number=round_number)
+    assert rows(path) == kept
+
+
+def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"round": 0, "step": 1}\n{"round": 0, "st')
+    assert rows(path) == [(0, 1)]
+    resumed = Metrics(path, resume_step=1)
+    resumed.write({"step": 2})
+    assert path.read_text() == '{"round": 0, "step": 1}\n{"round": 0, "step": 2}\n'
+
+
+def test_no_metrics_are_no_rows(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path / "metrics.jsonl") == []
