@@ -252,6 +252,8 @@ class TrainConfig:
     """Decay of the averaged weights that are saved; 0 saves the last weights."""
     freeze_norm: bool = True
     """Keep the backbone's batch norms as pretrained (released)."""
+    frozen_stages: int = 0
+    """Stages of the backbone, its stem first, that are not trained (released: none)."""
     log_every: int = 20
     """Steps between lines of metrics.jsonl."""
     checkpoint_every: int = 500

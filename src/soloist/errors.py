@@ -30,10 +30,11 @@ class TrainingError(SoloistError):
     """A training that cannot go on, such as a loss that is not finite."""
 
 
-def near_names(name: str, known: Iterable[str]) -> str:
-    """A hint that names what the user may have meant: close names, else all of them."""
+def near_names(name: str, known: Iterable[str], *, most: int = 20) -> str:
+    """A hint that names what the user may have meant: close names, else up to `most` of all."""
     known = sorted(known)
     close = get_close_matches(name, known, n=3, cutoff=0.6)
     if close:
         return f"did you mean {' or '.join(close)}?"
-    return f"known: {', '.join(known)}"
+    more = f" and {len(known) - most} more" if len(known) > most else ""
+    return f"known: {', '.join(known[:most])}{more}"

@@ -7,13 +7,14 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from soloist.checkpoints import load_state, save_state
-from soloist.config import Config
+from soloist.config import Config, TrainConfig
 from soloist.data.coco import CocoFile
 from soloist.data.sources import ImageRef
 from soloist.engine.batches import step_batches
@@ -25,6 +26,7 @@ from soloist.engine.schedule import learning_rate, make_optimizer, set_rate
 from soloist.engine.train_data import MASK_STRIDE, TrainBatch, TrainBatches
 from soloist.errors import TrainingError
 from soloist.losses import FreeSOLOCriterion
+from soloist.models.backbones import Backbone
 from soloist.models.solo import SOLO
 from soloist.ops.affinity import color_similarity, rgb_to_lab
 from soloist.ops.masks import masks_to_boxes
@@ -75,6 +77,7 @@ def train(
     solo = build_solo(config.backbone, config.model)
     if start_from is not None:
         load_solo_weights(solo, start_from)
+    set_training_mode(solo, options)
     optimizer = make_optimizer(
         solo, kind=options.optimizer, rate=options.learning_rate, weight_decay=options.weight_decay
     )
@@ -102,7 +105,6 @@ def train(
         end=plan.end,
         workers=loader_workers(options.workers, runtime.device),
     )
-    set_training_mode(solo, freeze_norm=options.freeze_norm)
     started = time.monotonic()
     with track(f"train round {round_number}", plan.steps, done=first) as tracker:
         for step, batch in enumerate(prepared, start=first):
@@ -240,15 +242,15 @@ def batch_to(batch: TrainBatch, device: torch.device) -> TrainBatch:
     return TrainBatch(images, colors, valid, masks, embeddings, batch.counts, batch.failures)
 
 
-def set_training_mode(network: SOLO, *, freeze_norm: bool) -> None:
-    """Training mode; the backbone's batch norms may keep their statistics and scales."""
+def set_training_mode(network: SOLO, options: TrainConfig) -> None:
+    """Training mode, but for what is kept as pretrained: batch norms, and the first stages."""
     network.train()
-    if not freeze_norm:
-        return
-    for module in network.backbone.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-            module.requires_grad_(False)
+    backbone = cast(Backbone, network.backbone)
+    backbone.freeze(options.frozen_stages)
+    if options.freeze_norm:
+        for module in backbone.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval().requires_grad_(False)
 
 
 class AveragedWeights:

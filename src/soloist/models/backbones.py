@@ -30,6 +30,7 @@ class Backbone(nn.Module):
     Attributes:
         channels: Channels of each map, finest first.
         strides: Stride of each map in pixels, finest first; maps finer than 4 are left out.
+        modules_of_levels: Name of the child of the network each map comes out of.
         mean: (1, 3, 1, 1) mean of the pixels the weights were learned on, in [0, 1].
         std: (1, 3, 1, 1) standard deviation of these pixels.
     """
@@ -43,6 +44,7 @@ class Backbone(nn.Module):
         *,
         channels: Sequence[int],
         strides: Sequence[int],
+        modules_of_levels: Sequence[str],
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:
@@ -52,6 +54,7 @@ class Backbone(nn.Module):
         self._first = sum(stride < FINEST_STRIDE for stride in strides)
         self.channels = tuple(channels)[self._first :]
         self.strides = tuple(strides)[self._first :]
+        self.modules_of_levels = tuple(modules_of_levels)[self._first :]
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
@@ -78,6 +81,28 @@ class Backbone(nn.Module):
         """
         features: list[Tensor] = self.network(images)
         return features[self._first :]
+
+    def freeze(self, stages: int) -> None:
+        """Stops training of the stem and the first stages: no gradients, fixed statistics.
+
+        Args:
+            stages: Feature maps whose layers are frozen; 0 freezes nothing.
+
+        Raises:
+            ConfigError: If the network is not a sequence of stages.
+        """
+        if stages == 0:
+            return
+        children = dict(self.network.named_children())
+        last = self.modules_of_levels[min(stages, len(self.modules_of_levels)) - 1]
+        if last not in children:
+            raise ConfigError(
+                "this backbone has no separate stages to freeze; set train.frozen_stages to 0"
+            )
+        for name, module in children.items():
+            module.eval().requires_grad_(False)
+            if name == last:
+                return
 
     def level(self, stride: int) -> int:
         """Index of the last (most semantic) feature map of this stride.
@@ -132,6 +157,8 @@ def create_backbone(
         network,
         channels=network.feature_info.channels(),
         strides=network.feature_info.reduction(),
+        # timm joins the parts of a nested name by an underscore.
+        modules_of_levels=[name.replace(".", "_") for name in network.feature_info.module_name()],
         mean=pretrained.get("mean", IMAGENET_MEAN),
         std=pretrained.get("std", IMAGENET_STD),
     )
