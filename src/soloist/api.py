@@ -7,11 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from soloist.data.error_log import ErrorLog
 from soloist.data.sources import find_images
 from soloist.engine.evaluate import evaluate
 from soloist.engine.extract import FreeMaskExtractor
-from soloist.engine.label import LabelSummary, label_images
+from soloist.engine.label import LabelSummary, errors_beside, label_images
 from soloist.engine.run_folder import open_run
 from soloist.engine.runtime import choose_runtime
 from soloist.presets import load_config
@@ -58,7 +57,7 @@ def extract_masks(
         title="masks",
         short_side=config.extract.short_side,
         settings={name: chosen[name] for name in ("backbone", "extract", "free_mask")},
-        errors=ErrorLog(out.with_name(f"{out.stem}.errors.jsonl")),
+        errors=errors_beside(out, overwrite=overwrite),
         overwrite=overwrite,
     )
 

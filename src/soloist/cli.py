@@ -31,6 +31,7 @@ app = App(
     version=__version__,
     help="Learns to cut every object out of a picture, from images nobody labelled.",
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 
 Images = Annotated[
@@ -94,8 +95,8 @@ def pretrain(
     from soloist.run_report import finish_pretrain
 
     values = given(options)
-    # Bundled weights make a bad start for learning weights, unless asked for.
-    values["backbone"] = {"weights": "none", **values.get("backbone", {})}
+    # From scratch and with all stages unless asked for: the global loss acts on the last one.
+    values["backbone"] = {"weights": "none", "stages": 4, **values.get("backbone", {})}
     settings = load_config(preset, config, values)
     found = find_images(images)
     runtime = choose_runtime(device, precision)
@@ -405,14 +406,13 @@ def _label(
     overwrite: bool,
 ) -> int:
     """Labels images into a COCO file: what `masks` and `predict` share."""
-    from soloist.data.error_log import ErrorLog
     from soloist.data.sources import find_images
-    from soloist.engine.label import label_images
+    from soloist.engine.label import errors_beside, label_images
     from soloist.overlays import OverlayWriter
     from soloist.self_training import report_labels
 
     images = find_images(sources)
-    errors = ErrorLog(out.with_name(f"{out.stem}.errors.jsonl"))
+    errors = errors_beside(out, overwrite=overwrite)
     summary = label_images(
         images,
         make_labeler(),

@@ -235,7 +235,7 @@ class TrainConfig:
     steps: int = 30_000
     """Optimiser steps of one round."""
     batch_size: int = 16
-    """Images per step over all processes; each gives one weak and one strong view."""
+    """Images per step; each gives one weak and one strong view."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """SGD with momentum 0.9, or AdamW."""
     learning_rate: float = 0.001
@@ -293,6 +293,8 @@ class InferenceConfig:
     """Least score after Matrix NMS."""
     max_per_image: int = 100
     """Most masks per image."""
+    largest_part: bool = False
+    """Keep only the largest connected part of each mask (ours)."""
 
     def __post_init__(self) -> None:
         _at_least(1, self, "inference", "short_side", "max_side")

@@ -28,15 +28,21 @@ BUDGET_SECONDS = 7 * 60.0
 
 
 def demo_config() -> Config:
-    """The tiny preset with smaller pictures and batches, to be done in minutes."""
+    """The tiny preset at two thirds of its picture size, to be done in minutes."""
     tiny = PRESETS["tiny"]
     return replace(
         tiny,
-        augment=replace(tiny.augment, short_side=(160, 224), crop_size=160),
-        train=replace(
-            tiny.train, batch_size=8, learning_rate=2e-3, warmup_steps=30, checkpoint_every=50
+        extract=replace(tiny.extract, short_side=448, max_side=896),
+        model=replace(
+            tiny.model,
+            scale_ranges=((1, 24), (14, 42), (28, 74), (52, 128), (84, 2048)),
         ),
-        inference=replace(tiny.inference, short_side=192),
+        augment=replace(tiny.augment, short_side=(160, 216), max_side=320, crop_size=160),
+        train=replace(
+            tiny.train, learning_rate=2e-3, warmup_steps=30, ema_decay=0.98, checkpoint_every=50
+        ),
+        inference=replace(tiny.inference, short_side=192, max_side=384),
+        loss=replace(tiny.loss, pairwise_warmup_steps=60),
     )
 
 

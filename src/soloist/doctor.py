@@ -44,8 +44,11 @@ def _problems() -> list[str]:
             f"torchvision does not import ({reason}); install torch and torchvision of one "
             "release and one kind (both CPU or both CUDA)"
         )
-    threads = os.environ.get("OMP_NUM_THREADS")
-    if threads is not None and int(threads) < usable_cores():
+    # A list gives the threads of nested levels, outermost first.
+    threads = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if threads and not threads.isdigit():
+        problems.append(f"OMP_NUM_THREADS is {threads!r}, which is not a number; unset it")
+    elif threads and int(threads) < usable_cores():
         problems.append(
             f"OMP_NUM_THREADS is {threads} on {usable_cores()} cores; unset it for full speed"
         )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from skimage.measure import label
 from torch import Tensor
 from torch.nn import functional
 
 from soloist.config import FreeMaskConfig
 from soloist.ops.masks import masks_to_boxes, occupied
 from soloist.ops.nms import matrix_nms
+from soloist.ops.parts import largest_parts
 from soloist.structures import Instances
 
 _LEAST_CONTRAST = 1e-5
@@ -76,26 +75,6 @@ def free_masks(
             embeddings=_embeddings(features, norms, config)[candidates[best]],
         )
         return instances.filter(_looks_like_object(instances, config))
-
-
-def largest_parts(masks: Tensor) -> Tensor:
-    """Each mask without all but its largest part (pixels that share an edge).
-
-    A query often finds like texture elsewhere; a few such cells stretch the box over the image.
-
-    Args:
-        masks: (N, H, W) bool.
-
-    Returns:
-        (N, H, W) bool, on the device of masks; empty masks stay empty.
-    """
-    kept = masks.cpu().numpy().copy()
-    for index, mask in enumerate(kept):
-        parts = label(mask, connectivity=1)  # (H, W), 0 is background
-        sizes = np.bincount(parts.ravel())[1:]
-        if len(sizes) > 1:
-            kept[index] = parts == 1 + sizes.argmax()
-    return torch.from_numpy(kept).to(masks.device)
 
 
 def _similarity(features: Tensor, scales: tuple[float, ...]) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+import hashlib
+import re
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,11 @@ from soloist.data.sources import ImageRef
 from soloist.files import atomic_path
 from soloist.pictures import draw_masks, jpeg_bytes, resize_masks
 from soloist.structures import Instances
+
+_ENDING = ".overlay.jpg"
+# File systems take names of 255 bytes; a character has up to four.
+_LONGEST_NAME = 255
+_CHARACTERS_KEPT = 50
 
 
 class OverlayWriter:
@@ -45,5 +52,10 @@ def picture_name(name: str) -> Path:
 
     The suffix is kept inside the name, so that `a.png` and `a.jpg` make different pictures.
     """
-    parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..", ".")]
-    return Path(*parts[:-1], f"{parts[-1] if parts else 'image'}.overlay.jpg")
+    # Split by hand: a name of two leading slashes, or of Windows, would be a path of its own.
+    parts = [part for part in re.split(r"[/\\]", name.replace(":", "_")) if part.strip(".")]
+    *folders, last = parts or ["image"]
+    if len(last.encode(errors="replace")) + len(_ENDING) > _LONGEST_NAME:
+        digest = hashlib.sha256(last.encode(errors="replace")).hexdigest()[:16]
+        last = f"{last[:_CHARACTERS_KEPT]}-{digest}"
+    return Path(*folders, last + _ENDING)

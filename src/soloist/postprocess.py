@@ -12,6 +12,7 @@ from torch.nn import functional
 from soloist.config import InferenceConfig
 from soloist.ops.masks import mask_areas, masks_to_boxes, mean_inside
 from soloist.ops.nms import matrix_nms, point_nms
+from soloist.ops.parts import largest_parts
 from soloist.ops.resize import linear_weights, resize
 from soloist.structures import Instances, SOLOOutputs
 
@@ -135,6 +136,8 @@ def select_instances(
         masks = _full_size_masks(
             kernels[best], mask_features, input_size, original_size, config.mask_threshold
         )
+        if config.largest_part:
+            masks = largest_parts(masks)
         instances = Instances(
             image_size=original_size,
             masks=masks,

@@ -60,7 +60,7 @@ SMALL = Config(
         ema_decay=0.998,
         freeze_norm=False,
     ),
-    inference=InferenceConfig(short_side=400, max_side=800),
+    inference=InferenceConfig(short_side=400, max_side=800, largest_part=True),
 )
 
 TINY = Config(
@@ -79,7 +79,7 @@ TINY = Config(
     loss=LossConfig(pairwise_warmup_steps=200),
     augment=AugmentConfig(short_side=(240, 320), max_side=512, crop_size=256),
     train=TrainConfig(
-        steps=1000,
+        steps=600,
         batch_size=8,
         optimizer="adamw",
         learning_rate=1e-3,
@@ -89,9 +89,10 @@ TINY = Config(
         clip_norm=5.0,
         ema_decay=0.995,
         freeze_norm=False,
+        frozen_stages=1,
         checkpoint_every=200,
     ),
-    inference=InferenceConfig(short_side=288, max_side=576),
+    inference=InferenceConfig(short_side=288, max_side=576, largest_part=True),
     self_training=SelfTrainingConfig(start_from="previous"),
 )
 

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from soloist.config import Config
 from soloist.data.augment import CropPair, seeded
+from soloist.data.error_log import read_errors
 from soloist.data.images import read_image
 from soloist.data.sources import ImageRef, spread
 from soloist.engine.evaluate import Metrics, format_table
@@ -90,8 +91,6 @@ def rewrite_report(folder: Path) -> Path:
     state = _read_json(folder / STATE)
     recipe = _read_json(folder / RECIPE_FILE)
     results_file = folder / "results.json"
-    errors_file = folder / "errors.jsonl"
-    errors = errors_file.read_text(encoding="utf-8").splitlines() if errors_file.is_file() else []
     truth = recipe["ground_truth"]
     write_report(
         folder / REPORT_FILE,
@@ -106,7 +105,7 @@ def rewrite_report(folder: Path) -> Path:
             timing=list(state.get("timing", {}).items()),
             config=yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")),
             environment=_read_json(folder / "environment.json"),
-            errors=[json.loads(line) for line in errors],
+            errors=read_errors(folder / "errors.jsonl"),
         ),
     )
     return folder / REPORT_FILE

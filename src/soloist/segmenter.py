@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 
 from soloist.config import Config
 from soloist.data.coco import CocoImage, instances_to_annotations, write_coco
-from soloist.data.images import read_image, read_with_size, resized_size
+from soloist.data.images import read_image, read_with_size, resized_size, to_rgb
 from soloist.data.sources import ImageRef, find_images
 from soloist.engine.build import load_solo, normalize
 from soloist.engine.runtime import Runtime, choose_runtime
@@ -154,13 +154,21 @@ class Segmenter:
 
     def _results(self, source: Source) -> Iterator[Result]:
         if isinstance(source, Image.Image):
-            source = np.asarray(source.convert("RGB"))
+            source = to_rgb(source)
         if isinstance(source, np.ndarray):
-            if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8:
+            if (
+                source.ndim != 3
+                or source.shape[2] != 3
+                or source.size == 0
+                or source.dtype != np.uint8
+            ):
                 raise ValueError(
-                    f"pixels must be (H, W, 3) uint8, got {source.shape} {source.dtype}"
+                    "pixels must be (H, W, 3) uint8, at least one, got "
+                    f"{source.shape} {source.dtype}"
                 )
             size = (source.shape[0], source.shape[1])
+            # Of their own: a result outlives what the caller does with the array.
+            source = source.copy()
             yield _result(self(source, size), None, source)
             return
         for image in find_images(source):

@@ -21,7 +21,7 @@ from soloist.config import Config, SelfTrainingConfig
 from soloist.data.coco import load_coco
 from soloist.data.sources import ImageRef, find_images, spread
 from soloist.engine.build import CONFIG_FILE, load_solo
-from soloist.engine.evaluate import Metrics, evaluate
+from soloist.engine.evaluate import Metrics, evaluate, load_ground_truth
 from soloist.engine.extract import FreeMaskExtractor
 from soloist.engine.label import Labeler, LabelSummary, label_images
 from soloist.engine.progress import duration
@@ -93,7 +93,14 @@ def fit(
 
     Returns:
         Metrics, and where the masks of each stage are.
+
+    Raises:
+        DataError: If no image can be read or has a mask, or the ground truth has no object.
+        TrainingError: If a loss is not finite.
     """
+    if ground_truth is not None:
+        # A mistake in it shows now, not after hours of training.
+        load_ground_truth(ground_truth)
     free = run.path / "free_masks.json"
     with _timed(run, "free masks", done=free.is_file()):
         if not free.is_file():
@@ -106,6 +113,15 @@ def fit(
         if previous is not None and not labels.is_file():
             with _timed(run, f"pseudo-labels {number}"):
                 write_pseudo_labels(images, labels, previous, run, config, runtime)
+        coarse = load_coco(labels)
+        if previous is not None and len(coarse) == 0:
+            logger.warning(
+                "no mask reaches self_training.score_threshold %s: the segmenter before round %d "
+                "is the result; more training or a lower threshold helps",
+                config.self_training.score_threshold,
+                number,
+            )
+            break
         folder = run.path / "rounds" / str(number)
         finished = (folder / CONFIG_FILE).is_file()
         if not finished:
@@ -117,7 +133,7 @@ def fit(
             with _timed(run, f"training {number}"):
                 train(
                     images,
-                    load_coco(labels),
+                    coarse,
                     run,
                     config,
                     runtime,
@@ -129,7 +145,8 @@ def fit(
         stages.append(Stage(stage_key(number), folder))
         previous = folder
     result = show_stages(stages, images, ground_truth, run, config, runtime)
-    shutil.copytree(run.path / "rounds" / str(rounds), run.model, dirs_exist_ok=True)
+    assert previous is not None  # Round 0 ends or raises.
+    shutil.copytree(previous, run.model, dirs_exist_ok=True)
     return result
 
 

@@ -141,7 +141,7 @@ def test_odd_pictures_without_objects_make_views(shape: tuple[int, int]) -> None
     for view in (weak, strong):
         assert view.masks.shape == (0, *view.image.shape[1:])
         assert view.embeddings.shape == (0, 4)
-        assert view.image.unique().tolist() == [9]
+        assert bool((view.image == 9).all())
 
 
 # Pasting
@@ -174,8 +174,8 @@ def test_a_pasted_object_hides_what_is_below() -> None:
         assert (under | over).all()
         assert view.embeddings.flatten().tolist() == [1.0, 2.0]
         # The pixels tell the same as the masks, for the network and for the affinity loss.
-        assert view.image[:, over].unique().tolist() == [200]
-        assert view.image[:, under].unique().tolist() == [10]
+        assert bool((view.image[:, over] == 200).all())
+        assert bool((view.image[:, under] == 10).all())
         assert torch.equal(view.colors, view.image)
     assert torch.equal(below.masks, torch.ones((1, 48, 48), dtype=torch.bool))
 

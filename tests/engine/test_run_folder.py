@@ -17,6 +17,7 @@ from soloist.engine.run_folder import (
     read_metrics,
 )
 from soloist.errors import RunError
+from soloist.presets import load_config_file
 
 CONFIG = Config()
 INPUTS = {"images": "photos", "masks": "masks.json"}
@@ -33,6 +34,13 @@ def opened(
     """Opens a run as a command would that ends at once."""
     run = open_run(path, command=command, inputs=inputs, config=config, overwrite=overwrite)
     run.close()
+    return run
+
+
+def begun(path: Path) -> RunFolder:
+    """A run that has made something."""
+    run = opened(path)
+    (run.checkpoints / "round-0.pt").write_text("kept")
     return run
 
 
@@ -68,9 +76,8 @@ def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
 
 
 def test_the_same_command_resumes_and_keeps_everything(tmp_path: Path) -> None:
-    run = opened(tmp_path / "run")
+    run = begun(tmp_path / "run")
     run.update_state(plan={"steps of round 0": 70})
-    (run.checkpoints / "round-0.pt").write_text("kept")
     again = opened(tmp_path / "run")
     assert (again.checkpoints / "round-0.pt").read_text() == "kept"
     assert again.state["plan"] == {"steps of round 0": 70}
@@ -108,15 +115,36 @@ def test_overwrite_throws_a_run_away(tmp_path: Path) -> None:
 def test_an_unfinished_run_with_other_settings_is_refused(
     tmp_path: Path, changes: Mapping[str, object], told: str
 ) -> None:
-    opened(tmp_path / "run")
+    begun(tmp_path / "run")
     message = refusal(tmp_path / "run", **changes)
     assert told in message
     assert "--overwrite" in message
-    opened(tmp_path / "run")  # The run itself is as it was.
+    again = opened(tmp_path / "run")
+    assert (again.checkpoints / "round-0.pt").read_text() == "kept"
+
+
+def test_a_run_stopped_before_it_made_anything_is_no_obstacle(tmp_path: Path) -> None:
+    run = opened(tmp_path / "run", config=replace(CONFIG, seed=1))
+    run.errors.add("a.jpg", "masks", ValueError("broken"))
+    again = opened(tmp_path / "run", command="fit")
+    assert again.state["command"] == "fit"
+    assert again.errors.count == 0
+    assert load_config_file(again.path / "config.yaml") == CONFIG
+
+
+@pytest.mark.parametrize(
+    "name", ["free_masks.partial.jsonl", "metrics.jsonl", "model/a", "mine.txt"]
+)
+def test_anything_made_is_an_obstacle(tmp_path: Path, name: str) -> None:
+    made = opened(tmp_path / "run").path / name
+    made.parent.mkdir(exist_ok=True)
+    made.write_text("x")
+    refusal(tmp_path / "run", command="fit")
+    assert made.read_text() == "x"
 
 
 def test_many_changes_are_not_all_listed(tmp_path: Path) -> None:
-    opened(tmp_path / "run")
+    begun(tmp_path / "run")
     changed = replace(CONFIG, train=replace(CONFIG.train, steps=1, batch_size=2, warmup_steps=3))
     message = refusal(tmp_path / "run", config=replace(changed, seed=1))
     assert message.count("->") == 3

@@ -12,6 +12,13 @@ from soloist.files import one_line, shown
 logger = logging.getLogger(__name__)
 
 
+def read_errors(path: Path) -> list[dict[str, str]]:
+    """The entries of an `errors.jsonl`: image, stage and error; none if there is no file."""
+    if not path.is_file():
+        return []
+    return _entries(path.read_text(encoding="utf-8", errors="replace"), path)
+
+
 class ErrorLog:
     """Images that failed, one JSON line each, written at once so that a crash loses none.
 
@@ -72,12 +79,7 @@ class ErrorLog:
     def _resume(self, path: Path) -> None:
         try:
             text = path.read_text(encoding="utf-8", errors="replace")
-            for line in text.splitlines():
-                try:
-                    self._images.add(str(json.loads(line)["image"]))
-                except (ValueError, KeyError, TypeError):
-                    # A line cut off by a crash: its image fails again and is listed then.
-                    logger.warning("%s: a malformed line was skipped", shown(path))
+            self._images.update(entry["image"] for entry in _entries(text, path))
             if text and not text.endswith("\n"):
                 with path.open("a", encoding="utf-8", newline="\n") as file:
                     file.write("\n")
@@ -86,3 +88,15 @@ class ErrorLog:
                 f"cannot read {shown(path)}: {problem.strerror}; "
                 "remove it or choose another run folder"
             ) from problem
+
+
+def _entries(text: str, path: Path) -> list[dict[str, str]]:
+    entries = []
+    for line in text.splitlines():
+        try:
+            entry = json.loads(line)
+            entries.append({key: str(entry[key]) for key in ("image", "stage", "error")})
+        except (ValueError, KeyError, TypeError):
+            # Cut off by a crash: its image fails again and is listed then.
+            logger.warning("%s: a malformed line was skipped", shown(path))
+    return entries

@@ -32,6 +32,7 @@ __all__ = [
     "read_image",
     "read_with_size",
     "resized_size",
+    "to_rgb",
 ]
 
 MAX_PIXELS = 178_956_970
@@ -119,7 +120,7 @@ def read_with_size(
         reduced = image.size != (width, height)
         image.load()
         turn = _UPRIGHT.get(_orientation(image))
-        pixels = _to_rgb(image if turn is None else image.transpose(turn))
+        pixels = to_rgb(image if turn is None else image.transpose(turn))
     if reduced:
         return pixels, ((width, height) if turn in _SWAPPING else (height, width))
     return pixels, pixels.shape[:2]
@@ -217,7 +218,12 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) else 1
 
 
-def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 of a decoded image of any mode, a new array; see `read_image`.
+
+    Raises:
+        ValueError: If its colours are in CIE-Lab.
+    """
     mode = image.mode
     if mode.startswith("I") or mode == "F":
         return _stretch(np.asarray(image))

@@ -14,7 +14,7 @@ from torch import Tensor
 from soloist.checkpoints import load_tensors, save_tensors
 from soloist.config import BackboneConfig, Config, InferenceConfig, ModelConfig
 from soloist.errors import CheckpointError
-from soloist.files import write_json
+from soloist.files import one_line, write_json
 from soloist.models.backbones import Backbone, create_backbone
 from soloist.models.solo import SOLO
 from soloist.presets import override
@@ -109,13 +109,16 @@ def load_solo(path: Path) -> tuple[SOLO, Config]:
         CheckpointError: If there is no complete model, or it does not fit its own record.
     """
     folder = model_folder(path)
-    record: Any = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     try:
+        record: Any = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         backbone = override(BackboneConfig(), record["backbone"], where=str(folder))
         model = override(ModelConfig(), record["model"], where=str(folder))
         inference = override(InferenceConfig(), record["inference"], where=str(folder))
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / CONFIG_FILE} lacks {error}; train again") from error
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE} is not the record of a segmenter ({one_line(error)}); "
+            "copy the whole run again, or train again"
+        ) from error
     network = build_solo(backbone, model)
     load_solo_weights(network, folder)
     return network.eval(), Config(backbone=backbone, model=model, inference=inference)

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from soloist.data.coco import CocoAnnotation, CocoFile, CocoImage, load_coco
 from soloist.data.rle import mask_area
-from soloist.errors import DataError
+from soloist.errors import ConfigError, DataError
 from soloist.files import shown
 
 logger = logging.getLogger(__name__)
@@ -75,20 +75,11 @@ def evaluate(
     Raises:
         DataError: If a file is malformed, the ground truth has no object, no image of the two
             matches, or images that match differ in size.
-        ValueError: If max_dets is 10 or less.
+        ConfigError: If max_dets is 10 or less.
     """
     if max_dets <= 10:
-        raise ValueError(f"max_dets must be more than 10, got {max_dets}")
-    truth = ground_truth if isinstance(ground_truth, CocoFile) else load_coco(ground_truth)
-    if truth.bare or all(
-        annotation.iscrowd
-        for annotations in truth.annotations.values()
-        for annotation in annotations
-    ):
-        raise DataError(
-            f"wanted a ground truth with objects, got {shown(truth.path)} without any; "
-            "check that predictions and ground truth come in this order"
-        )
+        raise ConfigError(f"max_dets must be more than 10, got {max_dets}")
+    truth = load_ground_truth(ground_truth)
     predicted = (
         predictions
         if isinstance(predictions, CocoFile)
@@ -111,6 +102,28 @@ def evaluate(
         for index, count in enumerate((1, 10, max_dets)):
             metrics[f"{kind}_ar{count}"] = _mean(recall[:, :, _ALL_SIZES, index])
     return metrics
+
+
+def load_ground_truth(source: str | Path | CocoFile) -> CocoFile:
+    """A COCO file that can be evaluated against.
+
+    Args:
+        source: Its path, or the file if it is read already.
+
+    Raises:
+        DataError: If it is malformed or has no object but crowd regions.
+    """
+    truth = source if isinstance(source, CocoFile) else load_coco(source)
+    if truth.bare or all(
+        annotation.iscrowd
+        for annotations in truth.annotations.values()
+        for annotation in annotations
+    ):
+        raise DataError(
+            f"wanted a ground truth with objects, got {shown(truth.path)} without any; "
+            "check that predictions and ground truth come in this order"
+        )
+    return truth
 
 
 def format_table(results: Mapping[str, Mapping[str, float | None]]) -> Table:

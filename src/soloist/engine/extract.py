@@ -10,6 +10,7 @@ from torch.nn import functional
 from torchvision.transforms import v2
 
 from soloist.config import Config
+from soloist.data.augment import seeded
 from soloist.data.images import resized_size
 from soloist.engine.build import build_backbone
 from soloist.engine.runtime import Runtime
@@ -32,7 +33,10 @@ class FreeMaskExtractor:
     def __init__(self, config: Config, runtime: Runtime) -> None:
         self._config = config
         self._runtime = runtime
-        self._backbone = build_backbone(config.backbone).to(runtime.device).eval()
+        # Random weights, where there are no others, are the seed's too: a resumed pass goes on
+        # with the network it began with.
+        with seeded(config.seed):
+            self._backbone = build_backbone(config.backbone).to(runtime.device).eval()
         self._stride = config.backbone.feature_stride
         self._level = self._backbone.level(self._stride)
         if config.extract.margin % self._stride:

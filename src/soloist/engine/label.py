@@ -81,8 +81,7 @@ def label_images(
         RunError: If the file exists and is not to be replaced.
         DataError: If none of the images can be read.
     """
-    if out.exists() and not overwrite:
-        raise RunError(f"{shown(out)} exists; add --overwrite to replace it, or choose another")
+    _check_output(out, overwrite=overwrite)
     journal = Journal(out, settings)
     numbers = {image.name: number for number, image in enumerate(images, start=1)}
     left = [image for image in images if image.name not in journal.done]
@@ -112,6 +111,33 @@ def label_images(
     summary = LabelSummary(len(journal.done), len(journal), failed, time.monotonic() - start)
     journal.finish(settings, order=numbers)
     return summary
+
+
+def errors_beside(out: Path, *, overwrite: bool) -> ErrorLog:
+    """The account of the images that fail on the way to an output file, `<stem>.errors.jsonl`.
+
+    It starts anew: what failed in a run that was killed, or in one that is replaced, is tried
+    again.
+
+    Raises:
+        RunError: If the output cannot be written, or exists and is not to be replaced.
+    """
+    _check_output(out, overwrite=overwrite)
+    path = out.with_name(f"{out.stem}.errors.jsonl")
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"cannot write beside {shown(out)} ({error.strerror}); choose another --out"
+        ) from error
+    return ErrorLog(path)
+
+
+def _check_output(out: Path, *, overwrite: bool) -> None:
+    if out.is_dir():
+        raise RunError(f"--out must be a file such as masks.json, {shown(out)} is a folder")
+    if out.exists() and not overwrite:
+        raise RunError(f"{shown(out)} exists; add --overwrite to replace it, or choose another")
 
 
 def _decode_ahead(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from soloist.checkpoints import load_state, save_state, save_tensors
@@ -51,14 +50,26 @@ class CropBatch(NamedTuple):
 
 
 class CropBatches:
-    """Makes the batch of a step from the step's number."""
+    """Makes the batch of a step from the step's number.
 
-    def __init__(self, images: Sequence[ImageRef], config: PretrainConfig, seed: int) -> None:
+    Args:
+        images: Images to learn from.
+        config: Options.
+        seed: Of the order and of all draws.
+        workers: Processes that make batches; each has its share of the cache's memory.
+    """
+
+    def __init__(
+        self, images: Sequence[ImageRef], config: PretrainConfig, seed: int, *, workers: int = 0
+    ) -> None:
         self._config = config
         self._seed = seed
         side = CACHE_ENLARGEMENT * config.crop_size
         self._cache = ImageCache(
-            images, short_side=side, max_side=4 * side, budget_bytes=config.cache_gb * 1e9
+            images,
+            short_side=side,
+            max_side=4 * side,
+            budget_bytes=config.cache_gb * 1e9 / max(workers, 1),
         )
         self._crop = CropPair(size=config.crop_size, scale=config.crop_scale)
 
@@ -93,10 +104,7 @@ def pretrain(
     """
     options = config.pretrain
     torch.manual_seed(config.seed)
-    accelerator = Accelerator(
-        mixed_precision="bf16" if runtime.precision == "bf16" else "no",
-        cpu=runtime.device.type == "cpu",
-    )
+    accelerator = runtime.accelerator()
     model, optimizer = accelerator.prepare(*_build(config))
     network: DenseCL = accelerator.unwrap_model(model)
     checkpoint = run.checkpoints / "last.pt"
@@ -107,11 +115,12 @@ def pretrain(
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
     metrics = Metrics(run.path / "metrics.jsonl", resume_step=first)
+    workers = loader_workers(options.workers, runtime.device)
     batches = step_batches(
-        CropBatches(images, options, config.seed),
+        CropBatches(images, options, config.seed, workers=workers),
         first=first,
         end=options.steps,
-        workers=loader_workers(options.workers, runtime.device),
+        workers=workers,
     )
     backbone = network.query_encoder.backbone
     peak = options.learning_rate * options.batch_size / SCHEDULE_BATCH
@@ -136,12 +145,16 @@ def pretrain(
             optimizer.zero_grad()
             network.update_key_encoder(_momentum(step, options))
             done = step + 1
-            if done % options.log_every == 0 or done == options.steps:
+            logging = done % options.log_every == 0 or done == options.steps
+            saving = done % options.checkpoint_every == 0 or done == options.steps
+            if logging or saving:
                 row = {name: value.item() for name, value in terms.items()}
+                # A checkpoint that is not finite could never be resumed from.
                 _check_finite(row, done)
+            if logging:
                 metrics.write({"step": done, "learning_rate": rate, **row})
                 tracker.advance(0, note=f"loss {loss.item():.3f}")
-            if done % options.checkpoint_every == 0 or done == options.steps:
+            if saving:
                 _save_checkpoint(checkpoint, done, network, optimizer)
             tracker.advance()
     _save_backbone(run, backbone, config, len(images))
@@ -175,6 +188,7 @@ def _save_backbone(run: RunFolder, backbone: Backbone, config: Config, images: i
     record = {
         "name": config.backbone.name,
         "output_stride": config.backbone.output_stride,
+        "stages": config.backbone.stages,
         "method": "DenseCL",
         "images": images,
         "pretrain": asdict(config.pretrain),

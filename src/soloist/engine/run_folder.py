@@ -23,6 +23,8 @@ from soloist.files import write_json, write_text
 from soloist.presets import differences, load_config_file
 
 STATE = "state.json"
+# What a run has before anything is made.
+_BARE = {STATE, "config.yaml", "environment.json", "run.log", "errors.jsonl", "checkpoints"}
 PACKAGES = ("soloist", "torch", "torchvision", "timm", "numpy", "pillow", "pycocotools")
 
 logger = logging.getLogger(__name__)
@@ -78,6 +80,8 @@ def open_run(
 ) -> RunFolder:
     """Makes a run folder, or opens the unfinished one that the same command left.
 
+    A run that was stopped before it made anything is no obstacle: it is begun anew.
+
     Args:
         path: The folder.
         command: The verb, such as `train`.
@@ -94,7 +98,7 @@ def open_run(
     is_run = (path / STATE).is_file()
     if path.is_dir() and any(path.iterdir()) and not is_run:
         raise RunError(f"{path} holds files that are not a soloist run; choose another --out")
-    if is_run and overwrite:
+    if is_run and (overwrite or _is_bare(path)):
         shutil.rmtree(path)
         is_run = False
     run = RunFolder(path)
@@ -118,6 +122,13 @@ def _create(run: RunFolder, command: str, inputs: Mapping[str, str], config: Con
     write_json(run.path / "environment.json", environment())
     # Last: its presence says that the folder is a run's.
     write_json(run.path / STATE, {"command": command, "inputs": dict(inputs), "finished": False})
+
+
+def _is_bare(path: Path) -> bool:
+    """Whether a run was stopped, by a mistake as a rule, before it made anything worth keeping."""
+    names = {file.name for file in path.iterdir()}
+    empty = names <= _BARE and not any((path / "checkpoints").glob("*"))
+    return empty and not RunFolder(path).state["finished"]
 
 
 def _check_same(run: RunFolder, command: str, inputs: Mapping[str, str], config: Config) -> None:

@@ -6,10 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from soloist.errors import ConfigError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,19 @@ class Runtime:
         enabled = self.precision == "bf16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled):
             yield
+
+    def accelerator(self) -> Accelerator:
+        """What prepares a training for this runtime: devices, processes and precision."""
+        # Imported here: only trainings need it, and it takes a while.
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+
+        # It would keep the first runtime of a process for good and refuse another one.
+        AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+        return Accelerator(
+            mixed_precision="bf16" if self.precision == "bf16" else "no",
+            cpu=self.device.type == "cpu",
+        )
 
     def __str__(self) -> str:
         return f"{self.device}, {self.precision}, {torch.get_num_threads()} threads"

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from soloist.checkpoints import load_state, save_state
@@ -72,7 +71,8 @@ def train(
     """
     options = config.train
     seed = config.seed + 1000 * round_number
-    batches = TrainBatches(images, labels, config, seed)
+    workers = loader_workers(options.workers, runtime.device)
+    batches = TrainBatches(images, labels, config, seed, workers=workers)
     torch.manual_seed(seed)
     solo = build_solo(config.backbone, config.model)
     if start_from is not None:
@@ -81,10 +81,7 @@ def train(
     optimizer = make_optimizer(
         solo, kind=options.optimizer, rate=options.learning_rate, weight_decay=options.weight_decay
     )
-    accelerator = Accelerator(
-        mixed_precision="bf16" if runtime.precision == "bf16" else "no",
-        cpu=runtime.device.type == "cpu",
-    )
+    accelerator = runtime.accelerator()
     model, optimizer = accelerator.prepare(solo, optimizer)
     average = AveragedWeights(solo, options.ema_decay)
     checkpoint = run.checkpoints / f"round-{round_number}.pt"
@@ -92,19 +89,14 @@ def train(
     if checkpoint.is_file():
         state = load_state(checkpoint)
         solo.load_state_dict(state["model"])
-        average.weights = state["average"]
+        average.load(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
     metrics = Metrics(run.path / "metrics.jsonl", resume_step=first, round_number=round_number)
     criterion = FreeSOLOCriterion(config.loss)
     peak = options.learning_rate * options.batch_size / SCHEDULE_BATCH
     plan = StepPlan(run, round_number, options.steps, budget_seconds)
-    prepared = step_batches(
-        batches,
-        first=first,
-        end=plan.end,
-        workers=loader_workers(options.workers, runtime.device),
-    )
+    prepared = step_batches(batches, first=first, end=plan.end, workers=workers)
     started = time.monotonic()
     with track(f"train round {round_number}", plan.steps, done=first) as tracker:
         for step, batch in enumerate(prepared, start=first):
@@ -264,6 +256,11 @@ class AveragedWeights:
         self.weights = {
             name: tensor.detach().clone() for name, tensor in network.state_dict().items()
         }
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Goes on from the weights of a checkpoint, on the network's device."""
+        for name, tensor in weights.items():
+            self.weights[name].copy_(tensor)
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:

@@ -58,13 +58,20 @@ class TrainBatches:
         labels: Their coarse masks; images without any are left out.
         config: Options.
         seed: Of the order and of all draws.
+        workers: Processes that make batches; each has its share of the cache's memory.
 
     Raises:
         DataError: If no image has a mask.
     """
 
     def __init__(
-        self, images: Sequence[ImageRef], labels: CocoFile, config: Config, seed: int
+        self,
+        images: Sequence[ImageRef],
+        labels: CocoFile,
+        config: Config,
+        seed: int,
+        *,
+        workers: int = 0,
     ) -> None:
         pairs = match_labels(images, labels)
         self._labels = labels
@@ -78,7 +85,7 @@ class TrainBatches:
             [image for image, _ in pairs],
             short_side=config.augment.short_side[1],
             max_side=config.augment.max_side,
-            budget_bytes=config.train.cache_gb * 1e9,
+            budget_bytes=config.train.cache_gb * 1e9 / max(workers, 1),
         )
 
     def __len__(self) -> int:
@@ -127,8 +134,8 @@ def match_labels(images: Sequence[ImageRef], labels: CocoFile) -> list[tuple[Ima
     if not pairs:
         raise DataError(
             f"none of the {len(images)} images has a mask in {labels.path.name} "
-            f"({unknown} are not named there); run `soloist masks` on the same images, or lower "
-            "--free-mask.score-threshold"
+            f"({unknown} of them are not named there); run `soloist masks` on the same images, or "
+            "lower --free-mask.score-threshold"
         )
     logger.info("%d of %d images have masks", len(pairs), len(images))
     return pairs
@@ -140,8 +147,10 @@ def fit_embeddings(embeddings: Tensor, size: int) -> Tensor:
     A zero embedding has cosine 0 with everything: it adds a constant to the semantic loss and
     gives no gradient towards any direction.
     """
-    if embeddings.shape[1] in (0, size):
-        return embeddings if embeddings.shape[1] else embeddings.new_zeros(len(embeddings), size)
+    if embeddings.shape[1] == size:
+        return embeddings
+    if embeddings.numel() == 0:
+        return embeddings.new_zeros(len(embeddings), size)
     resized = functional.interpolate(embeddings[None], size=size, mode="linear")
     return resized[0]
 

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from soloist.config import Config
+from soloist.data import cache
+from soloist.data.coco import load_coco
+from soloist.data.images import read_image
+from soloist.data.sources import ImageRef, find_images
+from soloist.data.views import View
+from soloist.engine.train_data import TrainBatches, collate, fit_embeddings, match_labels
+from soloist.errors import DataError
+from soloist.presets import override
+
+
+@pytest.fixture
+def batches(scenes: Path, tiny_config: Config) -> TrainBatches:
+    return TrainBatches(
+        find_images(scenes / "images"), load_coco(scenes / "annotations.json"), tiny_config, seed=0
+    )
+
+
+def view(height: int, width: int, objects: int, value: int = 9) -> View:
+    image = torch.full((3, height, width), value, dtype=torch.uint8)
+    masks = torch.ones((objects, height, width), dtype=torch.bool)
+    return View(image, image + 1, masks, torch.full((objects, 2), float(value)))
+
+
+# Padding and joining
+
+
+def test_views_of_different_sizes_are_padded_to_whole_strides() -> None:
+    batch = collate([view(40, 64, 1), view(33, 70, 2, value=20)], [("a.jpg", "broken")])
+    assert batch.images.shape == (2, 3, 64, 96)
+    assert bool((batch.images[0, :, :40, :64] == 9).all())
+    assert not batch.images[0, :, 40:].any()
+    assert not batch.images[0, :, :, 64:].any()
+    assert batch.masks.shape == (3, 64, 96)
+    assert batch.masks.flatten(1).sum(1).tolist() == [40 * 64, 33 * 70, 33 * 70]
+    assert batch.counts == [1, 2]
+    assert batch.embeddings.tolist() == [[9.0, 9.0], [20.0, 20.0], [20.0, 20.0]]
+    assert batch.failures == [("a.jpg", "broken")]
+
+
+def test_colours_are_means_of_the_undistorted_picture() -> None:
+    batch = collate([view(64, 64, 0)], [])
+    assert batch.colors.shape == (1, 3, 16, 16)
+    assert batch.colors.dtype == torch.uint8
+    assert bool((batch.colors == 10).all())
+
+
+@pytest.mark.parametrize(
+    ("size", "rows", "columns"),
+    [
+        pytest.param((64, 64), 16, 16, id="no-padding"),
+        pytest.param((40, 61), 10, 15, id="cells-partly-padded-do-not-count"),
+        pytest.param((1, 1), 0, 0, id="one-pixel"),
+    ],
+)
+def test_the_padding_is_not_valid(size: tuple[int, int], rows: int, columns: int) -> None:
+    valid = collate([view(*size, 0), view(64, 64, 0)], []).valid[0]
+    assert valid.shape == (16, 16)
+    assert int(valid.sum()) == rows * columns
+    assert bool(valid[:rows, :columns].all())
+
+
+# Embeddings
+
+
+@pytest.mark.parametrize(
+    ("given", "size", "expected"),
+    [
+        pytest.param([[1.0, 2.0]], 2, [[1.0, 2.0]], id="as-they-are"),
+        pytest.param([[0.0, 4.0]], 4, [[0.0, 1.0, 3.0, 4.0]], id="stretched"),
+        pytest.param([[0.0, 2.0, 4.0, 6.0]], 2, [[1.0, 5.0]], id="shrunk"),
+    ],
+)
+def test_embeddings_are_fitted(
+    given: list[list[float]], size: int, expected: list[list[float]]
+) -> None:
+    assert fit_embeddings(torch.tensor(given), size).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "shape"),
+    [
+        pytest.param(torch.zeros(3, 0), (3, 16), id="file-without-embeddings"),
+        pytest.param(torch.zeros(0, 0), (0, 16), id="no-object"),
+        pytest.param(torch.zeros(0, 16), (0, 16), id="no-object-of-this-size"),
+        pytest.param(torch.zeros(0, 8), (0, 16), id="no-object-of-another-size"),
+    ],
+)
+def test_empty_embeddings_are_zeros(given: Tensor, shape: tuple[int, int]) -> None:
+    fitted = fit_embeddings(given, 16)
+    assert fitted.shape == shape
+    assert not fitted.any()
+
+
+# Pairing
+
+
+def test_images_are_paired_by_name(scenes: Path) -> None:
+    labels = load_coco(scenes / "annotations.json")
+    elsewhere = [ImageRef(Path("/x/y.jpg"), "000004.jpg"), ImageRef(Path("/x/z.jpg"), "z.jpg")]
+    pairs = match_labels(elsewhere, labels)
+    assert [(image.path.name, record.file_name) for image, record in pairs] == [
+        ("y.jpg", "000004.jpg")
+    ]
+
+
+def test_no_pair_is_told_with_what_to_do(scenes: Path) -> None:
+    labels = load_coco(scenes / "annotations.json")
+    with pytest.raises(DataError, match=r"none of the 1 images .*\(1 of them") as caught:
+        match_labels([ImageRef(Path("z.jpg"), "z.jpg")], labels)
+    assert "soloist masks" in str(caught.value)
+
+
+# Batches
+
+
+def test_weak_views_come_first_and_then_strong_ones(batches: TrainBatches) -> None:
+    batch = batches(0)
+    assert len(batches) == 6
+    assert batch.images.shape == (4, 3, 64, 64)
+    assert len(batch.counts) == 4
+    assert sum(batch.counts) == len(batch.masks) == len(batch.embeddings)
+    assert batch.embeddings.shape[1] == 16
+
+
+def test_strong_views_are_an_option(scenes: Path, tiny_config: Config) -> None:
+    config = override(tiny_config, {"augment": {"strong": False}}, where="test")
+    labels = load_coco(scenes / "annotations.json")
+    batch = TrainBatches(find_images(scenes / "images"), labels, config, seed=0)(0)
+    assert len(batch.images) == 2
+
+
+def test_a_batch_depends_on_its_step_alone(
+    batches: TrainBatches, scenes: Path, tiny_config: Config
+) -> None:
+    forward = [batches(step) for step in range(4)]
+    again = TrainBatches(
+        find_images(scenes / "images"), load_coco(scenes / "annotations.json"), tiny_config, seed=0
+    )
+    for step in (3, 1, 0, 2):
+        batch = again(step)
+        for name in ("images", "colors", "valid", "masks", "embeddings"):
+            assert torch.equal(getattr(forward[step], name), getattr(batch, name)), name
+        assert forward[step].counts == batch.counts
+    assert not torch.equal(forward[0].images, forward[1].images)
+
+
+def test_a_set_smaller_than_a_batch_fills_it(scenes: Path, tiny_config: Config) -> None:
+    config = override(tiny_config, {"train": {"batch_size": 5}}, where="test")
+    labels = load_coco(scenes / "annotations.json")
+    batch = TrainBatches(find_images(scenes / "images")[:1], labels, config, seed=0)(0)
+    assert len(batch.images) == 10
+
+
+def test_failures_are_named_and_replaced(tmp_path: Path, scenes: Path, tiny_config: Config) -> None:
+    images = find_images(scenes / "images")
+    missing = [ImageRef(tmp_path / "gone.jpg", images[0].name), *images[1:2]]
+    batch = TrainBatches(missing, load_coco(scenes / "annotations.json"), tiny_config, seed=0)(0)
+    assert len(batch.images) == 4
+    assert [name for name, _ in batch.failures] == [images[0].name]
+
+
+@pytest.mark.parametrize(
+    ("workers", "decoded"),
+    [
+        pytest.param(0, 1, id="none"),
+        pytest.param(1, 1, id="one"),
+        pytest.param(2, 3, id="half-of-it-is-too-little"),
+    ],
+)
+def test_workers_share_the_memory_of_the_cache(
+    monkeypatch: pytest.MonkeyPatch,
+    scenes: Path,
+    tiny_config: Config,
+    workers: int,
+    decoded: int,
+) -> None:
+    paths: list[Path] = []
+
+    def counting(path: Path) -> NDArray[np.uint8]:
+        paths.append(path)
+        return read_image(path)
+
+    monkeypatch.setattr(cache, "read_image", counting)
+    images = find_images(scenes / "images")[:1]
+    enough = 1.5 * read_image(images[0].path).size
+    config = override(
+        tiny_config, {"train": {"cache_gb": enough / 1e9, "batch_size": 3}}, where="test"
+    )
+    labels = load_coco(scenes / "annotations.json")
+    TrainBatches(images, labels, config, seed=0, workers=workers)(0)
+    assert len(paths) == decoded

@@ -1,0 +1,663 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import soloist
+from soloist import cli
+from soloist.cli import DONE, SOME_FAILED, USER_ERROR, parse_duration, run_command
+from soloist.config import Config
+from soloist.data.coco import CocoImage, load_coco
+from soloist.data.journal import Journal
+from soloist.engine import train as train_module
+from soloist.errors import ConfigError, SoloistError
+from soloist.presets import load_config_file
+from soloist.structures import Instances
+
+COMMAND = Path(sys.executable).with_name("soloist")
+
+
+class Outcome(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs one command in this process."""
+
+    def command(*arguments: str | Path) -> Outcome:
+        status = run_command([str(argument) for argument in arguments])
+        return Outcome(status, *capsys.readouterr())
+
+    return command
+
+
+@pytest.fixture(autouse=True)
+def _working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder of its own with a few mistakes to make in it."""
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    put(Path("photos/a.jpg"))
+    Path("notes.txt.jpg").write_text("no picture")
+    Path("no-objects.json").write_text('{"images": [], "annotations": []}')
+    Path("typo.yaml").write_text("free_mask: {max_maks: 3}")
+    Path("broken.yaml").write_text("free_mask: [")
+    Path("foreign").mkdir()
+    Path("foreign/mine.txt").write_text("mine")
+    before = list(logging.getLogger("soloist").handlers)
+    yield
+    # No command leaves a log file open, however it ends.
+    assert logging.getLogger("soloist").handlers == before
+
+
+@pytest.fixture
+def options(tmp_path: Path, tiny_options: dict[str, Any]) -> Path:
+    """A YAML file for networks that train in a second."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny_options), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def fast(options: Path) -> tuple[str | Path, ...]:
+    """Arguments of a verb that builds a network."""
+    return "--config", options, "--device", "cpu", "--precision", "fp32"
+
+
+def put(path: Path, size: tuple[int, int] = (40, 50), seed: int = 0) -> Path:
+    """A noisy picture of (height, width)."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def errors_of(path: Path) -> list[str]:
+    """Names of the images listed as failed."""
+    return sorted(json.loads(line)["image"] for line in path.read_text().splitlines())
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        pytest.param("masks empty --out new.json", "folder 'empty' with none in it", id="empty"),
+        pytest.param("masks none.jpg --out new.json", "'none.jpg', which does not exist",
+                     id="no-image"),
+        pytest.param("masks x*.jpg --out new.json", "pattern 'x*.jpg' that matches 0 paths",
+                     id="no-match"),
+        pytest.param("masks --out new.json", "--images requires an argument", id="no-source"),
+        pytest.param("masks photos", "--out requires an argument", id="no-out"),
+        pytest.param("masks photos --out photos", "must be a file such as masks.json",
+                     id="out-is-a-folder"),
+        pytest.param("masks photos --out .", "must be a file such as masks.json", id="out-is-here"),
+        pytest.param("masks photos --out typo.yaml", "'typo.yaml' exists; add --overwrite",
+                     id="out-exists"),
+        pytest.param("masks photos --out typo.yaml/new.json", "(Not a directory)",
+                     id="out-in-a-file"),
+        pytest.param("fit photos --out typo.yaml/new", "cannot make typo.yaml/new",
+                     id="run-in-a-file"),
+        pytest.param("fit photos --out typo.yaml", "must be a folder, typo.yaml is a file",
+                     id="run-is-a-file"),
+        pytest.param("fit photos --out foreign", "not a soloist run", id="run-is-foreign"),
+        pytest.param("fit photos --out foreign --overwrite", "not a soloist run",
+                     id="foreign-is-never-overwritten"),
+        pytest.param("masks photos --out new.json --preset tinny", "did you mean tiny?",
+                     id="preset"),
+        pytest.param("masks photos --out new.json --preset XXL", "known: paper, small, tiny",
+                     id="far-preset"),
+        pytest.param("masks photos --out new.json --free-mask.max-maks 3",
+                     "Did you mean --free-mask.max-masks?", id="option"),
+        pytest.param("masks photos --outt new.json --out new.json", "Did you mean --out?",
+                     id="plain-option"),
+        pytest.param("masks photos --out new.json --train.steps 3", "Unknown option",
+                     id="option-of-another-verb"),
+        pytest.param("mask photos --out new.json", 'Did you mean "masks"?', id="verb"),
+        pytest.param("segment photos", "Unknown command", id="far-verb"),
+        pytest.param("masks photos --out new.json --free-mask.max-masks many",
+                     'unable to convert "many" into int', id="value"),
+        pytest.param("masks photos --out new.json --free-mask.max-masks 0",
+                     "free_mask.max_masks must be at least 1", id="value-below-its-range"),
+        pytest.param("masks photos --out new.json --backbone.output-stride 4",
+                     "Choose from: 8, 16, 32", id="choice"),
+        pytest.param("masks photos --out new.json --extract.margin 5",
+                     "extract.margin must be a multiple of", id="margin"),
+        pytest.param("masks photos --out new.json --config none.yaml", "cannot read none.yaml",
+                     id="no-config"),
+        pytest.param("masks photos --out new.json --config typo.yaml",
+                     "typo.yaml: no option 'free_mask.max_maks'; did you mean max_masks?",
+                     id="unknown-key"),
+        pytest.param("masks photos --out new.json --config broken.yaml", "is not valid YAML",
+                     id="no-yaml"),
+        pytest.param("masks photos --out new.json --device gpu", "device must be auto, cpu",
+                     id="device"),
+        pytest.param("masks photos --out new.json --precision fp64", "precision must be auto",
+                     id="precision"),
+        pytest.param("masks photos --out new.json --backbone.weights none.pth",
+                     "no file of weights at none.pth", id="no-weights"),
+        pytest.param("masks photos --out new.json --backbone.weights typo.yaml",
+                     "typo.yaml is damaged", id="no-weights-in-a-file"),
+        pytest.param("masks photos --out new.json --backbone.weights none --backbone.name resnet",
+                     "no backbone named 'resnet'", id="backbone"),
+        pytest.param("masks photos --out new.json --backbone.feature-stride 64",
+                     "no feature map of stride 64", id="feature-stride"),
+        pytest.param("masks no-objects.json --out new.json", "a list `images`",
+                     id="no-image-in-coco"),
+        pytest.param("fit photos --out new --budget soon", "must be a time such as 90m",
+                     id="budget"),
+        pytest.param("fit photos --out new --budget -5m", "--budget", id="negative-budget"),
+        pytest.param("fit photos --out new --rounds -1", "rounds must be at least 0", id="rounds"),
+        pytest.param("fit photos --out new --gt none.json", "got 'none.json'", id="no-truth"),
+        pytest.param("fit photos --out new --gt no-objects.json", "without any",
+                     id="truth-without-objects"),
+        pytest.param("train photos --masks none.json --out new", "got 'none.json'", id="no-masks"),
+        pytest.param("train photos --masks no-objects.json --out new", "none of the 1 images has",
+                     id="masks-of-other-images"),
+        pytest.param("train photos --masks no-objects.json --out new --init none",
+                     "no trained model in none", id="no-start"),
+        pytest.param("predict photos --model none --out new.json", "no trained model in none",
+                     id="no-model"),
+        pytest.param("predict photos --model foreign --out new.json",
+                     "no trained model in foreign", id="foreign-model"),
+        pytest.param("eval none.json none.json", "got 'none.json': No such file", id="eval-none"),
+        pytest.param("eval typo.yaml typo.yaml", "it is not JSON", id="eval-no-json"),
+        pytest.param("eval no-objects.json no-objects.json", "ground truth with objects",
+                     id="eval-nothing"),
+        pytest.param("eval a.json b.json --max-dets 5", "max_dets must be more than 10",
+                     id="eval-few"),
+        pytest.param("report none", "none is not a run with a report", id="no-run"),
+        pytest.param("report foreign", "foreign is not a run with a report", id="foreign-run"),
+        pytest.param("pretrain photos --out new --pretrain.steps 0", "pretrain.steps must be",
+                     id="pretrain-steps"),
+        pytest.param("pretrain empty --out new", "folder 'empty' with none", id="pretrain-empty"),
+        pytest.param("doctor please", "please", id="word-too-many"),
+    ],
+)  # fmt: skip
+def test_a_mistake_ends_in_one_line_and_leaves_nothing(run: Run, command: str, told: str) -> None:
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    outcome = run(*command.split())
+    assert outcome.status == USER_ERROR
+    assert outcome.out == ""
+    assert outcome.err.startswith("soloist: ")
+    assert outcome.err.endswith("\n")
+    assert outcome.err.count("\n") == 1
+    assert told in outcome.err
+    assert "Traceback" not in outcome.err
+    after = {path for path in Path().rglob("*") if path.is_file()}
+    assert {path for path in after if path.parts[0] != "new"} == set(before)
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_a_run_that_a_mistake_stopped_does_not_block_the_right_command(
+    run: Run, fast: tuple[str | Path, ...], scenes: Path
+) -> None:
+    arguments = ("train", scenes / "images", "--out", "new", *fast)
+    assert run(*arguments, "--masks", "no-objects.json").status == USER_ERROR
+    assert run(*arguments, "--masks", scenes / "annotations.json").status == DONE
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere"
+)
+@pytest.mark.parametrize(
+    "command", ["masks photos --out locked/new.json", "fit photos --out locked/new"]
+)
+def test_a_folder_that_may_not_be_written_is_told(run: Run, command: str) -> None:
+    Path("locked").mkdir(mode=0o500)
+    outcome = run(*command.split())
+    assert outcome.status == USER_ERROR
+    assert outcome.err.count("\n") == 1
+    assert "Permission denied" in outcome.err
+
+
+def test_the_installed_command_ends_in_one_line_too() -> None:
+    done = subprocess.run(
+        [COMMAND, "masks", "empty", "--out", "new.json"], capture_output=True, text=True
+    )
+    assert done.returncode == USER_ERROR
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("soloist: wanted images, got folder 'empty'")
+
+
+def test_the_installed_command_tells_its_progress_on_stderr(options: Path) -> None:
+    done = subprocess.run(
+        [COMMAND, "masks", "photos", "notes.txt.jpg", "--out", "new.json", "--config", options],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == SOME_FAILED
+    assert done.stdout == "new.json\n"
+    assert "1 images failed; they are listed in new.errors.jsonl" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_training_that_cannot_go_on_is_no_mistake_of_the_user(
+    run: Run, fast: tuple[str | Path, ...], scenes: Path
+) -> None:
+    outcome = run(
+        "train", scenes / "images", "--masks", scenes / "annotations.json", "--out", "new", *fast,
+        "--train.learning-rate", "1e30", "--train.warmup-steps", "0", "--train.steps", "20",
+    )  # fmt: skip
+    assert outcome.status == SOME_FAILED
+    assert outcome.err.count("\n") == 1
+    assert "not finite" in outcome.err
+
+
+def test_a_stopped_command_tells_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "load_config", stop)
+    outcome = run("masks", "photos", "--out", "new.json")
+    assert outcome.status == 130
+    assert outcome.err == "soloist: stopped; the same command again goes on from here\n"
+
+
+def test_a_message_of_several_lines_is_joined(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise SoloistError("one\n  two\tthree\n")
+
+    monkeypatch.setattr(cli, "load_config", fail)
+    outcome = run("masks", "photos", "--out", "new.json")
+    assert outcome == (USER_ERROR, "", "soloist: one two three\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        pytest.param("90m", 5400, id="minutes"),
+        pytest.param("1h", 3600, id="hour"),
+        pytest.param("1h30m", 5400, id="both"),
+        pytest.param("1.5h", 5400, id="fraction"),
+        pytest.param(" 45s ", 45, id="seconds"),
+        pytest.param("1h1m1s", 3661, id="all"),
+        pytest.param("0m", 0, id="nothing"),
+    ],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", " ", "5", "m", "1m1h", "-1h", "1 hour", "1h 30", "nan"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="--budget must be a time such as"):
+        parse_duration(text)
+
+
+# Images that fail
+
+
+def test_a_truncated_image_is_listed_and_the_others_are_done(
+    run: Run, fast: tuple[str | Path, ...]
+) -> None:
+    whole = put(Path("photos/b.jpg"), (60, 80)).read_bytes()
+    Path("photos/c.jpg").write_bytes(whole[: len(whole) // 2])
+    outcome = run("masks", "photos", "--out", "new.json", *fast)
+    assert outcome.status == SOME_FAILED
+    assert outcome.out == "new.json\n"
+    assert [image.file_name for image in load_coco("new.json").images] == ["a.jpg", "b.jpg"]
+    assert errors_of(Path("new.errors.jsonl")) == ["c.jpg"]
+
+
+def test_an_image_mended_is_no_failure_any_more(run: Run, fast: tuple[str | Path, ...]) -> None:
+    Path("photos/b.jpg").write_text("no picture")
+    assert run("masks", "photos", "--out", "new.json", *fast).status == SOME_FAILED
+    put(Path("photos/b.jpg"))
+    outcome = run("masks", "photos", "--out", "new.json", *fast, "--overwrite")
+    assert outcome.status == DONE
+    assert not Path("new.errors.jsonl").exists()
+    assert len(load_coco("new.json").images) == 2
+
+
+def test_a_refused_output_keeps_its_account_of_failures(
+    run: Run, fast: tuple[str | Path, ...]
+) -> None:
+    Path("photos/b.jpg").write_text("no picture")
+    run("masks", "photos", "--out", "new.json", *fast)
+    assert run("masks", "photos", "--out", "new.json", *fast).status == USER_ERROR
+    assert errors_of(Path("new.errors.jsonl")) == ["b.jpg"]
+
+
+def test_when_no_image_can_be_read_it_is_the_users_mistake(
+    run: Run, fast: tuple[str | Path, ...]
+) -> None:
+    outcome = run("masks", "notes.txt.jpg", "--out", "new.json", *fast)
+    assert outcome.status == USER_ERROR
+    assert "none of the 1 images could be read; see new.errors.jsonl" in outcome.err
+    assert errors_of(Path("new.errors.jsonl")) == ["notes.txt.jpg"]
+    assert not Path("new.json").exists()
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        pytest.param((1, 1), id="one-pixel"),
+        pytest.param((1, 40), id="one-row"),
+        pytest.param((300, 12_000), id="panorama"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["masks", "predict"])
+def test_pictures_of_any_size_are_done(
+    run: Run,
+    fast: tuple[str | Path, ...],
+    model_folder: Path,
+    verb: str,
+    size: tuple[int, int],
+) -> None:
+    put(Path("odd/odd.png"), size)
+    how = fast if verb == "masks" else ("--model", model_folder, "--precision", "fp32")
+    assert run(verb, "odd", "--out", "new.json", *how, "--overlays", "drawn").status == DONE
+    coco = load_coco("new.json")
+    assert (coco.images[0].height, coco.images[0].width) == size
+    for annotation in coco.annotations[1]:
+        assert annotation.segmentation["size"] == list(size)
+    with Image.open("drawn/odd.png.overlay.jpg") as drawn:
+        assert drawn.size == size[::-1]
+
+
+def test_missing_images_of_a_coco_file_are_listed_and_ids_are_kept(
+    run: Run, fast: tuple[str | Path, ...]
+) -> None:
+    images = [{"id": 70, "file_name": "gone.jpg"}, {"id": 12, "file_name": "photos/a.jpg"}]
+    Path("set.json").write_text(json.dumps({"images": images}))
+    outcome = run("masks", "set.json", "--out", "new.json", *fast)
+    assert outcome.status == SOME_FAILED
+    assert [(one.id, one.file_name) for one in load_coco("new.json").images] == [
+        (12, "photos/a.jpg")
+    ]
+    assert errors_of(Path("new.errors.jsonl")) == ["gone.jpg"]
+
+
+# Files between the stages
+
+
+def test_overwrite_replaces_a_finished_file(run: Run, fast: tuple[str | Path, ...]) -> None:
+    assert run("masks", "photos", "--out", "new.json", *fast).status == DONE
+    put(Path("photos/b.jpg"))
+    outcome = run("masks", "photos", "--out", "new.json", *fast)
+    assert outcome.status == USER_ERROR
+    assert "--overwrite" in outcome.err
+    assert len(load_coco("new.json").images) == 1
+    assert run("masks", "photos", "--out", "new.json", *fast, "--overwrite").status == DONE
+    assert len(load_coco("new.json").images) == 2
+
+
+@pytest.mark.parametrize("preset", ["paper", "small", "tiny"])
+def test_masks_of_every_preset_are_written(
+    run: Run, fast: tuple[str | Path, ...], preset: str
+) -> None:
+    """The paper's has an infinite limit, which JSON has no word for."""
+    how = ("--preset", preset, "--extract.margin", "0", *fast)
+    assert run("masks", "photos", "--out", "new.json", *how).status == DONE
+    info = json.loads(Path("new.json").read_text(), parse_constant=pytest.fail)["info"]
+    assert info["command"] == "masks"
+    assert info["backbone"]["name"] == "resnet10t"
+
+
+@pytest.mark.parametrize("verb", ["masks", "predict"])
+@pytest.mark.parametrize("killed_at", [1, 3, 6])
+def test_a_killed_pass_over_images_ends_as_an_unbroken_one(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    fast: tuple[str | Path, ...],
+    scenes: Path,
+    model_folder: Path,
+    verb: str,
+    killed_at: int,
+) -> None:
+    how = fast if verb == "masks" else ("--model", model_folder, "--precision", "fp32")
+    assert run(verb, scenes / "images", "--out", "whole/out.json", *how).status == DONE
+    original = Journal.add
+    added: list[str] = []
+
+    def noting(journal: Journal, image: CocoImage, found: Instances) -> None:
+        added.append(image.file_name)
+        if len(added) == killed_at:
+            raise MemoryError
+        original(journal, image, found)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", noting)
+        with pytest.raises(MemoryError):
+            run(verb, scenes / "images", "--out", "killed/out.json", *how)
+        assert not Path("killed/out.json").exists()
+        assert run(verb, scenes / "images", "--out", "killed/out.json", *how).status == DONE
+    # The image in work is done again, none of those before it.
+    assert len(added) == 7
+    assert sorted(path.name for path in Path("killed").iterdir()) == [
+        "out.embeddings.npy",
+        "out.json",
+    ]
+    for name in ("out.json", "out.embeddings.npy"):
+        assert Path("killed", name).read_bytes() == Path("whole", name).read_bytes()
+
+
+def test_results_of_other_options_are_not_continued(
+    run: Run, monkeypatch: pytest.MonkeyPatch, fast: tuple[str | Path, ...], scenes: Path
+) -> None:
+    def killed(*arguments: object, **options: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "finish", killed)
+        with pytest.raises(MemoryError):
+            run("masks", scenes / "images", "--out", "new.json", *fast)
+    one = ("--free-mask.max-masks", "1")
+    assert run("masks", scenes / "images", "--out", "new.json", *fast, *one).status == DONE
+    coco = load_coco("new.json")
+    assert max(len(annotations) for annotations in coco.annotations.values()) == 1
+
+
+def test_predictions_are_evaluated(
+    run: Run, scenes: Path, model_folder: Path, fast: tuple[str | Path, ...]
+) -> None:
+    predicted = run(
+        "predict", scenes / "images", "--model", model_folder.parent, "--out", "new.json",
+        "--inference.max-per-image", "3", "--precision", "fp32",
+    )  # fmt: skip
+    assert predicted.status == DONE
+    coco = load_coco("new.json")
+    assert {len(annotations) for annotations in coco.annotations.values()} == {3}
+    outcome = run("eval", "new.json", scenes / "annotations.json", "--out", "figures.json")
+    assert outcome.status == DONE
+    assert "mask AP" in outcome.out
+    figures = json.loads(Path("figures.json").read_text())
+    assert len(figures) == 18
+    assert all(value is None or 0 <= value <= 1 for value in figures.values())
+
+
+def test_the_truth_itself_is_perfect(run: Run, scenes: Path) -> None:
+    truth = scenes / "annotations.json"
+    assert run("eval", truth, truth, "--out", "figures.json").status == DONE
+    figures = json.loads(Path("figures.json").read_text())
+    assert figures["mask_ap"] == figures["box_ap"] == pytest.approx(1.0)
+
+
+# Runs
+
+
+@pytest.fixture
+def train_command(scenes: Path, fast: tuple[str | Path, ...]) -> tuple[str | Path, ...]:
+    masks = scenes / "annotations.json"
+    return "train", scenes / "images", *fast, "--masks", masks, "--out", "new"
+
+
+def test_a_training_leaves_a_whole_run_folder(
+    run: Run, caplog: pytest.LogCaptureFixture, train_command: tuple[str | Path, ...]
+) -> None:
+    caplog.set_level(logging.INFO, logger="soloist")
+    outcome = run(*train_command, "--train.steps", "3", "--seed", "5")
+    assert outcome.status == DONE
+    assert outcome.out == "report: new/report.html\n"
+    assert {
+        "checkpoints",
+        "config.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "model",
+        "report.html",
+        "run.log",
+        "state.json",
+    } <= {path.name for path in Path("new").iterdir()}
+    config = load_config_file(Path("new/config.yaml"))
+    assert (config.train.steps, config.seed) == (3, 5)
+    assert "train: 6 images on cpu, fp32" in Path("new/run.log").read_text()
+    assert run("predict", "photos", "--model", "new", "--out", "p.json").status == DONE
+
+
+def test_a_finished_run_is_refused_and_overwritten_on_demand(
+    run: Run, train_command: tuple[str | Path, ...]
+) -> None:
+    assert run(*train_command).status == DONE
+    weights = Path("new/model/model.safetensors").read_bytes()
+    refused = run(*train_command)
+    assert refused.status == USER_ERROR
+    assert "finished `train` run; add --overwrite" in refused.err
+    other = ("--seed", "1")
+    assert run(*train_command, *other).status == USER_ERROR
+    assert Path("new/model/model.safetensors").read_bytes() == weights
+    assert run(*train_command, *other, "--overwrite").status == DONE
+    assert Path("new/model/model.safetensors").read_bytes() != weights
+
+
+def test_a_killed_run_goes_on_by_the_same_command_only(
+    run: Run, monkeypatch: pytest.MonkeyPatch, train_command: tuple[str | Path, ...]
+) -> None:
+    assert run(*train_command[:-1], "whole").status == DONE
+    original = train_module.batch_losses
+    calls = 0
+
+    def killed(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise MemoryError
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "batch_losses", killed)
+        with pytest.raises(MemoryError):
+            run(*train_command)
+    other = run(*train_command, "--train.steps", "5")
+    assert other.status == USER_ERROR
+    assert "train.steps 4 -> 5" in other.err
+    assert run(*train_command).status == DONE
+    name = "model/model.safetensors"
+    assert Path("new", name).read_bytes() == Path("whole", name).read_bytes()
+
+
+def test_a_report_is_written_again(run: Run, train_command: tuple[str | Path, ...]) -> None:
+    assert run(*train_command).status == DONE
+    page = Path("new/report.html").read_text(encoding="utf-8")
+    Path("new/report.html").unlink()
+    outcome = run("report", "new")
+    assert outcome == (DONE, "new/report.html\n", "")
+    assert Path("new/report.html").read_text(encoding="utf-8")[:200] == page[:200]
+
+
+def test_a_backbone_is_learned_and_used(
+    run: Run, fast: tuple[str | Path, ...], scenes: Path
+) -> None:
+    learned = run("pretrain", scenes / "images", "--out", "new", *fast)
+    assert learned.status == DONE
+    assert Path("new/matches.jpg").is_file()
+    assert Path("new/report.html").is_file()
+    used = run("masks", "photos", "--out", "m.json", *fast, "--backbone.weights", "new")
+    assert used.status == DONE
+
+
+# Doctor
+
+
+@pytest.mark.parametrize(
+    ("threads", "status", "told"),
+    [
+        pytest.param("", DONE, "all is well", id="unset"),
+        pytest.param("64", DONE, "all is well", id="enough"),
+        pytest.param("64,2", DONE, "all is well", id="nested-levels"),
+        pytest.param("1", SOME_FAILED, "OMP_NUM_THREADS is 1 on 2 cores", id="few"),
+        pytest.param("many", SOME_FAILED, "'many', which is not a number", id="no-number"),
+    ],
+)
+def test_doctor(
+    run: Run, monkeypatch: pytest.MonkeyPatch, threads: str, status: int, told: str
+) -> None:
+    monkeypatch.setattr("soloist.doctor.usable_cores", lambda: 2)
+    monkeypatch.setattr("soloist.doctor._free_gb", lambda: 50.0)
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    before = torch.get_num_threads()
+    outcome = run("doctor")
+    assert torch.get_num_threads() == before
+    assert outcome.status == status
+    assert told in outcome.out
+    assert "torch " in outcome.out
+    assert outcome.err == ""
+
+
+def test_doctor_sees_a_full_disk(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("soloist.doctor._free_gb", lambda: 0.5)
+    outcome = run("doctor")
+    assert outcome.status == SOME_FAILED
+    assert "less than 2 GB free here" in outcome.out
+
+
+# Help
+
+
+def test_without_a_verb_the_verbs_are_listed(run: Run) -> None:
+    outcome = run()
+    assert outcome.status == DONE
+    assert "Usage: soloist COMMAND" in outcome.out
+
+
+def test_the_version_is_printed(run: Run) -> None:
+    outcome = run("--version")
+    assert outcome.status == DONE
+    assert outcome.out.split() == [soloist.__version__]
+
+
+def test_every_option_of_a_verb_is_in_its_help(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    text = run("fit", "--help").out
+    names = [
+        f"--{section}.{option} ".replace("_", "-")
+        for section, options in asdict(Config()).items()
+        if isinstance(options, dict) and section != "pretrain"
+        for option in options
+    ]
+    assert len(names) > 60
+    assert [name for name in names if name not in text] == []
+
+
+def test_nothing_is_left_behind_by_the_commands(
+    run: Run, fast: tuple[str | Path, ...], scenes: Path
+) -> None:
+    shutil.copytree(scenes / "images", "images")
+    assert run("fit", "images", "--out", "new", *fast, "--train.steps", "2").status == DONE
+    names = [path.name for path in Path().rglob("*")]
+    assert not [name for name in names if name.startswith(".") or ".partial" in name]

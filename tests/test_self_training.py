@@ -1,0 +1,347 @@
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import soloist
+from soloist import self_training
+from soloist.config import Config, SelfTrainingConfig
+from soloist.data.coco import load_coco
+from soloist.data.sources import find_images
+from soloist.engine.label import label_images
+from soloist.engine.run_folder import RunFolder, open_run
+from soloist.engine.runtime import Runtime
+from soloist.engine.train import train
+from soloist.errors import DataError, RunError
+from soloist.presets import override
+from soloist.self_training import FitResult, PseudoLabeler, fit, stage_key
+from soloist.structures import Instances
+
+RUNTIME = Runtime(device=torch.device("cpu"), precision="fp32")
+# A network of a few steps is sure of nothing: every mask is taken.
+SURE_OF_ALL = {
+    "inference": {"category_threshold": 0.0, "score_threshold": 0.0},
+    "self_training": {"score_threshold": 0.0, "max_per_image": 3, "max_box_width": 2.0},
+}
+
+
+class KilledError(Exception):
+    """Stands for a kill: nothing in the package catches it."""
+
+
+@pytest.fixture
+def config(tiny_config: Config) -> Config:
+    return override(tiny_config, SURE_OF_ALL, where="test")
+
+
+@pytest.fixture(scope="session")
+def truth(tmp_path_factory: pytest.TempPathFactory, scenes: Path) -> Path:
+    """Two of the scenes as a validation set of its own."""
+    folder = tmp_path_factory.mktemp("val")
+    shutil.copytree(scenes / "images", folder / "images")
+    content = json.loads((scenes / "annotations.json").read_text())
+    content["images"] = content["images"][:2]
+    content["annotations"] = [one for one in content["annotations"] if one["image_id"] <= 2]
+    path = folder / "annotations.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def fit_in(
+    path: Path, config: Config, images: Path, truth: Path | None = None
+) -> tuple[RunFolder, FitResult]:
+    """Fits in a folder, going on where an earlier call was killed."""
+    with open_run(path, command="fit", inputs={}, config=config, overwrite=False) as run:
+        return run, fit(find_images(images), run, config, RUNTIME, ground_truth=truth)
+
+
+def outcome(run: RunFolder) -> tuple[bytes, Any]:
+    weights = (run.model / "model.safetensors").read_bytes()
+    return weights, json.loads((run.path / "results.json").read_text())
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, name: str, call: int) -> None:
+    """Lets the call of that number of a function of the module raise."""
+    original = getattr(self_training, name)
+    calls = 0
+
+    def killed(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise KilledError
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(self_training, name, killed)
+
+
+# Stages
+
+
+@pytest.mark.parametrize(
+    ("rounds", "keys"),
+    [
+        pytest.param(0, ["free_masks", "segmenter"], id="no-self-training"),
+        pytest.param(1, ["free_masks", "segmenter", "self_trained"], id="the-papers"),
+        pytest.param(
+            2, ["free_masks", "segmenter", "self_trained", "self_trained_2"], id="two-rounds"
+        ),
+    ],
+)
+def test_each_stage_is_evaluated_and_shown(
+    tmp_path: Path, config: Config, scenes: Path, truth: Path, rounds: int, keys: list[str]
+) -> None:
+    config = override(config, {"self_training": {"rounds": rounds}}, where="test")
+    run, result = fit_in(tmp_path / "run", config, scenes / "images", truth)
+    assert list(result.metrics) == keys
+    assert [stage.key for stage in result.gallery] == keys
+    assert [image.name for image in result.images] == ["000001.jpg", "000002.jpg"]
+    assert outcome(run)[1] == result.metrics
+    for metrics in result.metrics.values():
+        assert len(metrics) == 18
+    last = run.path / "rounds" / str(rounds) / "model.safetensors"
+    assert (run.model / "model.safetensors").read_bytes() == last.read_bytes()
+    assert len(load_coco(run.path / "free_masks.json").images) == 6
+
+
+def test_without_a_truth_training_images_are_shown(
+    tmp_path: Path, config: Config, scenes: Path
+) -> None:
+    run, result = fit_in(tmp_path / "run", config, scenes / "images")
+    assert result.metrics == {}
+    assert len(result.images) == 6
+    assert not (run.path / "results.json").exists()
+    assert set(run.state["timing"]) >= {"free masks", "training 0", "pseudo-labels 1", "training 1"}
+
+
+def test_stage_keys_are_those_of_design() -> None:
+    assert [stage_key(number) for number in range(4)] == [
+        "segmenter",
+        "self_trained",
+        "self_trained_2",
+        "self_trained_3",
+    ]
+
+
+@pytest.mark.parametrize("start_from", ["backbone", "previous"])
+def test_a_round_starts_from_where_it_is_told_to(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    config: Config,
+    scenes: Path,
+    start_from: str,
+) -> None:
+    started: list[Path | None] = []
+    original = train
+
+    def noting(*arguments: Any, **options: Any) -> None:
+        started.append(options["start_from"])
+        original(*arguments, **options)
+
+    monkeypatch.setattr(self_training, "train", noting)
+    config = override(config, {"self_training": {"start_from": start_from}}, where="test")
+    run, _ = fit_in(tmp_path / "run", config, scenes / "images")
+    first = run.path / "rounds" / "0"
+    assert started == [None, first if start_from == "previous" else None]
+
+
+# Kills
+
+
+@pytest.fixture(scope="module")
+def unbroken(
+    tmp_path_factory: pytest.TempPathFactory, scenes: Path, truth: Path
+) -> Callable[[Config], tuple[bytes, Any]]:
+    """The outcome of a fit nothing interrupted."""
+    made: dict[Config, tuple[bytes, Any]] = {}
+
+    def run(config: Config) -> tuple[bytes, Any]:
+        if config not in made:
+            folder = tmp_path_factory.mktemp("unbroken") / "run"
+            made[config] = outcome(fit_in(folder, config, scenes / "images", truth)[0])
+        return made[config]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        pytest.param("label_images", 1, id="before-free-masks"),
+        pytest.param("train", 1, id="before-training"),
+        pytest.param("label_images", 2, id="before-pseudo-labels"),
+        pytest.param("train", 2, id="before-the-second-training"),
+        pytest.param("label_images", 4, id="in-the-evaluation"),
+        pytest.param("evaluate", 3, id="at-the-end"),
+    ],
+)
+def test_a_killed_fit_ends_as_an_unbroken_one(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    config: Config,
+    scenes: Path,
+    truth: Path,
+    unbroken: Callable[[Config], tuple[bytes, Any]],
+    name: str,
+    call: int,
+) -> None:
+    with monkeypatch.context() as patch:
+        kill_at(patch, name, call)
+        with pytest.raises(KilledError):
+            fit_in(tmp_path / "run", config, scenes / "images", truth)
+    run, _ = fit_in(tmp_path / "run", config, scenes / "images", truth)
+    assert outcome(run) == unbroken(config)
+
+
+def test_finished_stages_are_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Config, scenes: Path
+) -> None:
+    with monkeypatch.context() as patch:
+        kill_at(patch, "train", 2)
+        with pytest.raises(KilledError):
+            fit_in(tmp_path / "run", config, scenes / "images")
+    labelled: list[str] = []
+    original = label_images
+
+    def noting(*arguments: Any, **options: Any) -> Any:
+        labelled.append(options["title"])
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(self_training, "label_images", noting)
+    fit_in(tmp_path / "run", config, scenes / "images")
+    assert [title for title in labelled if not title.startswith("evaluation")] == []
+
+
+# Trouble
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(None, "No such file", id="missing"),
+        pytest.param("{", "it is not JSON", id="no-json"),
+        pytest.param('{"images": [], "annotations": []}', "without any", id="no-object"),
+        pytest.param("[]", "without any", id="result-list"),
+    ],
+)
+def test_a_truth_that_cannot_be_used_is_told_before_any_work(
+    tmp_path: Path, config: Config, scenes: Path, content: str | None, message: str
+) -> None:
+    truth = tmp_path / "truth.json"
+    if content is not None:
+        truth.write_text(content)
+    with pytest.raises(DataError, match=message):
+        fit_in(tmp_path / "run", config, scenes / "images", truth)
+    assert not (tmp_path / "run" / "free_masks.json").exists()
+
+
+def test_a_segmenter_that_is_sure_of_nothing_is_kept_as_it_is(
+    tmp_path: Path,
+    config: Config,
+    scenes: Path,
+    truth: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING, logger="soloist")
+    config = override(config, {"self_training": {"score_threshold": 1.1}}, where="test")
+    run, result = fit_in(tmp_path / "run", config, scenes / "images", truth)
+    assert list(result.metrics) == ["free_masks", "segmenter"]
+    assert "no mask reaches self_training.score_threshold 1.1" in caplog.text
+    first = run.path / "rounds" / "0" / "model.safetensors"
+    assert (run.model / "model.safetensors").read_bytes() == first.read_bytes()
+
+
+def test_an_image_that_fails_in_every_stage_is_listed_once(
+    tmp_path: Path, config: Config, scenes: Path
+) -> None:
+    shutil.copytree(scenes / "images", tmp_path / "images")
+    (tmp_path / "images" / "000003.jpg").write_text("no picture")
+    run, _ = fit_in(tmp_path / "run", config, tmp_path / "images")
+    lines = (run.path / "errors.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["image"] for line in lines] == ["000003.jpg"]
+    assert json.loads(lines[0])["stage"] == "masks"
+
+
+# Pseudo-labels
+
+
+class FakeSegmenter:
+    """Finds boxes of 10 to 100 columns on an image of 100."""
+
+    def __call__(self, pixels: NDArray[np.uint8], size: tuple[int, int]) -> Instances:
+        widths = torch.tensor([10, 50, 95, 100])
+        masks = torch.arange(size[1])[None, None] < widths[:, None, None]
+        zeros = torch.zeros(4)
+        return Instances(
+            image_size=size,
+            masks=masks.expand(4, *size),
+            scores=torch.tensor([0.9, 0.8, 0.7, 0.6]),
+            boxes=torch.stack([zeros, zeros, widths.float(), zeros + size[0]], dim=1),
+            embeddings=torch.zeros(4, 2),
+        )
+
+
+@pytest.mark.parametrize(
+    ("limit", "kept"),
+    [
+        pytest.param(0.95, [0.9, 0.8], id="released"),
+        pytest.param(2.0, [0.9, 0.8, 0.7, 0.6], id="no-limit"),
+        pytest.param(0.1, [], id="narrow"),
+    ],
+)
+def test_wide_masks_are_no_pseudo_labels(limit: float, kept: list[float]) -> None:
+    options = SelfTrainingConfig(max_box_width=limit)
+    labeler = PseudoLabeler(FakeSegmenter(), options)  # type: ignore[arg-type]  # a stand-in
+    found = labeler(np.zeros((20, 100, 3), dtype=np.uint8), (20, 100))
+    assert found.scores.tolist() == pytest.approx(kept)
+
+
+def test_pseudo_labels_keep_their_limits(tmp_path: Path, config: Config, scenes: Path) -> None:
+    run, _ = fit_in(tmp_path / "run", config, scenes / "images")
+    labels = load_coco(run.path / "pseudo_labels_1.json")
+    counts = [len(annotations) for annotations in labels.annotations.values()]
+    assert max(counts) == 3
+    assert labels.embeddings is not None
+    assert labels.embeddings.shape == (sum(counts), 16)
+
+
+# From Python
+
+
+def test_fit_from_python(
+    tmp_path: Path, tiny_options: dict[str, Any], scenes: Path, truth: Path
+) -> None:
+    options: Mapping[str, Any] = tiny_options
+    arguments = {"options": options, "precision": "fp32", "device": "cpu"}
+    segmenter = soloist.fit(
+        scenes / "images",
+        tmp_path / "run",
+        ground_truth=truth,
+        **arguments,  # type: ignore[arg-type]
+    )
+    assert len(segmenter.predict(scenes / "images")) == 6
+    assert (tmp_path / "run" / "report.html").is_file()
+    with pytest.raises(RunError, match="--overwrite"):
+        soloist.fit(scenes / "images", tmp_path / "run", **arguments)  # type: ignore[arg-type]
+
+
+def test_masks_from_python(tmp_path: Path, tiny_options: dict[str, Any], scenes: Path) -> None:
+    out = tmp_path / "masks.json"
+    summary = soloist.extract_masks(
+        scenes / "images", out, options=tiny_options, device="cpu", precision="fp32"
+    )
+    assert (summary.images, summary.failed) == (6, 0)
+    assert summary.instances == len(load_coco(out))
+    with pytest.raises(RunError, match="--overwrite"):
+        soloist.extract_masks(scenes / "images", out, options=tiny_options)
+    figures = soloist.evaluate(out, scenes / "annotations.json")
+    assert len(figures) == 18
