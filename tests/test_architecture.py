@@ -40,6 +40,7 @@ LAYERS = (
     {"run_report"},
     {"api", "demo", "doctor", "cli_options"},
     {"cli"},
+    {"__main__"},
 )
 RANKS = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
 
