@@ -401,3 +401,14 @@ def test_override_checks_sections_that_are_not_whole() -> None:
     assert override(TrainConfig(), {"steps": 3}, where="here") == TrainConfig(steps=3)
     with pytest.raises(ConfigError, match="here: no option 'stepz'; did you mean steps"):
         override(TrainConfig(), {"stepz": 3}, where="here")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [pytest.param("1: 2\n", id="number"), pytest.param("on: 3\n", id="yaml-truth")],
+)
+def test_a_key_that_is_no_text_is_an_unknown_option(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match="no option"):
+        load_config("tiny", file)

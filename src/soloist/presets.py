@@ -132,7 +132,8 @@ def override(config: T, values: Mapping[str, Any], *, where: str, prefix: str = 
     changes: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
-            raise ConfigError(f"{where}: no option {prefix + name!r}; {near_names(name, known)}")
+            shown = f"{prefix}{name}"
+            raise ConfigError(f"{where}: no option {shown!r}; {near_names(str(name), known)}")
         current = getattr(config, name)
         if is_dataclass(current):
             if not isinstance(value, Mapping):
