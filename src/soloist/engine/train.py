@@ -167,9 +167,7 @@ class StepPlan:
         self._key = f"steps of round {round_number}"
         self._budget = budget_seconds
         planned = run.state.get("plan", {}).get(self._key)
-        # Without a plan yet, a budget needs the steps it is measured on.
-        least = steps if budget_seconds is None else max(steps, self.MEASURED)
-        self.steps: int = planned or least
+        self.steps: int = planned or steps
         self._open = budget_seconds is not None and planned is None
         self.end = self.MOST if self._open else self.steps
         self._start = self._half = time.monotonic()
