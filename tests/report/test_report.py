@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -93,7 +94,7 @@ def write_masks(
 @pytest.fixture
 def content(tmp_path: Path) -> ReportContent:
     refs = write_images(tmp_path, ["a.png", "folder/b.png"])
-    free = write_masks(tmp_path / "free.json", refs, [0.95] * 8)
+    free = write_masks(tmp_path / "free.json", refs, [0.95 - 0.01 * place for place in range(8)])
     found = write_masks(tmp_path / "found.json", refs, [0.9, 0.3, 0.29])
     return ReportContent(
         title="A run",
@@ -167,8 +168,8 @@ def test_pictures_count_and_alternative_texts(content: ReportContent) -> None:
     images = page.attributes("img")
     assert [image["alt"] for image in images[:4]] == [
         "a.png",
-        "a.png: Free Mask, 6 masks",
-        "a.png: SOLO, 2 masks",
+        "a.png: Free Mask, 4 masks",
+        "a.png: SOLO, 3 masks",
         "a.png: Ground truth, 1 mask",
     ]
     assert len(images) == 8
@@ -176,11 +177,25 @@ def test_pictures_count_and_alternative_texts(content: ReportContent) -> None:
 
 
 def test_the_rule_of_what_is_shown_can_be_changed_and_is_told(content: ReportContent) -> None:
-    page = Page(render_report(replace(content, score_threshold=0.5, free_masks_shown=1)))
+    page = Page(render_report(replace(content, masks_per_image=1)))
     alts = [image["alt"] for image in page.attributes("img")]
     assert alts[1:3] == ["a.png: Free Mask, 1 mask", "a.png: SOLO, 1 mask"]
-    assert "score of at least 0.5" in page.text
-    assert "each image's 1 best free masks" in page.text
+    assert "each stage's best masks, 1 an image on average" in page.text
+
+
+def test_sure_images_show_more_masks_than_doubtful_ones(
+    content: ReportContent, tmp_path: Path
+) -> None:
+    sure, doubtful = content.images
+    path = write_masks(tmp_path / "unequal.json", [sure], [0.9, 0.8, 0.7])
+    data = json.loads(path.read_text())
+    data["images"].append({"id": 9, "file_name": doubtful.name, "height": 48, "width": 64})
+    data["annotations"].append({**data["annotations"][0], "id": 9, "image_id": 9, "score": 0.1})
+    path.write_text(json.dumps(data))
+    stages = [StageGallery("segmenter", "SOLO", path)]
+    changed = replace(content, stages=stages, ground_truth=None, masks_per_image=1)
+    alts = [image["alt"] for image in Page(render_report(changed)).attributes("img")]
+    assert alts[1::2] == ["a.png: SOLO, 2 masks", "folder/b.png: SOLO, 0 masks"]
 
 
 def test_only_so_many_images_are_shown(content: ReportContent) -> None:
@@ -290,7 +305,7 @@ def test_an_image_a_stage_does_not_know_is_said_so(content: ReportContent, tmp_p
 def test_images_are_found_by_the_last_part_of_their_name(content: ReportContent) -> None:
     moved = replace(content.images[1], name="elsewhere/b.png")
     page = Page(render_report(replace(content, images=[moved])))
-    assert page.attributes("img")[1]["alt"] == "elsewhere/b.png: Free Mask, 6 masks"
+    assert page.attributes("img")[1]["alt"] == "elsewhere/b.png: Free Mask, 4 masks"
 
 
 def test_large_images_become_thumbnails(tmp_path: Path) -> None:

@@ -67,9 +67,8 @@ class ReportContent:
         environment: Versions and machine, nested.
         errors: Images that failed: `image`, `stage`, `error`.
         max_images: Most rows of the gallery.
-        score_threshold: The gallery shows masks of at least this score.
-        free_masks_shown: Of the stage `free_masks` it shows this many, best first, instead:
-            their score is a maskness, which is high for good and bad masks alike.
+        masks_per_image: A stage's column shows its best masks over all images, so many an image
+            on average: scores of different stages cannot be compared, their order can.
     """
 
     title: str
@@ -84,5 +83,4 @@ class ReportContent:
     environment: Mapping[str, Any] = field(default_factory=dict)
     errors: Sequence[Mapping[str, Any]] = ()
     max_images: int = 24
-    score_threshold: float = 0.3
-    free_masks_shown: int = 6
+    masks_per_image: int = 4

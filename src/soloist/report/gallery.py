@@ -36,14 +36,12 @@ class Column:
         file: The masks.
         images: The file's images by name.
         least_score: Masks below it are not shown.
-        most: At most this many are shown, best first; None shows all.
     """
 
     title: str
     file: CocoFile
     images: Mapping[str, CocoImage]
     least_score: float = 0.0
-    most: int | None = None
 
     def chosen(self, ref: ImageRef) -> list[CocoAnnotation] | None:
         """The masks shown on an image, best first; None if the file does not know the image."""
@@ -52,7 +50,7 @@ class Column:
             return None
         annotations = [one for one in self.file.annotations[image.id] if not one.iscrowd]
         annotations.sort(key=lambda one: -one.score)
-        return [one for one in annotations if one.score >= self.least_score][: self.most]
+        return [one for one in annotations if one.score >= self.least_score]
 
 
 def make_columns(
@@ -68,15 +66,15 @@ def make_columns(
     Returns:
         One column per stage and one for the ground truth.
     """
-    columns: list[Column] = []
-    most: int | None
-    for stage in content.stages:
-        file = files[stage.key]
-        if stage.key == "free_masks":
-            least_score, most = 0.0, content.free_masks_shown
-        else:
-            least_score, most = content.score_threshold, None
-        columns.append(Column(stage.title, file, _by_name(file), least_score, most))
+    columns = [
+        Column(
+            stage.title,
+            files[stage.key],
+            _by_name(files[stage.key]),
+            _least_score(files[stage.key], content.masks_per_image),
+        )
+        for stage in content.stages
+    ]
     if truth is not None:
         columns.append(Column("Ground truth", truth, _by_name(truth)))
     return columns
@@ -133,6 +131,15 @@ def evenly_spread(refs: Sequence[ImageRef], most: int) -> list[ImageRef]:
     """
     count = min(most, len(refs))
     return [refs[index * len(refs) // count] for index in range(count)]
+
+
+def _least_score(file: CocoFile, masks_per_image: int) -> float:
+    """The score that so many masks an image reach on average; 0 where there are fewer."""
+    scores = sorted(
+        (one.score for group in file.annotations.values() for one in group), reverse=True
+    )
+    wanted = masks_per_image * len(file.images)
+    return scores[wanted - 1] if 0 < wanted <= len(scores) else 0.0
 
 
 def _by_name(file: CocoFile) -> dict[str, CocoImage]:

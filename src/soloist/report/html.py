@@ -192,10 +192,8 @@ def _gallery(content: ReportContent, rows: Sequence[str], *, has_truth: bool) ->
     if len(rows) == len(content.images):
         shown = "One image" if len(rows) == 1 else f"{len(rows)} images"
     rules = []
-    if any(stage.key == "free_masks" for stage in content.stages):
-        rules.append(f"each image's {content.free_masks_shown} best free masks")
-    if any(stage.key != "free_masks" for stage in content.stages):
-        rules.append(f"segmenters' masks with a score of at least {content.score_threshold:g}")
+    if content.stages:
+        rules.append(f"each stage's best masks, {content.masks_per_image} an image on average")
     if has_truth:
         rules.append("all true masks")
     rule = f" Shown: {'; '.join(rules)}." if rules else ""
