@@ -38,11 +38,11 @@ def demo_config() -> Config:
             scale_ranges=((1, 24), (14, 42), (28, 74), (52, 128), (84, 2048)),
         ),
         augment=replace(tiny.augment, short_side=(160, 216), max_side=320, crop_size=160),
-        train=replace(
-            tiny.train, learning_rate=2e-3, warmup_steps=30, ema_decay=0.98, checkpoint_every=50
-        ),
+        train=replace(tiny.train, warmup_steps=30, ema_decay=0.98, checkpoint_every=50),
         inference=replace(tiny.inference, short_side=192, max_side=384),
         loss=replace(tiny.loss, pairwise_warmup_steps=60),
+        # After minutes of training scores are low.
+        self_training=replace(tiny.self_training, score_threshold=0.25),
     )
 
 
