@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -12,11 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from torch import nn
 
 from soloist.config import Config
 from soloist.data.scenes import write_scenes
 from soloist.engine.build import build_solo, save_solo
 from soloist.engine.runtime import Runtime
+from soloist.models.heads import CategoryBranch, KernelBranch, MaskFeatureBranch
 from soloist.presets import load_config
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
@@ -35,6 +38,50 @@ def _load(name: str) -> Mapping[str, npt.NDArray[Any]]:
 def golden() -> Callable[[str], Mapping[str, npt.NDArray[Any]]]:
     """Arrays of the released code by name (`golden("losses")["B_logits"]`); skips if absent."""
     return _load
+
+
+RELEASED_NAMES = (
+    # The released code's names -> ours; a tower's layers are numbered through there.
+    (r"ins_head\.cate_tower\.(\d+)\.(\w+)", "category_branch.tower"),
+    (r"ins_head\.kernel_tower\.(\d+)\.(\w+)", "kernel_branch.tower"),
+    (r"ins_head\.cate_pred\.(\w+)", "category_branch.category"),
+    (r"ins_head\.emb_pred\.(\w+)", "category_branch.embedding"),
+    (r"ins_head\.kernel_pred\.(\w+)", "kernel_branch.kernel"),
+    (r"mask_head\.convs_all_levels\.(\d+)\.conv(\d+)\.(\d+)\.(\w+)", "levels"),
+    (r"mask_head\.conv_pred\.(\d+)\.(\w+)", "mask_feature_branch.merge"),
+)
+
+
+def _our_name(name: str) -> str:
+    for pattern, prefix in RELEASED_NAMES:
+        match = re.fullmatch(pattern, name)
+        if match is None:
+            continue
+        parts = match.groups()
+        if prefix.endswith("tower"):
+            return f"{prefix}.{int(parts[0]) // 3}.{int(parts[0]) % 3}.{parts[1]}"
+        if prefix == "levels":
+            level, block, layer, kind = parts
+            return f"mask_feature_branch.levels.{level}.blocks.{block}.{layer}.{kind}"
+        return ".".join([prefix, *parts])
+    raise AssertionError(f"unknown key {name}")
+
+
+@pytest.fixture(scope="session")
+def released_branches(
+    golden: Callable[[str], Mapping[str, npt.NDArray[Any]]],
+) -> nn.ModuleDict:
+    """SOLO's three branches with the weights of the released code's values."""
+    modules = nn.ModuleDict(
+        {
+            "category_branch": CategoryBranch(64, channels=64, num_classes=2),
+            "kernel_branch": KernelBranch(64, channels=64, kernel_channels=64),
+            "mask_feature_branch": MaskFeatureBranch(64, channels=32, out_channels=64),
+        }
+    )
+    state = {_our_name(k): torch.from_numpy(v) for k, v in golden("head_state_dict").items()}
+    modules.load_state_dict(state)
+    return modules
 
 
 # A network that trains for a few steps in a second; what the loops do does not depend on size.

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from soloist.errors import ConfigError
+
+Compat = Literal["none", "released"]
+"""Whose behaviour a section follows where a defect of the released code can be switched on."""
 
 
 def check(condition: bool, message: str) -> None:

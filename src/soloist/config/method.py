@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from soloist.config.checks import above_zero, at_least, check, share
+from soloist.config.checks import Compat, above_zero, at_least, check, share
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class FreeMaskConfig:
     """Keep only the largest connected part of each mask (ours)."""
     embedding_size: int = 128
     """Queries are interpolated over channels to this many values (released)."""
+    compat: Compat = "none"
+    """`released`: its boxes, and no mask on an image with a zero feature (docs/fidelity.md)."""
 
     def __post_init__(self) -> None:
         check(
@@ -160,9 +162,11 @@ class LossConfig:
     """Pairs count when their colour similarity is at least this (released)."""
     full_mask_dice: float = 0.0
     """Ablation: imitates the coarse mask pixel by pixel (the paper's table 7d)."""
+    compat: Compat = "none"
+    """`released`: which colours the affinity reads, and how (docs/fidelity.md)."""
 
     def __post_init__(self) -> None:
-        at_least(0, self, "loss", *(item.name for item in fields(self)))
+        at_least(0, self, "loss", *(item.name for item in fields(self) if item.name != "compat"))
 
 
 @dataclass(frozen=True)
@@ -214,22 +218,29 @@ class InferenceConfig:
     mask_threshold: float = 0.5
     """A pixel is foreground when its soft value is above this."""
     max_before_nms: int = 500
-    """Candidates that enter Matrix NMS."""
+    """Candidates that enter the suppression of duplicates."""
+    nms: Literal["matrix", "mask"] = "matrix"
+    """Matrix NMS lowers the scores of duplicates; mask NMS drops them."""
     nms_kernel: Literal["gaussian", "linear"] = "gaussian"
     """Kernel of Matrix NMS."""
     nms_sigma: float = 2.0
     """Width of the Gaussian kernel."""
+    nms_threshold: float = 0.5
+    """Mask NMS drops masks whose overlap (IoU) with a better one exceeds this (released)."""
     score_threshold: float = 0.05
-    """Least score after Matrix NMS."""
+    """Least score after the suppression of duplicates."""
     max_per_image: int = 100
     """Most masks per image."""
     largest_part: bool = False
     """Keep only the largest connected part of each mask (ours)."""
+    compat: Compat = "none"
+    """`released`: its boxes, and its embeddings, which are scrambled (docs/fidelity.md)."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "inference", "short_side", "max_side")
         at_least(1, self, "inference", "max_before_nms", "max_per_image")
         above_zero(self, "inference", "nms_sigma")
+        share(self, "inference", "nms_threshold")
 
 
 @dataclass(frozen=True)
