@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from soloist.config import Config
 from soloist.data.scenes import write_scenes
@@ -23,6 +25,7 @@ from soloist.models.heads import CategoryBranch, KernelBranch, MaskFeatureBranch
 from soloist.presets import load_config
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
+OWN_GOLDENS = Path(__file__).parent / "goldens"
 
 
 @cache
@@ -38,6 +41,68 @@ def _load(name: str) -> Mapping[str, npt.NDArray[Any]]:
 def golden() -> Callable[[str], Mapping[str, npt.NDArray[Any]]]:
     """Arrays of the released code by name (`golden("losses")["B_logits"]`); skips if absent."""
     return _load
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--accept-golden",
+        action="store_true",
+        help="write tests/goldens/*.json anew instead of comparing with them",
+    )
+
+
+CheckGolden = Callable[[str, Mapping[str, Tensor]], None]
+
+
+@pytest.fixture
+def check_golden(request: pytest.FixtureRequest) -> CheckGolden:
+    """Compares tensors with `tests/goldens/NAME.json`: values of our own, made by this code.
+
+    Bools may differ in 3 places a row, floats by 1e-4. `pytest --accept-golden` writes the file
+    instead; the commit says why the values changed.
+    """
+
+    def check(name: str, values: Mapping[str, Tensor]) -> None:
+        path = OWN_GOLDENS / f"{name}.json"
+        if request.config.getoption("--accept-golden"):
+            lines = [f'"{key}": {json.dumps(_as_plain(value))}' for key, value in values.items()]
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+            return
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        assert stored.keys() == values.keys()
+        for key, value in values.items():
+            wanted = _as_tensor(stored[key])
+            assert value.shape == wanted.shape, key
+            if wanted.dtype == torch.bool:
+                assert ((value != wanted).flatten(1).sum(dim=1) <= 3).all(), key
+            else:
+                torch.testing.assert_close(
+                    value, wanted, rtol=1e-4, atol=1e-4, check_dtype=False, msg=key
+                )
+
+    return check
+
+
+def _as_plain(tensor: Tensor) -> dict[str, Any]:
+    """A tensor as JSON: numbers to 6 digits, bools as lengths of runs that begin with False."""
+    plain: dict[str, Any] = {"shape": list(tensor.shape)}
+    flat = tensor.detach().flatten()
+    if tensor.dtype == torch.bool:
+        ends = torch.cat([torch.zeros(1, dtype=torch.bool), flat, ~flat[-1:]])
+        changes = (ends[1:] != ends[:-1]).nonzero()[:, 0].tolist()
+        plain["runs"] = [b - a for a, b in pairwise([0, *changes])]
+    else:
+        plain["values"] = [float(f"{value:.6g}") for value in flat.tolist()]
+    return plain
+
+
+def _as_tensor(plain: Mapping[str, Any]) -> Tensor:
+    if "runs" not in plain:
+        return torch.tensor(plain["values"]).view(plain["shape"])
+    runs = torch.tensor(plain["runs"], dtype=torch.int64)
+    odd = torch.arange(len(runs)) % 2 == 1
+    return odd.repeat_interleave(runs).view(plain["shape"])
 
 
 RELEASED_NAMES = (
