@@ -324,12 +324,8 @@ def test_only_the_affinity_term_warms_up(step: int, warmup_steps: int, share: fl
 def test_the_same_step_twice_gives_the_same() -> None:
     batch = random_batch([(2, 1, 0)])
     criterion = FreeSOLOCriterion()
-    first, second = (
-        criterion(
-            batch.outputs, batch.targets, batch.masks, batch.embeddings, batch.color_similarity, 7
-        )
-        for _ in range(2)
-    )
+    inputs = (batch.outputs, batch.targets, batch.masks, batch.embeddings, batch.color_similarity)
+    first, second = criterion(*inputs, 7), criterion(*inputs, 7)
     assert all(torch.equal(first[name], second[name]) for name in NAMES)
 
 
