@@ -127,7 +127,7 @@ def errors_of(path: Path) -> list[str]:
                      id="foreign-is-never-overwritten"),
         pytest.param("masks photos --out new.json --preset tinny", "did you mean tiny?",
                      id="preset"),
-        pytest.param("masks photos --out new.json --preset XXL", "known: paper, small, tiny",
+        pytest.param("masks photos --out new.json --preset XXL", "known: paper, released, small,",
                      id="far-preset"),
         pytest.param("masks photos --out new.json --free-mask.max-maks 3",
                      "Did you mean --free-mask.max-masks?", id="option"),
@@ -407,7 +407,7 @@ def test_overwrite_replaces_a_finished_file(run: Run, fast: tuple[str | Path, ..
     assert len(load_coco("new.json").images) == 2
 
 
-@pytest.mark.parametrize("preset", ["paper", "small", "tiny"])
+@pytest.mark.parametrize("preset", ["paper", "released", "small", "tiny"])
 def test_masks_of_every_preset_are_written(
     run: Run, fast: tuple[str | Path, ...], preset: str
 ) -> None:

@@ -119,8 +119,8 @@ def test_a_file_changes_nothing_else_and_options_win(tmp_path: Path) -> None:
     [
         pytest.param("tinny", "did you mean tiny", id="near"),
         pytest.param("Paper", "did you mean paper", id="case"),
-        pytest.param("huge", "known: paper, small, tiny", id="far"),
-        pytest.param("", "known: paper, small, tiny", id="empty"),
+        pytest.param("huge", "known: paper, released, small, tiny", id="far"),
+        pytest.param("", "known: paper, released, small, tiny", id="empty"),
     ],
 )
 def test_an_unknown_preset_is_told_with_near_names(preset: str, hint: str) -> None:
@@ -181,6 +181,9 @@ def test_an_unknown_preset_is_told_with_near_names(preset: str, hint: str) -> No
             "adam",
             "must be one of ['sgd', 'adamw'], got 'adam'",
             id="unknown-choice",
+        ),
+        pytest.param(
+            "free_mask.compat", "paper", "one of ['none', 'released']", id="unknown-compat"
         ),
         pytest.param(
             "backbone.output_stride", 4, "must be one of [8, 16, 32], got 4", id="unknown-number"
@@ -250,6 +253,7 @@ def test_a_mistake_is_told_in_one_line(
         ("train.checkpoint_every", 0),
         ("inference.short_side", 0),
         ("inference.max_per_image", 0),
+        ("inference.nms_threshold", 1.5),
         ("self_training.rounds", -1),
         ("pretrain.steps", 0),
         ("pretrain.crop_scale", [0.0, 1.0]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from soloist.config import LossConfig
 from soloist.losses import FreeSOLOCriterion
 from soloist.ops.affinity import neighbors
+from soloist.presets import override
 from soloist.structures import GridTargets, LevelTargets, SOLOOutputs
 from soloist.targets import grid_targets
 
@@ -229,8 +230,10 @@ def released_batch(archive: Mapping[str, npt.NDArray[Any]], *, instances: bool) 
         small = torch.zeros(count, 32, 40, dtype=torch.bool)
         if instances:
             for i, level in enumerate(target):
-                assert level.cells.tolist() == archive[f"C_im{image}_l{i}_grid_order"].tolist()
-                small[level.instances] = read(f"C_im{image}_l{i}_ins_label").bool()
+                key = f"C_im{image}_l{i}"
+                assert level.cells.tolist() == archive[f"{key}_grid_order"].tolist()
+                assert level.category.tolist() == archive[f"{key}_cate_label"].tolist()
+                small[level.instances] = read(f"{key}_ins_label").bool()
         targets.append(target)
         masks.append(small)
     return Batch(
@@ -254,7 +257,8 @@ def test_criterion_equals_the_released_code(golden: Golden, step: int) -> None:
     for theirs, name in RELEASED.items():
         wanted = torch.tensor(archive[f"C_iter{step}_loss_{theirs}"])
         torch.testing.assert_close(losses[f"loss_{name}"], wanted, rtol=1e-5, atol=0)
-    torch.testing.assert_close(losses["loss_semantic"], torch.tensor(0.0), rtol=0, atol=1e-5)
+    wanted = torch.tensor(archive[f"C_iter{step}_loss_emb"])
+    torch.testing.assert_close(losses["loss_semantic"], wanted, rtol=0, atol=1e-5)
 
 
 def test_gradients_of_all_losses_equal_the_released_code(golden: Golden) -> None:
@@ -282,6 +286,7 @@ def test_no_instances_equal_the_released_code(golden: Golden) -> None:
     wanted = torch.tensor(archive["D_loss_cate"])
     torch.testing.assert_close(losses["loss_category"], wanted, rtol=1e-5, atol=0)
     assert [losses[name].item() for name in NAMES[1:]] == [0.0] * 4
+    assert [archive[f"D_loss_{name}"] for name in ("emb", "ins", "ins_max", "pairwise")] == [0] * 4
 
 
 def test_no_positives_give_zeros_tied_to_the_graph() -> None:
@@ -319,12 +324,8 @@ def test_only_the_affinity_term_warms_up(step: int, warmup_steps: int, share: fl
 def test_the_same_step_twice_gives_the_same() -> None:
     batch = random_batch([(2, 1, 0)])
     criterion = FreeSOLOCriterion()
-    first, second = (
-        criterion(
-            batch.outputs, batch.targets, batch.masks, batch.embeddings, batch.color_similarity, 7
-        )
-        for _ in range(2)
-    )
+    inputs = (batch.outputs, batch.targets, batch.masks, batch.embeddings, batch.color_similarity)
+    first, second = criterion(*inputs, 7), criterion(*inputs, 7)
     assert all(torch.equal(first[name], second[name]) for name in NAMES)
 
 
@@ -340,8 +341,9 @@ def test_the_same_step_twice_gives_the_same() -> None:
 )
 def test_a_weight_scales_its_own_term_only(field: str, name: str) -> None:
     batch = random_batch([(2, 1, 2), (1, 1, 1)])
-    plain = batch.losses(config=LossConfig(semantic=1, avg_projection=1))
-    scaled = batch.losses(config=LossConfig(**{"semantic": 1, "avg_projection": 1, field: 3}))
+    config = LossConfig(semantic=1, avg_projection=1)
+    plain = batch.losses(config=config)
+    scaled = batch.losses(config=override(config, {field: 3}, where="test"))
     for other in NAMES:
         expected = plain[other] * (3 if other == name else 1)
         torch.testing.assert_close(scaled[other], expected)
@@ -381,17 +383,14 @@ def test_an_instance_that_vanished_at_stride_4_is_finite() -> None:
 def test_bfloat16_outputs_give_float32_losses_in_and_out_of_autocast(inside: bool) -> None:
     batch = random_batch([(2, 1, 2), (1, 1, 1)])
     exact = batch.losses()
-    rounded = Batch(
+    rounded = replace(
+        batch,
         outputs=SOLOOutputs(
             category_logits=tuple(x.bfloat16() for x in batch.outputs.category_logits),
             kernels=tuple(x.bfloat16() for x in batch.outputs.kernels),
             semantic_embeddings=tuple(x.bfloat16() for x in batch.outputs.semantic_embeddings),
             mask_features=batch.outputs.mask_features.bfloat16(),
         ),
-        targets=batch.targets,
-        masks=batch.masks,
-        embeddings=batch.embeddings,
-        color_similarity=batch.color_similarity,
     )
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=inside):
         losses = rounded.losses()

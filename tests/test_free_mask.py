@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,11 +10,10 @@ from torch.nn import functional
 from soloist import free_mask
 from soloist.config import FreeMaskConfig
 from soloist.free_mask import free_masks
-from soloist.ops.masks import masks_to_boxes
+from soloist.ops.masks import extent_boxes, masks_to_boxes
 from soloist.ops.nms import matrix_nms
+from soloist.ops.parts import largest_parts
 from soloist.structures import Instances
-
-Golden = Callable[[str], Mapping[str, Any]]
 
 PAPER = FreeMaskConfig()
 UNFILTERED = FreeMaskConfig(
@@ -78,10 +74,6 @@ def free_masks_by_loops(
     return found.filter(torch.tensor(keep))
 
 
-def unpacked(packed: Any, width: int) -> Tensor:
-    return torch.from_numpy(np.unpackbits(packed, axis=-1)[..., :width]).bool()
-
-
 def assert_same(found: Instances, expected: Instances) -> None:
     assert len(found) == len(expected)
     assert torch.equal(found.masks, expected.masks)
@@ -106,60 +98,44 @@ def test_free_masks_equal_the_paper_step_by_step(config: FreeMaskConfig) -> None
     assert_same(found, free_masks_by_loops(features, (96, 128), config))
 
 
-@pytest.mark.parametrize("case", ["c0", "c1"])
-def test_free_masks_equal_the_released_code(golden: Golden, case: str) -> None:
-    reference = golden("freemask")
-    height, width = reference[f"{case}_size"].tolist()
-    found = free_masks(torch.from_numpy(reference[f"{case}_feat"]), (height, width), PAPER)
-    expected = {k: torch.from_numpy(reference[f"{case}_out_{k}"]) for k in ("maskness", "embs")}
-    torch.testing.assert_close(found.scores, expected["maskness"], rtol=0, atol=1e-5)
-    torch.testing.assert_close(found.embeddings, expected["embs"], rtol=0, atol=1e-5)
-    masks = unpacked(reference[f"{case}_out_masks_packed"], width)
-    assert (found.masks != masks).sum(dim=(1, 2)).max() <= 3
-    # The released box of a solid run a..b is [a - 0.5, b + 0.5]; ours is [a, b + 1].
-    boxes = torch.from_numpy(reference[f"{case}_out_boxes"]) + 0.5
-    torch.testing.assert_close(found.boxes, boxes, rtol=0, atol=1)
+@pytest.mark.parametrize("size", [(13, 17), (11, 9), (15, 18)])
+def test_odd_maps_equal_the_paper_step_by_step(size: tuple[int, int]) -> None:
+    """The scales do not divide the sides, so it matters where the resized maps are sampled."""
+    features = two_blobs(height=size[0], width=size[1])
+    config = replace(UNFILTERED, max_masks=8)
+    found = free_masks(features, (96, 128), config)
+    assert len(found) == 8
+    assert_same(found, free_masks_by_loops(features, (96, 128), config))
 
 
-@pytest.mark.parametrize("case", ["c0", "c1", "c2"])
-@pytest.mark.parametrize(
-    ("filters", "key"),
-    [
-        pytest.param({}, None, id="none"),
-        pytest.param({"max_box_width": 0.95}, "keep_width", id="width"),
-        pytest.param({"min_center_height": 0.2}, "keep_center", id="centre"),
-        pytest.param({"score_threshold": 0.7}, "keep_maskness", id="score"),
-    ],
-)
-def test_each_filter_equals_the_released_code(
-    golden: Golden, case: str, filters: dict[str, float], key: str | None
-) -> None:
-    reference = golden("freemask")
-    height, width = reference[f"{case}_size"].tolist()
-    config = replace(UNFILTERED, **filters)  # type: ignore[arg-type]  # all three are floats
-    found = free_masks(torch.from_numpy(reference[f"{case}_feat"]), (height, width), config)
-    top = torch.from_numpy(reference[f"{case}_top_maskness"])
-    keep = torch.from_numpy(reference[f"{case}_{key}"]) if key else torch.ones(len(top)).bool()
-    torch.testing.assert_close(found.scores, top[keep], rtol=0, atol=1e-5)
-    masks = unpacked(reference[f"{case}_top_masks_packed"], width)[keep]
-    assert (found.masks != masks).sum(dim=(1, 2)).max() <= 3
+def test_the_largest_part_is_an_option() -> None:
+    features = two_blobs()
+    features[:, 0, 15] = features[:, 8, 2]  # A stray cell of the first blob.
+    whole, parts = (
+        free_masks(features, (48, 64), replace(UNFILTERED, largest_part=switch))
+        for switch in (False, True)
+    )
+    assert torch.equal(parts.masks, largest_parts(whole.masks))
+    assert torch.equal(parts.boxes, masks_to_boxes(parts.masks))
+    assert not torch.equal(parts.masks, whole.masks)
 
 
-@pytest.mark.parametrize("case", ["c2", "c3"])
-def test_images_the_released_code_rejects_are_empty(golden: Golden, case: str) -> None:
-    reference = golden("freemask")
-    height, width = reference[f"{case}_size"].tolist()
-    found = free_masks(torch.from_numpy(reference[f"{case}_feat"]), (height, width), PAPER)
-    assert found.masks.shape == (0, height, width)
-    assert found.embeddings.shape == (0, 128)
+def test_compat_boxes_are_those_of_the_released_code() -> None:
+    released = free_masks(two_blobs(), (60, 80), replace(PAPER, compat="released"))
+    assert len(released) >= 2
+    assert torch.equal(released.boxes, extent_boxes(released.masks))
+    assert_same(
+        replace(released, boxes=masks_to_boxes(released.masks)),
+        free_masks(two_blobs(), (60, 80), PAPER),
+    )
 
 
-def test_one_zero_location_does_not_lose_the_image(golden: Golden) -> None:
-    reference = golden("freemask")
-    found = free_masks(torch.from_numpy(reference["c4_feat"]), (320, 400), PAPER)
-    assert reference["c4_n_keep_sum"] == 0
-    assert len(found) >= 1
-    assert torch.isfinite(found.embeddings).all()
+def test_compat_keeps_nothing_on_an_image_with_a_zero_location() -> None:
+    features = two_blobs()
+    features[:, 8, 2] = 0
+    found = free_masks(features, (12, 16), replace(UNFILTERED, compat="released"))
+    assert found.masks.shape == (0, 12, 16)
+    assert found.embeddings.shape == (0, 16)
 
 
 def test_a_zero_location_is_background_of_every_mask() -> None:

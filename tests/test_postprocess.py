@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,12 +10,11 @@ from torch.nn import functional
 
 from soloist import postprocess as postprocess_module
 from soloist.config import InferenceConfig
-from soloist.ops.masks import masks_to_boxes
-from soloist.ops.nms import matrix_nms, point_nms
+from soloist.ops.masks import extent_boxes, masks_to_boxes
+from soloist.ops.nms import mask_nms, matrix_nms, point_nms
+from soloist.ops.parts import largest_parts
 from soloist.postprocess import Candidates, postprocess, select_instances
 from soloist.structures import Instances, SOLOOutputs
-
-Golden = Callable[[str], Mapping[str, Any]]
 
 RELEASED = InferenceConfig()
 GRIDS, STRIDES = (6, 4), (8, 16)
@@ -69,9 +66,12 @@ def segment_by_loops(outputs: SOLOOutputs, index: int, config: InferenceConfig) 
                 embeddings.append(embedding / embedding.norm())
     order = torch.stack(scores).argsort(descending=True)[: config.max_before_nms]
     soft, score = torch.stack(soft_masks)[order], torch.stack(scores)[order]
-    score = matrix_nms(
-        soft > config.mask_threshold, score, None, config.nms_kernel, config.nms_sigma
-    )
+    cut = soft > config.mask_threshold
+    if config.nms == "mask":
+        kept = mask_nms(cut, score, threshold=config.nms_threshold)
+        soft, score, order = soft[kept], score[kept], order[kept]
+    else:
+        score = matrix_nms(cut, score, None, config.nms_kernel, config.nms_sigma)
     best = score.argsort(descending=True)
     best = best[score[best] >= config.score_threshold][: config.max_per_image]
     full = functional.interpolate(soft[best][None], (64, 80), mode="bilinear")[..., :60, :78]
@@ -93,15 +93,13 @@ def assert_same(found: Instances, expected: Instances) -> None:
     torch.testing.assert_close(found.embeddings, expected.embeddings, rtol=0, atol=1e-5)
 
 
-def unpacked(packed: Any, width: int) -> Tensor:
-    return torch.from_numpy(np.unpackbits(packed, axis=-1)[..., :width]).bool()
-
-
 @pytest.mark.parametrize(
     "config",
     [
         pytest.param(RELEASED, id="released"),
         pytest.param(replace(RELEASED, nms_kernel="linear"), id="linear"),
+        pytest.param(replace(RELEASED, nms="mask"), id="mask-nms"),
+        pytest.param(replace(RELEASED, nms="mask", nms_threshold=0.35), id="strict-mask-nms"),
         pytest.param(replace(RELEASED, max_before_nms=9, max_per_image=4), id="few"),
         pytest.param(replace(RELEASED, score_threshold=0.3), id="pseudo-labels"),
         pytest.param(replace(RELEASED, mask_threshold=0.7), id="higher-mask-threshold"),
@@ -112,94 +110,6 @@ def test_postprocess_equals_the_paper_cell_by_cell(config: InferenceConfig) -> N
     for index, found in enumerate(segment(outputs, config)):
         assert len(found) >= 3
         assert_same(found, segment_by_loops(outputs, index, config))
-
-
-@pytest.mark.parametrize(
-    ("prefix", "config", "original_size"),
-    [
-        pytest.param("default_", RELEASED, (375, 465), id="default"),
-        pytest.param(
-            "pl_",
-            replace(RELEASED, score_threshold=0.3, max_per_image=20),
-            (375, 465),
-            id="pseudo-labels",
-        ),
-        pytest.param("linear_", replace(RELEASED, nms_kernel="linear"), (375, 465), id="linear"),
-        pytest.param(
-            "pre10_", replace(RELEASED, max_before_nms=10, max_per_image=7), (375, 465), id="few"
-        ),
-        pytest.param("trainsize_", RELEASED, (250, 310), id="input-size"),
-    ],
-)
-def test_select_instances_equals_the_released_code(
-    golden: Golden, prefix: str, config: InferenceConfig, original_size: tuple[int, int]
-) -> None:
-    reference = golden("inference")
-    found = select_released(reference, config, original_size)
-    expected = {key: torch.from_numpy(reference[prefix + key]) for key in ("scores", "pred_embs")}
-    torch.testing.assert_close(found.scores, expected["scores"], rtol=0, atol=1e-5)
-    torch.testing.assert_close(found.embeddings, expected["pred_embs"], rtol=0, atol=1e-5)
-    masks = unpacked(reference[prefix + "pred_masks_packed"], original_size[1])
-    assert (found.masks != masks).sum(dim=(1, 2)).max() <= 3
-    # A mask in one part fills the rows and columns of its box; only there are released boxes
-    # the tight ones, half a pixel off.
-    rows, columns = masks.any(dim=2).sum(dim=1), masks.any(dim=1).sum(dim=1)
-    sides = found.boxes[:, 2:] - found.boxes[:, :2]
-    solid = (sides == torch.stack((columns, rows), dim=1)).all(dim=1)
-    boxes = torch.from_numpy(reference[prefix + "pred_boxes"]) + 0.5
-    assert solid.sum() >= 5
-    torch.testing.assert_close(found.boxes[solid], boxes[solid], rtol=0, atol=1)
-
-
-def select_released(
-    reference: Mapping[str, Any], config: InferenceConfig, original_size: tuple[int, int]
-) -> Instances:
-    """Our instances from the released code's candidates."""
-    levels = zip(reference["const_instance_strides"], reference["const_num_grids"], strict=True)
-    candidates = Candidates(
-        scores=torch.from_numpy(reference["cate_preds"]),
-        kernels=torch.from_numpy(reference["kernel_preds"]),
-        embeddings=torch.from_numpy(reference["emb_preds"]),
-        strides=torch.cat([torch.full((grid**2,), float(stride)) for stride, grid in levels]),
-    )
-    return select_instances(
-        candidates,
-        torch.from_numpy(reference["seg_preds"])[0],
-        input_size=(250, 310),
-        original_size=original_size,
-        config=config,
-    )
-
-
-def test_no_candidate_gives_empty_shapes_unlike_the_released_code(golden: Golden) -> None:
-    reference = golden("inference")
-    found = select_released(reference, replace(RELEASED, category_threshold=0.99), (375, 465))
-    assert reference["empty_n"] == 0
-    assert found.masks.shape == (0, 375, 465)
-    assert found.embeddings.shape == (0, 128)
-
-
-def test_postprocess_of_the_head_equals_the_released_code(golden: Golden) -> None:
-    head, reference = golden("head"), golden("inference")
-
-    def levels(name: str) -> tuple[Tensor, ...]:
-        return tuple(torch.from_numpy(head[f"{name}_l{level}"]) for level in range(5))
-
-    # Two levels of the embeddings are not stored, and the released ones are scrambled.
-    outputs = SOLOOutputs(
-        levels("cate"), levels("kernel"), levels("kernel"), torch.from_numpy(head["mask_pred"])
-    )
-    (found,) = postprocess(
-        outputs,
-        input_sizes=[(128, 160)],
-        original_sizes=[(200, 250)],
-        config=replace(RELEASED, category_threshold=float(reference["full_score_thr"])),
-        strides=(8, 8, 16, 32, 32),
-    )
-    scores = torch.from_numpy(reference["full_scores"])
-    torch.testing.assert_close(found.scores, scores, rtol=0, atol=1e-5)
-    masks = unpacked(reference["full_pred_masks_packed"], 250)
-    assert (found.masks != masks).sum(dim=(1, 2)).max() <= 3
 
 
 def test_batch_equals_single_images() -> None:
@@ -230,15 +140,78 @@ def test_instances_are_ordered_boxed_and_their_embeddings_unit_vectors() -> None
         torch.testing.assert_close(found.embeddings.norm(dim=1), torch.ones(len(found)))
 
 
-def test_an_instance_carries_the_embedding_of_its_cell() -> None:
+def one_object() -> SOLOOutputs:
+    """Outputs whose only candidate is row 2, column 3 of the second level."""
     outputs = random_outputs(batch=1)
     logits = [torch.full_like(level, -20) for level in outputs.category_logits]
     logits[1][0, 0, 2, 3] = 20
     outputs = replace(outputs, category_logits=tuple(logits))
     outputs.kernels[1][0, :, 2, 3] = outputs.mask_features[0, :, 8, 10]
+    return outputs
+
+
+def test_an_instance_carries_the_embedding_of_its_cell() -> None:
+    outputs = one_object()
     (found,) = segment(outputs)
     expected = functional.normalize(outputs.semantic_embeddings[1][0, :, 2, 3], dim=0)
     torch.testing.assert_close(found.embeddings, expected[None])
+
+
+def test_compat_scrambles_embeddings_and_loosens_boxes() -> None:
+    outputs = one_object()
+    (found,) = segment(outputs, replace(RELEASED, compat="released"))
+    # The 5 values from place 5 * cell on, of the level with its channels first.
+    cell = 2 * GRIDS[1] + 3
+    scrambled = outputs.semantic_embeddings[1][0].flatten()[5 * cell : 5 * cell + 5]
+    torch.testing.assert_close(found.embeddings, functional.normalize(scrambled, dim=0)[None])
+    assert torch.equal(found.boxes, extent_boxes(found.masks))
+    (ours,) = segment(outputs)
+    assert torch.equal(found.masks, ours.masks)
+    assert torch.equal(found.scores, ours.scores)
+    assert not torch.equal(found.boxes, ours.boxes)
+
+
+def test_compat_of_a_batch_equals_single_images() -> None:
+    outputs = random_outputs(batch=2)
+    config = replace(RELEASED, compat="released")
+    second = SOLOOutputs(
+        tuple(level[1:] for level in outputs.category_logits),
+        tuple(level[1:] for level in outputs.kernels),
+        tuple(level[1:] for level in outputs.semantic_embeddings),
+        outputs.mask_features[1:],
+    )
+    assert_same(segment(outputs, config)[1], segment(second, config)[0])
+    assert segment(random_outputs(batch=0), config) == []
+
+
+def test_mask_nms_drops_what_matrix_nms_decays() -> None:
+    outputs = random_outputs()
+    for decayed, kept in zip(
+        segment(outputs, replace(RELEASED, score_threshold=0)),
+        segment(outputs, replace(RELEASED, nms="mask", score_threshold=0)),
+        strict=True,
+    ):
+        assert 1 <= len(kept) < len(decayed)
+        assert kept.scores[0] == decayed.scores[0]
+        assert torch.isfinite(kept.scores).all()
+
+
+def test_the_largest_part_is_an_option() -> None:
+    outputs = random_outputs(batch=1)
+    (whole,), (parts,) = (
+        segment(outputs, replace(RELEASED, largest_part=switch)) for switch in (False, True)
+    )
+    assert torch.equal(parts.masks, largest_parts(whole.masks))
+    assert torch.equal(parts.boxes, masks_to_boxes(parts.masks))
+    assert not torch.equal(parts.masks, whole.masks)
+
+
+def test_nothing_found_has_every_shape() -> None:
+    for found in segment(random_outputs(), replace(RELEASED, category_threshold=1.0)):
+        assert found.masks.shape == (0, 90, 117)
+        assert found.scores.shape == (0,)
+        assert found.boxes.shape == (0, 4)
+        assert found.embeddings.shape == (0, 5)
 
 
 def test_classes_compete_only_among_themselves() -> None:

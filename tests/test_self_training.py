@@ -286,7 +286,7 @@ class FakeSegmenter:
             masks=masks.expand(4, *size),
             scores=torch.tensor([0.9, 0.8, 0.7, 0.6]),
             boxes=torch.stack([zeros, zeros, widths.float(), zeros + size[0]], dim=1),
-            embeddings=torch.zeros(4, 2),
+            embeddings=torch.eye(4),
         )
 
 
@@ -303,6 +303,8 @@ def test_wide_masks_are_no_pseudo_labels(limit: float, kept: list[float]) -> Non
     labeler = PseudoLabeler(FakeSegmenter(), options)  # type: ignore[arg-type]  # a stand-in
     found = labeler(np.zeros((20, 100, 3), dtype=np.uint8), (20, 100))
     assert found.scores.tolist() == pytest.approx(kept)
+    # Each keeps the embedding the network predicted for it.
+    assert torch.equal(found.embeddings, torch.eye(4)[: len(kept)])
 
 
 def test_pseudo_labels_keep_their_limits(tmp_path: Path, config: Config, scenes: Path) -> None:

@@ -30,8 +30,9 @@ def golden_targets(archive: Mapping[str, npt.NDArray[Any]], image: int) -> GridT
         torch.from_numpy(archive[f"im{image}_gt_boxes"]),
         golden_masks(archive, image),
         labels=torch.from_numpy(archive[f"im{image}_gt_classes"]),
+        # Four times the mask features: the padded size.
         input_size=(256, 320),
-        num_classes=2,
+        num_classes=int(archive["const_num_classes"]),
     )
 
 
@@ -57,13 +58,27 @@ def test_cells_and_categories_equal_the_released_code(
 
 
 @pytest.mark.parametrize("image", [0, 1, 2])
+def test_cells_carry_the_embeddings_of_the_released_code(golden: Golden, image: int) -> None:
+    """Of instances that share a cell it keeps the last one's; here each keeps its own."""
+    archive = golden("targets")
+    embeddings = torch.from_numpy(archive[f"im{image}_gt_embs"])
+    for level, target in enumerate(golden_targets(archive, image)):
+        wanted = torch.from_numpy(archive[f"im{image}_l{level}_emb_label"]).flatten(0, 1)
+        own = torch.zeros_like(wanted)
+        for cell, instance in zip(target.cells.tolist(), target.instances.tolist(), strict=True):
+            own[cell] = embeddings[instance]
+        assert torch.equal(own, wanted)
+
+
+@pytest.mark.parametrize("image", [0, 1, 2])
 def test_cells_learn_the_masks_of_the_released_code(golden: Golden, image: int) -> None:
     archive = golden("targets")
     masks = golden_masks(archive, image)
     height, width = masks.shape[1:]
     # The released code resizes the unpadded mask, then pads it.
     small = downsample_masks(masks, (int(height / 4 + 0.5), int(width / 4 + 0.5)))
-    small = F.pad(small, (0, 80 - small.shape[2], 0, 64 - small.shape[1]))
+    rows, columns = archive["mask_feat_size"].tolist()
+    small = F.pad(small, (0, columns - small.shape[2], 0, rows - small.shape[1]))
     for level, target in enumerate(golden_targets(archive, image)):
         wanted = torch.from_numpy(archive[f"im{image}_l{level}_ins_label"]).bool()
         differing = (small[target.instances] != wanted).sum(dim=(1, 2))
@@ -158,6 +173,32 @@ def test_size_chooses_levels(side: float, levels: list[int]) -> None:
     masks = box_mask((10, 10, 12, 12), (64, 64))[None]
     targets = grid_targets(boxes, masks, input_size=(64, 64), scale_ranges=RANGES)
     assert [i for i, target in enumerate(targets) if len(target.cells)] == levels
+
+
+@pytest.mark.parametrize(
+    ("side", "pixel", "cell"),
+    [
+        pytest.param(40, 8, 4, id="an-eighth-of-40"),
+        pytest.param(36, 16, 8, id="a-quarter-of-36"),
+        pytest.param(24, 8, 2, id="an-eighth-of-24"),
+        pytest.param(12, 16, 2, id="a-quarter-of-12"),
+        pytest.param(10, 32, 4, id="the-middle-of-10"),
+        pytest.param(16, 32, 8, id="a-power-of-two-is-exact"),
+    ],
+)
+def test_a_line_between_cells_belongs_where_floor_division_puts_it(
+    side: int, pixel: int, cell: int
+) -> None:
+    """The floor of position * side would say one more, but for powers of two."""
+    (target,) = grid_targets(
+        torch.tensor([[pixel, pixel, pixel + 1.0, pixel + 1.0]]),
+        box_mask((pixel, pixel, pixel + 1, pixel + 1), (64, 64))[None],
+        input_size=(64, 64),
+        grids=(side,),
+        scale_ranges=((1, 96),),
+        center_sigma=0.0,
+    )
+    assert target.cells.tolist() == [cell * side + cell]
 
 
 def test_later_instance_gives_the_category_and_both_learn_their_mask() -> None:

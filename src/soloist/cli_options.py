@@ -1,6 +1,6 @@
 """Every field of the configuration as a command-line option, `--stage.field`.
 
-The options are made from the dataclasses in `config.py`, so that names, types and help cannot
+The options are made from the dataclasses in `config/`, so that names, types and help cannot
 drift. All are optional: what is not given comes from the preset.
 """
 

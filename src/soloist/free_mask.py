@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from soloist.config import FreeMaskConfig
-from soloist.ops.masks import masks_to_boxes, occupied
+from soloist.ops.masks import extent_boxes, extents, masks_to_boxes
 from soloist.ops.nms import matrix_nms
 from soloist.ops.parts import largest_parts
 from soloist.structures import Instances
@@ -31,7 +31,8 @@ def free_masks(
     with all positions (the keys), stretched to [0, 1], is a soft mask. The confident and distinct
     ones are kept. A query or key that is all zero has similarity 0 to everything: as a query it
     gives no mask, as a key it is background. No query kept, or a map without contrast, gives no
-    instances. Differs from the released code in that and in tight boxes (docs/fidelity.md).
+    instances. Differs from the released code in that and in tight boxes; `config.compat` brings
+    both back (docs/fidelity.md).
     Memory grows with (H * W) ** 2.
 
     Args:
@@ -54,6 +55,9 @@ def free_masks(
         features = features.float()
         similarity, norms = _similarity(features, config.query_scales)
         soft_masks, scores = _soft_masks(similarity, config)
+        released = config.compat == "released"
+        if released and _has_zero_location(features):
+            scores = torch.zeros_like(scores)
         candidates = scores.ge(config.score_threshold).logical_and(scores.gt(0)).nonzero()[:, 0]
         # A mask below the threshold stays below it and decays none above it: leaving it out of
         # Matrix NMS is exact.
@@ -71,7 +75,7 @@ def free_masks(
             image_size=image_size,
             masks=masks,
             scores=scores[best],
-            boxes=masks_to_boxes(masks),
+            boxes=extent_boxes(masks) if released else masks_to_boxes(masks),
             embeddings=_embeddings(features, norms, config)[candidates[best]],
         )
         return instances.filter(_looks_like_object(instances, config))
@@ -173,6 +177,15 @@ def _embeddings(features: Tensor, norms: Tensor, config: FreeMaskConfig) -> Tens
     return queries.T / norms[:, None]
 
 
+def _has_zero_location(features: Tensor) -> bool:
+    """Whether a position of (C, H, W) features is all zero.
+
+    In the released code its cosines are NaN, and so is the least one of every query: no query
+    gets a mask.
+    """
+    return not bool(features.any(dim=0).all())
+
+
 def _looks_like_object(instances: Instances, config: FreeMaskConfig) -> Tensor:
     """Which masks (N,) bool are not empty and pass the filters of width, height and centre.
 
@@ -180,13 +193,11 @@ def _looks_like_object(instances: Instances, config: FreeMaskConfig) -> Tensor:
     row (released); of a mask in one part that is the extent and the centre of its box.
     """
     height, width = instances.image_size
-    rows, columns = occupied(instances.masks)
-    widths, heights = columns.sum(dim=1), rows.sum(dim=1)
-    numbers = torch.arange(height, device=rows.device)
-    center_rows = (rows * numbers).sum(dim=1) / heights.clamp(min=1)
+    centers, sizes = extents(instances.masks)
+    heights, widths = sizes.unbind(dim=1)
     return (
         (widths > 0)
         & (widths < config.max_box_width * width)
         & (heights < config.max_box_height * height)
-        & (center_rows > config.min_center_height * height)
+        & (centers[:, 0] > config.min_center_height * height)
     )

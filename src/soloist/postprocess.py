@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from soloist.config import InferenceConfig
-from soloist.ops.masks import mask_areas, masks_to_boxes, mean_inside
-from soloist.ops.nms import matrix_nms, point_nms
+from soloist.ops.masks import extent_boxes, mask_areas, masks_to_boxes, mean_inside
+from soloist.ops.nms import mask_nms, matrix_nms, point_nms
 from soloist.ops.parts import largest_parts
 from soloist.ops.resize import linear_weights, resize
 from soloist.structures import Instances, SOLOOutputs
@@ -59,8 +59,9 @@ def postprocess(
         strides: Stride of each level, in pixels.
 
     Returns:
-        One `Instances` per image, best first: scores are objectness times maskness after Matrix
-        NMS, embeddings are unit vectors. Classes are dropped: the method has one.
+        One `Instances` per image, best first: scores are objectness times maskness after the
+        suppression of duplicates, embeddings are unit vectors. Classes are dropped: the method
+        has one.
 
     Raises:
         ValueError: If there is not one size per image and one stride per level.
@@ -80,7 +81,8 @@ def postprocess(
     )
     all_scores = _flat_cells(scores)
     all_kernels = _flat_cells(outputs.kernels)
-    all_embeddings = _flat_cells(outputs.semantic_embeddings)
+    flatten = _scrambled_cells if config.compat == "released" else _flat_cells
+    all_embeddings = flatten(outputs.semantic_embeddings)
     return [
         select_instances(
             Candidates(all_scores[i], all_kernels[i], all_embeddings[i], cell_strides),
@@ -101,7 +103,7 @@ def select_instances(
     original_size: tuple[int, int],
     config: InferenceConfig,
 ) -> Instances:
-    """Instances of one image: dynamic convolution, maskness, Matrix NMS, masks at full size.
+    """Instances of one image: dynamic convolution, maskness, NMS, masks at full size.
 
     Args:
         candidates: The A cells of the image.
@@ -128,9 +130,7 @@ def select_instances(
         large = areas > candidates.strides[cells]
         best = _best_first(scores, large & (scores >= config.score_threshold))
         best = best[: config.max_before_nms]
-        decayed = matrix_nms(
-            masks[best], scores[best], labels[best], config.nms_kernel, config.nms_sigma
-        )
+        decayed = _suppressed(masks[best], scores[best], labels[best], config)
         kept = _best_first(decayed, decayed >= config.score_threshold)[: config.max_per_image]
         best, scores = best[kept], decayed[kept]
         masks = _full_size_masks(
@@ -142,7 +142,7 @@ def select_instances(
             image_size=original_size,
             masks=masks,
             scores=scores,
-            boxes=masks_to_boxes(masks),
+            boxes=(extent_boxes if config.compat == "released" else masks_to_boxes)(masks),
             embeddings=functional.normalize(candidates.embeddings[cells[best]].float(), dim=1),
         )
         # A thin mask can vanish when the image is smaller than the mask features.
@@ -152,6 +152,28 @@ def select_instances(
 def _flat_cells(levels: Sequence[Tensor]) -> Tensor:
     """(B, A, C) of one (B, C, S, S) per level; cells row-major, levels one after another."""
     return torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)
+
+
+def _scrambled_cells(levels: Sequence[Tensor]) -> Tensor:
+    """`_flat_cells` as the released code has it: the axes are not moved before they are joined.
+
+    Each row holds C neighbouring values of the level, channels first, so of other cells.
+    """
+    return torch.cat(
+        [
+            level.reshape(len(level), level.shape[2] * level.shape[3], level.shape[1])
+            for level in levels
+        ],
+        dim=1,
+    )
+
+
+def _suppressed(masks: Tensor, scores: Tensor, labels: Tensor, config: InferenceConfig) -> Tensor:
+    """Scores (N,) lowered for duplicates by Matrix NMS; by mask NMS kept, or -inf if dropped."""
+    if config.nms == "mask":
+        kept = mask_nms(masks, scores, labels, config.nms_threshold)
+        return torch.where(kept, scores, -torch.inf)
+    return matrix_nms(masks, scores, labels, config.nms_kernel, config.nms_sigma)
 
 
 def _best_first(scores: Tensor, keep: Tensor) -> Tensor:

@@ -216,3 +216,16 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
     if not isinstance(content, Mapping):
         raise ConfigError(f"{path} must hold options by name, got {type(content).__name__}")
     return content
+
+
+def released(config: Config) -> Config:
+    """The configuration with the switches that follow the released code (docs/fidelity.md)."""
+    return replace(
+        config,
+        free_mask=replace(config.free_mask, compat="released"),
+        loss=replace(config.loss, semantic=0.0, compat="released"),
+        inference=replace(config.inference, compat="released"),
+    )
+
+
+PRESETS["released"] = released(Config())

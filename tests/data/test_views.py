@@ -110,6 +110,34 @@ def test_the_size_of_a_weak_view(options: AugmentConfig, size: tuple[int, int]) 
     assert view.colors is view.image
 
 
+@pytest.mark.parametrize(
+    ("options", "original", "unread"),
+    [
+        pytest.param(PLAIN, None, 0, id="not-asked-for"),
+        pytest.param(PLAIN, 96, 6, id="as-it-is"),
+        pytest.param(PLAIN, 480, 1, id="picture-read-at-a-fifth"),
+        pytest.param(PLAIN, 960, 0, id="less-than-a-row"),
+        pytest.param(PLAIN, 5, 64, id="never-more-than-all"),
+        pytest.param(replace(PLAIN, short_side=(96, 96), crop_size=95), 96, 9, id="crop"),
+    ],
+)
+def test_rows_the_released_code_does_not_read(
+    options: AugmentConfig, original: int | None, unread: int
+) -> None:
+    """Ten rows of the original picture, in rows of the view."""
+    masks = blobs(96, 128)
+    with seeded(1):
+        view = ViewMaker(options).weak(
+            picture_of(masks), masks, torch.eye(2), released_height=original
+        )
+    # A crop of 95 of 96 rows begins at the first or the second.
+    assert view.unread_rows in ({unread} if options.crop_size == 0 else {unread, unread + 1})
+    if original is not None:
+        with seeded(0):
+            pasted = paste_objects(view, [view], at_most=3)
+        assert pasted.unread_rows == view.unread_rows
+
+
 def test_a_flip_mirrors_picture_and_masks() -> None:
     masks = blobs(64, 80)
     image = picture_of(masks)

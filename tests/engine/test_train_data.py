@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,15 +11,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from soloist.config import Config
+from soloist.config import AugmentConfig, Config
 from soloist.data import cache
 from soloist.data.coco import load_coco
 from soloist.data.images import read_image
 from soloist.data.sources import ImageRef, find_images
-from soloist.data.views import View
-from soloist.engine.train_data import TrainBatches, collate, fit_embeddings, match_labels
+from soloist.data.views import RELEASED_BOTTOM, View, ViewMaker
+from soloist.engine.train_data import (
+    MASK_STRIDE,
+    TrainBatches,
+    collate,
+    fit_embeddings,
+    match_labels,
+)
 from soloist.errors import DataError
+from soloist.ops.affinity import color_similarity, rgb_to_lab
 from soloist.presets import override
+
+Golden = Callable[[str], Mapping[str, NDArray[Any]]]
+NONE = torch.zeros(0, 2)
 
 
 @pytest.fixture
@@ -68,6 +81,108 @@ def test_the_padding_is_not_valid(size: tuple[int, int], rows: int, columns: int
     assert valid.shape == (16, 16)
     assert int(valid.sum()) == rows * columns
     assert bool(valid[:rows, :columns].all())
+
+
+def test_colours_are_rounded_and_not_those_of_the_distorted_picture() -> None:
+    colors = torch.zeros((3, 32, 32), dtype=torch.uint8)
+    colors[:, ::2] = 5  # 2.5 on average
+    colors[:, :, ::4] += 1
+    distorted = View(255 - colors, colors, torch.zeros((0, 32, 32), dtype=torch.bool), NONE)
+    assert collate([distorted], []).colors.flatten().tolist() == [3] * 192  # 2.75
+    theirs = collate([distorted], [], released_colors=True)
+    assert theirs.colors.flatten().tolist() == [252] * 192  # 252.25, of what the network gets
+
+
+# Colours as the released code has them (docs/fidelity.md)
+
+
+@pytest.mark.parametrize(
+    ("size", "unread", "rows", "columns"),
+    [
+        pytest.param((40, 61), 0, 10, 15, id="by-the-pixel-at-offset-2"),
+        pytest.param((43, 63), 0, 11, 16, id="blocks-partly-padded-count"),
+        pytest.param((40, 61), 2, 9, 15, id="bottom-left-out"),
+        pytest.param((40, 61), 1, 10, 15, id="less-than-half-a-block"),
+        pytest.param((40, 61), 40, 0, 15, id="nothing-left"),
+    ],
+)
+def test_validity_of_the_released_code(
+    size: tuple[int, int], unread: int, rows: int, columns: int
+) -> None:
+    some = replace(view(*size, 0), unread_rows=unread)
+    valid = collate([some, view(64, 64, 0)], [], released_colors=True).valid
+    assert valid[0].any(dim=1).sum() == rows
+    assert bool(valid[0, :rows, :columns].all())
+    assert int(valid[0].sum()) == rows * columns
+    assert bool(valid[1].all())
+
+
+def released_views(archive: Mapping[str, NDArray[Any]], prefix: str) -> list[View]:
+    """Two pictures as they are, as weak views that leave their bottom rows unread."""
+    views = []
+    for number in range(2):
+        image = torch.from_numpy(archive[f"{prefix}im{number}_rgb"]).permute(2, 0, 1)
+        height, width = image.shape[1:]
+        options = AugmentConfig(short_side=(min(height, width),) * 2, flip=0.0)
+        views.append(
+            ViewMaker(options).weak(
+                image,
+                torch.zeros((0, height, width), dtype=torch.bool),
+                NONE,
+                released_height=int(archive[f"{prefix}im{number}_ori_height"]),
+            )
+        )
+        assert torch.equal(views[-1].image, image)
+    return views
+
+
+def test_released_colours_equal_the_released_code(golden: Golden) -> None:
+    archive = golden("color_similarity")
+    assert archive["const_bottom_pixels_removed"] == RELEASED_BOTTOM
+    assert archive["const_stride"] == MASK_STRIDE
+    batch = collate(released_views(archive, ""), [], released_colors=True)
+    assert list(batch.images.shape[2:]) == archive["padded_hw"].tolist()
+    for number in range(2):
+        colors = torch.from_numpy(archive[f"im{number}_avgpool_byte"]).permute(2, 0, 1)
+        assert torch.equal(batch.colors[number], colors)
+        valid = torch.from_numpy(archive[f"im{number}_image_mask_ds4"])
+        assert torch.equal(batch.valid[number].float(), valid)
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix", "key"),
+    [
+        pytest.param("color_similarity", "", "similarity", id="color-similarity"),
+        pytest.param("losses", "C_", "color_similarity", id="losses"),
+    ],
+)
+def test_similarity_of_released_colours_equals_the_released_code(
+    golden: Golden, name: str, prefix: str, key: str
+) -> None:
+    archive = golden(name)
+    batch = collate(released_views(archive, prefix), [], released_colors=True)
+    assert list(batch.images.shape[2:]) == archive[f"{prefix}padded_hw"].tolist()
+    similarity = color_similarity(rgb_to_lab(batch.colors.float() / 255), batch.valid)
+    for number in range(2):
+        wanted = torch.from_numpy(archive[f"{prefix}im{number}_{key}"])
+        torch.testing.assert_close(similarity[number], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_the_option_leaves_the_bottom_of_each_image_out(scenes: Path, tiny_config: Config) -> None:
+    options = {"loss": {"compat": "released"}, "augment": {"crop_size": 0, "short_side": [64, 64]}}
+    config = override(tiny_config, options, where="test")
+    found = find_images(scenes / "images")
+    labels = load_coco(scenes / "annotations.json")
+    ours, theirs = (
+        TrainBatches(found, labels, some, seed=0)(0)
+        for some in (override(config, {"loss": {"compat": "none"}}, where="test"), config)
+    )
+    assert torch.equal(ours.images, theirs.images)
+    assert torch.equal(ours.masks, theirs.masks)
+    assert int(theirs.valid.sum()) < int(ours.valid.sum())
+    # Ten of 72 to 96 rows are two or three of the 16 to 24 blocks of rows.
+    lost = ours.valid.any(dim=2).sum(dim=1) - theirs.valid.any(dim=2).sum(dim=1)
+    assert set(lost.tolist()) <= {1, 2, 3}
 
 
 # Embeddings
@@ -200,3 +315,19 @@ def test_workers_share_the_memory_of_the_cache(
     labels = load_coco(scenes / "annotations.json")
     TrainBatches(images, labels, config, seed=0, workers=workers)(0)
     assert len(paths) == decoded
+
+
+def test_boxes_of_the_file_are_never_read(scenes: Path, tiny_config: Config) -> None:
+    """Such as the released ones, whose corners are read as sizes."""
+    labels = load_coco(scenes / "annotations.json")
+    wrong = replace(
+        labels,
+        annotations={
+            image: tuple(replace(one, box_xywh=(0.0, 0.0, 9e3, 9e3)) for one in annotations)
+            for image, annotations in labels.annotations.items()
+        },
+    )
+    found = find_images(scenes / "images")
+    first, second = (TrainBatches(found, file, tiny_config, seed=0)(0) for file in (labels, wrong))
+    for ours, theirs in zip(first[:5], second[:5], strict=True):
+        assert torch.equal(ours, theirs)

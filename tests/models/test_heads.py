@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,46 +23,6 @@ from soloist.models.solo import split_levels, with_coordinates
 
 Golden = Callable[[str], Mapping[str, npt.NDArray[Any]]]
 GRIDS = (40, 36, 24, 16, 12)
-NAMES = (
-    # The released code's names -> ours; a tower's layers are numbered through there.
-    (r"ins_head\.cate_tower\.(\d+)\.(\w+)", "category_branch.tower"),
-    (r"ins_head\.kernel_tower\.(\d+)\.(\w+)", "kernel_branch.tower"),
-    (r"ins_head\.cate_pred\.(\w+)", "category_branch.category"),
-    (r"ins_head\.emb_pred\.(\w+)", "category_branch.embedding"),
-    (r"ins_head\.kernel_pred\.(\w+)", "kernel_branch.kernel"),
-    (r"mask_head\.convs_all_levels\.(\d+)\.conv(\d+)\.(\d+)\.(\w+)", "levels"),
-    (r"mask_head\.conv_pred\.(\d+)\.(\w+)", "mask_feature_branch.merge"),
-)
-
-
-def our_name(name: str) -> str:
-    for pattern, prefix in NAMES:
-        match = re.fullmatch(pattern, name)
-        if match is None:
-            continue
-        parts = match.groups()
-        if prefix.endswith("tower"):
-            return f"{prefix}.{int(parts[0]) // 3}.{int(parts[0]) % 3}.{parts[1]}"
-        if prefix == "levels":
-            level, block, layer, kind = parts
-            return f"mask_feature_branch.levels.{level}.blocks.{block}.{layer}.{kind}"
-        return ".".join([prefix, *parts])
-    raise AssertionError(f"unknown key {name}")
-
-
-@pytest.fixture(scope="module")
-def branches(golden: Golden) -> nn.ModuleDict:
-    """The three branches with the weights of the reference."""
-    modules = nn.ModuleDict(
-        {
-            "category_branch": CategoryBranch(64, channels=64, num_classes=2),
-            "kernel_branch": KernelBranch(64, channels=64, kernel_channels=64),
-            "mask_feature_branch": MaskFeatureBranch(64, channels=32, out_channels=64),
-        }
-    )
-    state = {our_name(k): torch.from_numpy(v) for k, v in golden("head_state_dict").items()}
-    modules.load_state_dict(state)
-    return modules
 
 
 @pytest.fixture(scope="module")
@@ -79,13 +38,13 @@ def assert_near(got: Tensor, wanted: npt.NDArray[Any]) -> None:
 @pytest.mark.parametrize("level", range(5))
 @torch.no_grad()
 def test_category_and_kernel_branch_equal_the_released_code(
-    golden: Golden, branches: nn.ModuleDict, pyramid: list[Tensor], level: int
+    golden: Golden, released_branches: nn.ModuleDict, pyramid: list[Tensor], level: int
 ) -> None:
     expected = golden("head")
     features = split_levels(pyramid, image_size=(128, 160), strides=(8, 8, 16, 32, 32))[level]
     cells = resize(features, (GRIDS[level], GRIDS[level]))
-    logits, embeddings = branches["category_branch"](cells)
-    kernels = branches["kernel_branch"](with_coordinates(cells, features))
+    logits, embeddings = released_branches["category_branch"](cells)
+    kernels = released_branches["kernel_branch"](with_coordinates(cells, features))
     assert_near(logits, expected[f"cate_l{level}"])
     assert_near(kernels, expected[f"kernel_l{level}"])
     wanted = expected[f"emb_l{level}"]
@@ -95,9 +54,9 @@ def test_category_and_kernel_branch_equal_the_released_code(
 
 @torch.no_grad()
 def test_mask_features_equal_the_released_code(
-    golden: Golden, branches: nn.ModuleDict, pyramid: list[Tensor]
+    golden: Golden, released_branches: nn.ModuleDict, pyramid: list[Tensor]
 ) -> None:
-    assert_near(branches["mask_feature_branch"](pyramid[:4]), golden("head")["mask_pred"])
+    assert_near(released_branches["mask_feature_branch"](pyramid[:4]), golden("head")["mask_pred"])
 
 
 def test_coordinates_run_from_minus_one_to_one_x_first() -> None:

@@ -63,7 +63,9 @@ def test_neighbors_equals_indexing_pixel_by_pixel(dilation: int) -> None:
 
 def test_neighbors_equals_the_released_code(golden: Golden) -> None:
     reference = golden("color_similarity")
-    unfolded = neighbors(torch.from_numpy(reference["raw_lab"])[None])[0]
+    dilation, size = (int(reference[f"const_pairwise_{name}"]) for name in ("dilation", "size"))
+    unfolded = neighbors(torch.from_numpy(reference["raw_lab"])[None], dilation)[0]
+    assert unfolded.shape[1] == size**2 - 1
     assert torch.equal(unfolded, torch.from_numpy(reference["raw_unfold"]))
 
 

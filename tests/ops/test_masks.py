@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 import torch
 
-from soloist.ops.masks import center_of_mass, mask_areas, mask_iou, maskness, masks_to_boxes
+from soloist.ops.masks import (
+    center_of_mass,
+    extent_boxes,
+    extents,
+    mask_areas,
+    mask_iou,
+    maskness,
+    masks_to_boxes,
+)
 
 Golden = Callable[[str], Mapping[str, Any]]
 
@@ -70,6 +78,35 @@ def test_boxes_follow_a_mirrored_mask() -> None:
 
 
 @pytest.mark.parametrize(
+    ("mask", "center", "size", "box"),
+    [
+        pytest.param(
+            drawn("....", ".##.", ".##."), [1.5, 1.5], [2, 2], [0.5, 0.5, 2.5, 2.5], id="rectangle"
+        ),
+        pytest.param(
+            drawn("#...", "....", "...#"), [1, 1.5], [2, 2], [0.5, 0, 2.5, 2], id="two-parts"
+        ),
+        pytest.param(drawn("...", "..#"), [1, 2], [1, 1], [1.5, 0.5, 2.5, 1.5], id="one-pixel"),
+        pytest.param(drawn("...", "..."), [0, 0], [0, 0], [0, 0, 0, 0], id="empty"),
+    ],
+)
+def test_extents_and_their_boxes(
+    mask: torch.Tensor, center: list[float], size: list[float], box: list[float]
+) -> None:
+    centers, sizes = extents(mask)
+    assert centers.tolist() == [center]
+    assert sizes.tolist() == [size]
+    assert extent_boxes(mask).tolist() == [box]
+
+
+def test_extent_boxes_of_solid_masks_are_the_tight_ones_half_a_pixel_off() -> None:
+    masks = torch.zeros(2, 9, 9, dtype=torch.bool)
+    masks[0, 2:5, 1:8] = True
+    masks[1, 8, 0] = True
+    assert torch.equal(extent_boxes(masks), masks_to_boxes(masks) - 0.5)
+
+
+@pytest.mark.parametrize(
     ("mask", "center"),
     [
         pytest.param(drawn("....", ".##.", ".##."), [1.5, 1.5], id="rectangle"),
@@ -122,7 +159,7 @@ def test_no_masks_give_empty_results() -> None:
     none = torch.zeros(0, 4, 5, dtype=torch.bool)
     assert maskness(none.float()).shape == (0,)
     assert mask_iou(none, random_masks(3)[:, :4, :5]).shape == (0, 3)
-    assert masks_to_boxes(none).shape == (0, 4)
+    assert masks_to_boxes(none).shape == extent_boxes(none).shape == (0, 4)
     assert center_of_mass(none).shape == (0, 2)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from soloist.ops import nms
-from soloist.ops.masks import mask_iou
+from soloist.ops.masks import mask_areas, mask_iou
 from soloist.ops.nms import mask_nms, matrix_nms, point_nms
 
 Golden = Callable[[str], Mapping[str, Any]]
@@ -103,6 +103,20 @@ def test_duplicates_equal_the_released_code_where_that_is_a_number(golden: Golde
     )
     linear = matrix_nms(masks, scores, reference["dup_labels"], "linear")
     torch.testing.assert_close(linear, reference["dup_out_linear"].nan_to_num(0))
+
+
+def test_one_mask_and_empty_masks_and_the_released_code(golden: Golden) -> None:
+    reference = {k: torch.from_numpy(v) for k, v in golden("matrix_nms").items()}
+    assert torch.equal(mask_areas(reference["masks"]), reference["sum_masks"])
+    single = matrix_nms(reference["masks"][:1], reference["scores"][:1], reference["labels"][:1])
+    assert torch.equal(single, reference["single_out_gaussian"])
+    masks, scores = reference["empty_masks"], reference["empty_scores"]
+    # There two empty masks make every score NaN; here the others are as if alone.
+    assert reference["empty_out_gaussian"].isnan().all()
+    filled = masks.any(dim=(1, 2))
+    decayed = matrix_nms(masks, scores)
+    torch.testing.assert_close(decayed[filled], matrix_nms(masks[filled], scores[filled]))
+    torch.testing.assert_close(decayed[~filled], scores[~filled])
 
 
 def test_order_of_the_input_does_not_matter() -> None:
@@ -211,6 +225,13 @@ def test_mask_nms_equals_the_released_code(
     labels = reference["labels"] if labelled else None
     keep = mask_nms(reference["masks"], reference["scores"], labels, threshold)
     assert keep.tolist() == reference[key].tolist()
+
+
+def test_mask_nms_of_empty_masks_equals_the_released_code_but_for_those(golden: Golden) -> None:
+    reference = {k: torch.from_numpy(v) for k, v in golden("matrix_nms").items()}
+    masks = reference["empty_masks"]
+    wanted = reference["mask_nms_empty_keep"] & masks.any(dim=(1, 2))
+    assert torch.equal(mask_nms(masks, reference["empty_scores"]), wanted)
 
 
 def test_mask_nms_keeps_the_best_of_duplicates_in_any_order() -> None:

@@ -20,6 +20,9 @@ from soloist.data.images import resized_size
 # A mask cut to fewer pixels by a crop or by a pasted object teaches nothing.
 LEAST_AREA = 16
 
+# Rows of the original picture, at its bottom, that the released code keeps from the affinity loss.
+RELEASED_BOTTOM = 10
+
 
 @dataclass(frozen=True)
 class View:
@@ -30,12 +33,14 @@ class View:
         colors: (3, H, W) uint8 RGB before colour distortion: the affinity loss reads these.
         masks: (N, H, W) bool.
         embeddings: (N, E) float32.
+        unread_rows: Rows at the bottom that the affinity loss leaves out.
     """
 
     image: Tensor
     colors: Tensor
     masks: Tensor
     embeddings: Tensor
+    unread_rows: int = 0
 
     def filter(self, keep: Tensor) -> View:
         """The view with the objects a (N,) bool mask chooses."""
@@ -53,13 +58,22 @@ class ViewMaker:
         # Erasing hides part of an object from the network, never from its target.
         self._erase = v2.RandomErasing(p=options.erase, scale=(0.02, 0.1), value=0)
 
-    def weak(self, image: Tensor, masks: Tensor, embeddings: Tensor) -> View:
+    def weak(
+        self,
+        image: Tensor,
+        masks: Tensor,
+        embeddings: Tensor,
+        *,
+        released_height: int | None = None,
+    ) -> View:
         """Resizes, crops and flips.
 
         Args:
             image: (3, H, W) uint8 RGB of any size.
             masks: (N, H', W') bool; may be of another resolution than the image.
             embeddings: (N, E) float32.
+            released_height: Height of the original picture; given, the view leaves its bottom
+                rows unread as the released code does.
 
         Returns:
             A view of at most `max_side`, or of at most `crop_size` square.
@@ -78,6 +92,10 @@ class ViewMaker:
         if float(torch.rand(())) < self._options.flip:
             image, masks = image.flip(-1), masks.flip(-1)
         view = View(image=image, colors=image, masks=masks, embeddings=embeddings)
+        if released_height is not None:
+            unread = int(RELEASED_BOTTOM * resized[0] / released_height)
+            cut_below = resized[0] - out[0] - round(offset[0])
+            view = replace(view, unread_rows=min(max(0, unread - cut_below), out[0]))
         return view.filter(masks.flatten(1).sum(1) >= LEAST_AREA)
 
     def strong(self, view: View, donors: Sequence[View]) -> View:
@@ -116,7 +134,7 @@ def _paste(view: View, donor: View, chosen: int) -> View:
     pixels = torch.where(mask, colors, view.colors)
     masks = torch.cat([view.masks & ~mask, mask])
     embeddings = torch.cat([view.embeddings, donor.embeddings[chosen][None]])
-    pasted = View(image=pixels, colors=pixels, masks=masks, embeddings=embeddings)
+    pasted = replace(view, image=pixels, colors=pixels, masks=masks, embeddings=embeddings)
     return pasted.filter(masks.flatten(1).sum(1) >= LEAST_AREA)
 
 

@@ -34,7 +34,7 @@ class TrainBatch(NamedTuple):
     Attributes:
         images: (V, 3, H, W) uint8, zero-padded at the bottom and right.
         colors: (V, 3, H/4, W/4) uint8 mean colours before distortion.
-        valid: (V, H/4, W/4) bool, False in the padding.
+        valid: (V, H/4, W/4) bool, False in the padding. Both differ with `loss.compat`.
         masks: (sum of N, H, W) bool, view after view.
         embeddings: (sum of N, E) float32.
         counts: N of each view.
@@ -77,6 +77,7 @@ class TrainBatches:
         self._labels = labels
         self._records = [record for _, record in pairs]
         self._options = config.augment
+        self._released = config.loss.compat == "released"
         self._batch_size = config.train.batch_size
         self._embedding_size = config.model.embedding_size
         self._seed = seed
@@ -105,7 +106,7 @@ class TrainBatches:
                 for place, view in enumerate(weak):
                     donors = weak[:place] + weak[place + 1 :]
                     views.append(self._views.strong(view, donors))
-        return collate(views, failures)
+        return collate(views, failures, released_colors=self._released)
 
     def _weak_view(self, index: int, failures: list[tuple[str, str]]) -> View:
         read, image, failed = self._cache.readable(index)
@@ -113,7 +114,8 @@ class TrainBatches:
         record = self._records[read]
         instances = self._labels.instances(record)
         embeddings = fit_embeddings(instances.embeddings, self._embedding_size)
-        return self._views.weak(image, instances.masks, embeddings)
+        released_height = record.height if self._released else None
+        return self._views.weak(image, instances.masks, embeddings, released_height=released_height)
 
 
 def match_labels(images: Sequence[ImageRef], labels: CocoFile) -> list[tuple[ImageRef, CocoImage]]:
@@ -155,19 +157,23 @@ def fit_embeddings(embeddings: Tensor, size: int) -> Tensor:
     return resized[0]
 
 
-def collate(views: Sequence[View], failures: list[tuple[str, str]]) -> TrainBatch:
-    """Pads views to one size and joins them."""
+def collate(
+    views: Sequence[View], failures: list[tuple[str, str]], *, released_colors: bool = False
+) -> TrainBatch:
+    """Pads views to one size and joins them.
+
+    Args:
+        views: At least one.
+        failures: (name, reason) of images that could not be read.
+        released_colors: Give colours and their validity as the released code does.
+    """
     height, width = (
         -(-max(view.image.shape[axis] for view in views) // SIZE_DIVISOR) * SIZE_DIVISOR
         for axis in (1, 2)
     )
     size = (height, width)
     images = torch.stack([_pad(view.image, size) for view in views])
-    undistorted = torch.stack([_pad(view.colors, size) for view in views])
-    colors = functional.avg_pool2d(undistorted.float(), MASK_STRIDE).round().to(torch.uint8)
-    valid = torch.zeros((len(views), height // MASK_STRIDE, width // MASK_STRIDE), dtype=torch.bool)
-    for row, view in zip(valid, views, strict=True):
-        row[: view.image.shape[1] // MASK_STRIDE, : view.image.shape[2] // MASK_STRIDE] = True
+    colors, valid = (_released_colors if released_colors else _colors)(views, size)
     return TrainBatch(
         images=images,
         colors=colors,
@@ -177,6 +183,31 @@ def collate(views: Sequence[View], failures: list[tuple[str, str]]) -> TrainBatc
         counts=[len(view.masks) for view in views],
         failures=failures,
     )
+
+
+def _colors(views: Sequence[View], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Mean colours (V, 3, h, w) uint8 of 4x4 blocks, and which blocks (V, h, w) hold no padding."""
+    undistorted = torch.stack([_pad(view.colors, size) for view in views])
+    colors = functional.avg_pool2d(undistorted.float(), MASK_STRIDE).round().to(torch.uint8)
+    valid = torch.zeros((len(views), *colors.shape[2:]), dtype=torch.bool)
+    for row, view in zip(valid, views, strict=True):
+        row[: view.image.shape[1] // MASK_STRIDE, : view.image.shape[2] // MASK_STRIDE] = True
+    return colors, valid
+
+
+def _released_colors(views: Sequence[View], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """`_colors` as the released code has it (docs/fidelity.md).
+
+    Colours are those the network gets, cut to whole numbers; a block is valid if its pixel at
+    offset 2 is one of the picture that is not in the unread rows at its bottom.
+    """
+    images = torch.stack([_pad(view.image, size) for view in views])
+    colors = functional.avg_pool2d(images.float(), MASK_STRIDE).to(torch.uint8)
+    valid = torch.zeros((len(views), *size), dtype=torch.bool)
+    for row, view in zip(valid, views, strict=True):
+        row[: view.image.shape[1] - view.unread_rows, : view.image.shape[2]] = True
+    middle = slice(MASK_STRIDE // 2, None, MASK_STRIDE)
+    return colors, valid[:, middle, middle].contiguous()
 
 
 def _pad(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -114,6 +114,47 @@ def masks_to_boxes(masks: Tensor) -> Tensor:
     return torch.stack((left, top, right, bottom), dim=1)
 
 
+def extents(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean index and number of the rows, and of the columns, that hold foreground.
+
+    Of a mask in one part that is the centre and the size of its box.
+
+    Args:
+        masks: (N, H, W) bool.
+
+    Returns:
+        (N, 2) float32 centres (y, x), where pixel (0, 0) has its centre at 0, and (N, 2) float32
+        sizes (height, width) in pixels; zeros for an empty mask.
+    """
+    centers, sizes = [], []
+    for flags in occupied(masks):
+        numbers = torch.arange(flags.shape[1], device=flags.device)
+        counts = flags.sum(dim=1)
+        centers.append((flags * numbers).sum(dim=1) / counts.clamp(min=1))
+        sizes.append(counts.float())
+    return torch.stack(centers, dim=1), torch.stack(sizes, dim=1)
+
+
+def extent_boxes(masks: Tensor) -> Tensor:
+    """Boxes of the released code: the centre of `extents` and half its size to either side.
+
+    A run of pixels a..b gives [a - 0.5, b + 0.5]; around a mask in several parts the box is not
+    tight. Only for comparisons (docs/fidelity.md); `masks_to_boxes` is what a box should be.
+
+    Args:
+        masks: (N, H, W) bool.
+
+    Returns:
+        (N, 4) float32 xyxy pixels; zeros for an empty mask.
+
+    Raises:
+        ValueError: If masks is not 3-D.
+    """
+    _check_masks("masks", masks)
+    centers, sizes = extents(masks)
+    return torch.cat((centers - sizes / 2, centers + sizes / 2), dim=1)[:, [1, 0, 3, 2]]
+
+
 def center_of_mass(masks: Tensor) -> Tensor:
     """Mean position of the foreground of each mask, in whole-pixel coordinates.
 

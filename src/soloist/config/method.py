@@ -1,38 +1,11 @@
-"""Every constant of the method as a named field, nested by stage.
-
-A field's docstring feeds `--help`. Defaults are the paper's, with the section of the paper or
-"released" (the released code's configuration) beside each; `presets.py` holds the others.
-"""
+"""Options of what the method is: features, Free Mask, network, losses, views, inference, rounds."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Literal
 
-from soloist.errors import ConfigError
-
-
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
-
-
-def _at_least(least: float, section: object, stage: str, *names: str) -> None:
-    for name in names:
-        value = getattr(section, name)
-        _check(value >= least, f"{stage}.{name} must be at least {least}, got {value}")
-
-
-def _above_zero(section: object, stage: str, *names: str) -> None:
-    for name in names:
-        value = getattr(section, name)
-        _check(value > 0, f"{stage}.{name} must be above 0, got {value}")
-
-
-def _share(section: object, stage: str, *names: str) -> None:
-    for name in names:
-        value = getattr(section, name)
-        _check(0 <= value <= 1, f"{stage}.{name} must lie in [0, 1], got {value}")
+from soloist.config.checks import Compat, above_zero, at_least, check, share
 
 
 @dataclass(frozen=True)
@@ -49,7 +22,7 @@ class BackboneConfig:
     """Stride of the level Free Mask reads."""
 
     def __post_init__(self) -> None:
-        _at_least(1, self, "backbone", "feature_stride")
+        at_least(1, self, "backbone", "feature_stride")
 
     stages: int = 4
     """Stages in use; 3 leaves the last one out, which in a ResNet holds most of the weights."""
@@ -81,18 +54,20 @@ class FreeMaskConfig:
     """Keep only the largest connected part of each mask (ours)."""
     embedding_size: int = 128
     """Queries are interpolated over channels to this many values (released)."""
+    compat: Compat = "none"
+    """`released`: its boxes, and no mask on an image with a zero feature (docs/fidelity.md)."""
 
     def __post_init__(self) -> None:
-        _check(
+        check(
             bool(self.query_scales) and all(0 < s <= 1 for s in self.query_scales),
             f"free_mask.query_scales must be shares in (0, 1], got {self.query_scales}",
         )
-        _check(
+        check(
             0 < self.mask_threshold < 1,
             f"free_mask.mask_threshold must lie in (0, 1), got {self.mask_threshold}",
         )
-        _at_least(1, self, "free_mask", "min_cells", "max_masks", "embedding_size")
-        _above_zero(self, "free_mask", "nms_sigma")
+        at_least(1, self, "free_mask", "min_cells", "max_masks", "embedding_size")
+        above_zero(self, "free_mask", "nms_sigma")
 
 
 @dataclass(frozen=True)
@@ -107,8 +82,8 @@ class ExtractConfig:
     """Pixels of mirrored border added before the backbone and cut off its feature map (ours)."""
 
     def __post_init__(self) -> None:
-        _at_least(1, self, "extract", "short_side", "max_side")
-        _at_least(0, self, "extract", "margin")
+        at_least(1, self, "extract", "short_side", "max_side")
+        at_least(0, self, "extract", "margin")
 
 
 @dataclass(frozen=True)
@@ -144,23 +119,23 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         sides = {len(self.level_strides), len(self.grids), len(self.scale_ranges)}
-        _check(
+        check(
             sides == {5},
             "model.level_strides, grids and scale_ranges need five entries each (P2..P6), got "
             f"{len(self.level_strides)}, {len(self.grids)} and {len(self.scale_ranges)}",
         )
         for name in ("level_strides", "grids"):
             values = getattr(self, name)
-            _check(min(values) >= 1, f"model.{name} must be at least 1 each, got {values}")
+            check(min(values) >= 1, f"model.{name} must be at least 1 each, got {values}")
         for name in ("head_channels", "mask_channels"):
             value = getattr(self, name)
             # GroupNorm has 32 groups (SOLOv2).
-            _check(
+            check(
                 value > 0 and value % 32 == 0,
                 f"model.{name} must be a multiple of 32, got {value}",
             )
-        _at_least(1, self, "model", "fpn_channels", "kernel_channels", "tower_depth")
-        _at_least(1, self, "model", "embedding_size")
+        at_least(1, self, "model", "fpn_channels", "kernel_channels", "tower_depth")
+        at_least(1, self, "model", "embedding_size")
 
 
 @dataclass(frozen=True)
@@ -187,9 +162,11 @@ class LossConfig:
     """Pairs count when their colour similarity is at least this (released)."""
     full_mask_dice: float = 0.0
     """Ablation: imitates the coarse mask pixel by pixel (the paper's table 7d)."""
+    compat: Compat = "none"
+    """`released`: which colours the affinity reads, and how (docs/fidelity.md)."""
 
     def __post_init__(self) -> None:
-        _at_least(0, self, "loss", *(item.name for item in fields(self)))
+        at_least(0, self, "loss", *(item.name for item in fields(self) if item.name != "compat"))
 
 
 @dataclass(frozen=True)
@@ -219,56 +196,13 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         low, high = self.short_side
-        _check(
+        check(
             1 <= low <= high,
             f"augment.short_side must be a range of sides from 1 on, got {self.short_side}",
         )
-        _at_least(1, self, "augment", "max_side")
-        _at_least(0, self, "augment", "crop_size", "copy_paste")
-        _share(self, "augment", "flip", "color_jitter", "gray", "blur", "erase")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """The training loop."""
-
-    steps: int = 30_000
-    """Optimiser steps of one round."""
-    batch_size: int = 16
-    """Images per step; each gives one weak and one strong view."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """SGD with momentum 0.9, or AdamW."""
-    learning_rate: float = 0.001
-    """Peak rate at `batch_size` 16; it is scaled linearly with the batch."""
-    weight_decay: float = 1e-4
-    """Applied to weights of two or more dimensions."""
-    warmup_steps: int = 1000
-    """Steps of linear warm-up."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """What follows the warm-up."""
-    clip_norm: float = 35.0
-    """Largest norm of all gradients together."""
-    ema_decay: float = 0.0
-    """Decay of the averaged weights that are saved; 0 saves the last weights."""
-    freeze_norm: bool = True
-    """Keep the backbone's batch norms as pretrained (released)."""
-    frozen_stages: int = 0
-    """Stages of the backbone, its stem first, that are not trained (released: none)."""
-    log_every: int = 20
-    """Steps between lines of metrics.jsonl."""
-    checkpoint_every: int = 500
-    """Steps between checkpoints."""
-    workers: int = -1
-    """Processes that prepare batches; -1 chooses by itself."""
-    cache_gb: float = 2.0
-    """Memory for decoded images, in gigabytes, over all workers."""
-
-    def __post_init__(self) -> None:
-        _at_least(1, self, "train", "steps", "batch_size", "log_every", "checkpoint_every")
-        _at_least(0, self, "train", "learning_rate", "weight_decay", "warmup_steps", "cache_gb")
-        _at_least(-1, self, "train", "workers")
-        _above_zero(self, "train", "clip_norm")
-        _share(self, "train", "ema_decay")
+        at_least(1, self, "augment", "max_side")
+        at_least(0, self, "augment", "crop_size", "copy_paste")
+        share(self, "augment", "flip", "color_jitter", "gray", "blur", "erase")
 
 
 @dataclass(frozen=True)
@@ -284,22 +218,29 @@ class InferenceConfig:
     mask_threshold: float = 0.5
     """A pixel is foreground when its soft value is above this."""
     max_before_nms: int = 500
-    """Candidates that enter Matrix NMS."""
+    """Candidates that enter the suppression of duplicates."""
+    nms: Literal["matrix", "mask"] = "matrix"
+    """Matrix NMS lowers the scores of duplicates; mask NMS drops them."""
     nms_kernel: Literal["gaussian", "linear"] = "gaussian"
     """Kernel of Matrix NMS."""
     nms_sigma: float = 2.0
     """Width of the Gaussian kernel."""
+    nms_threshold: float = 0.5
+    """Mask NMS drops masks whose overlap (IoU) with a better one exceeds this (released)."""
     score_threshold: float = 0.05
-    """Least score after Matrix NMS."""
+    """Least score after the suppression of duplicates."""
     max_per_image: int = 100
     """Most masks per image."""
     largest_part: bool = False
     """Keep only the largest connected part of each mask (ours)."""
+    compat: Compat = "none"
+    """`released`: its boxes, and its embeddings, which are scrambled (docs/fidelity.md)."""
 
     def __post_init__(self) -> None:
-        _at_least(1, self, "inference", "short_side", "max_side")
-        _at_least(1, self, "inference", "max_before_nms", "max_per_image")
-        _above_zero(self, "inference", "nms_sigma")
+        at_least(1, self, "inference", "short_side", "max_side")
+        at_least(1, self, "inference", "max_before_nms", "max_per_image")
+        above_zero(self, "inference", "nms_sigma")
+        share(self, "inference", "nms_threshold")
 
 
 @dataclass(frozen=True)
@@ -318,83 +259,5 @@ class SelfTrainingConfig:
     """What a round starts from: the pretrained backbone, or the previous segmenter."""
 
     def __post_init__(self) -> None:
-        _at_least(0, self, "self_training", "rounds")
-        _at_least(1, self, "self_training", "max_per_image")
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    """DenseCL (Wang et al., CVPR 2021) on the user's own images."""
-
-    steps: int = 20_000
-    """Optimiser steps."""
-    batch_size: int = 64
-    """Images per step; each gives two crops."""
-    crop_size: int = 128
-    """Side of a crop, in pixels."""
-    crop_scale: tuple[float, float] = (0.2, 1.0)
-    """Range of a crop's share of the image's area."""
-    dense_stride: int = 16
-    """Stride of the feature level the dense loss acts on."""
-    dense_weight: float = 0.5
-    """Share of the dense loss; the rest is the global one."""
-    projection_size: int = 128
-    """Size of the projected vectors."""
-    hidden_size: int = 512
-    """Hidden size of the projection heads."""
-    queue_size: int = 2048
-    """Negatives kept for each loss."""
-    momentum: float = 0.99
-    """Decay of the key encoder at the start; it grows to 1 along a cosine."""
-    temperature: float = 0.2
-    """Temperature of both InfoNCE losses."""
-    norm_groups: int = 2
-    """The key batch is shuffled and normalised in this many groups (against leaking statistics)."""
-    learning_rate: float = 0.06
-    """Peak learning rate of SGD (momentum 0.9) at `batch_size` 64; scaled linearly."""
-    weight_decay: float = 1e-4
-    """Applied to weights of two or more dimensions."""
-    warmup_steps: int = 200
-    """Steps of linear warm-up."""
-    log_every: int = 20
-    """Steps between lines of metrics.jsonl."""
-    checkpoint_every: int = 500
-    """Steps between checkpoints."""
-    workers: int = -1
-    """Processes that prepare batches; -1 chooses by itself."""
-    cache_gb: float = 2.0
-    """Memory for decoded images, in gigabytes, over all workers."""
-
-    def __post_init__(self) -> None:
-        low, high = self.crop_scale
-        _check(
-            0 < low <= high <= 1,
-            f"pretrain.crop_scale must be a range of shares in (0, 1], got {self.crop_scale}",
-        )
-        _at_least(1, self, "pretrain", "steps", "batch_size", "crop_size", "dense_stride")
-        _at_least(1, self, "pretrain", "projection_size", "hidden_size", "norm_groups")
-        _at_least(1, self, "pretrain", "log_every", "checkpoint_every")
-        _at_least(0, self, "pretrain", "learning_rate", "weight_decay", "warmup_steps", "cache_gb")
-        _at_least(-1, self, "pretrain", "workers")
-        # A batch's keys all enter the queue.
-        _at_least(self.batch_size, self, "pretrain", "queue_size")
-        _above_zero(self, "pretrain", "temperature")
-        _share(self, "pretrain", "dense_weight", "momentum")
-
-
-@dataclass(frozen=True)
-class Config:
-    """All options of a run."""
-
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    extract: ExtractConfig = field(default_factory=ExtractConfig)
-    free_mask: FreeMaskConfig = field(default_factory=FreeMaskConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    inference: InferenceConfig = field(default_factory=InferenceConfig)
-    self_training: SelfTrainingConfig = field(default_factory=SelfTrainingConfig)
-    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
-    seed: int = 0
-    """Seed of everything that draws random numbers."""
+        at_least(0, self, "self_training", "rounds")
+        at_least(1, self, "self_training", "max_per_image")

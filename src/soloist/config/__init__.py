@@ -1,0 +1,53 @@
+"""Every constant of the method as a named field, nested by stage.
+
+A field's docstring feeds `--help`. Defaults are the paper's, with the section of the paper or
+"released" (the released code's configuration) beside each; `presets.py` holds the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from soloist.config.method import (
+    AugmentConfig,
+    BackboneConfig,
+    ExtractConfig,
+    FreeMaskConfig,
+    InferenceConfig,
+    LossConfig,
+    ModelConfig,
+    SelfTrainingConfig,
+)
+from soloist.config.training import PretrainConfig, TrainConfig
+
+__all__ = [
+    "AugmentConfig",
+    "BackboneConfig",
+    "Config",
+    "ExtractConfig",
+    "FreeMaskConfig",
+    "InferenceConfig",
+    "LossConfig",
+    "ModelConfig",
+    "PretrainConfig",
+    "SelfTrainingConfig",
+    "TrainConfig",
+]
+
+
+@dataclass(frozen=True)
+class Config:
+    """All options of a run."""
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    extract: ExtractConfig = field(default_factory=ExtractConfig)
+    free_mask: FreeMaskConfig = field(default_factory=FreeMaskConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    self_training: SelfTrainingConfig = field(default_factory=SelfTrainingConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    seed: int = 0
+    """Seed of everything that draws random numbers."""

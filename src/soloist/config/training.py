@@ -1,0 +1,111 @@
+"""Options of how networks are trained: the loops of SOLO and of its backbone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from soloist.config.checks import above_zero, at_least, check, share
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The training loop."""
+
+    steps: int = 30_000
+    """Optimiser steps of one round."""
+    batch_size: int = 16
+    """Images per step; each gives one weak and one strong view."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD with momentum 0.9, or AdamW."""
+    learning_rate: float = 0.001
+    """Peak rate at `batch_size` 16; it is scaled linearly with the batch."""
+    weight_decay: float = 1e-4
+    """Applied to weights of two or more dimensions."""
+    warmup_steps: int = 1000
+    """Steps of linear warm-up."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """What follows the warm-up."""
+    clip_norm: float = 35.0
+    """Largest norm of all gradients together."""
+    ema_decay: float = 0.0
+    """Decay of the averaged weights that are saved; 0 saves the last weights."""
+    freeze_norm: bool = True
+    """Keep the backbone's batch norms as pretrained (released)."""
+    frozen_stages: int = 0
+    """Stages of the backbone, its stem first, that are not trained (released: none)."""
+    log_every: int = 20
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+    workers: int = -1
+    """Processes that prepare batches; -1 chooses by itself."""
+    cache_gb: float = 2.0
+    """Memory for decoded images, in gigabytes, over all workers."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "train", "steps", "batch_size", "log_every", "checkpoint_every")
+        at_least(0, self, "train", "learning_rate", "weight_decay", "warmup_steps", "cache_gb")
+        at_least(-1, self, "train", "workers")
+        above_zero(self, "train", "clip_norm")
+        share(self, "train", "ema_decay")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """DenseCL (Wang et al., CVPR 2021) on the user's own images."""
+
+    steps: int = 20_000
+    """Optimiser steps."""
+    batch_size: int = 64
+    """Images per step; each gives two crops."""
+    crop_size: int = 128
+    """Side of a crop, in pixels."""
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    """Range of a crop's share of the image's area."""
+    dense_stride: int = 16
+    """Stride of the feature level the dense loss acts on."""
+    dense_weight: float = 0.5
+    """Share of the dense loss; the rest is the global one."""
+    projection_size: int = 128
+    """Size of the projected vectors."""
+    hidden_size: int = 512
+    """Hidden size of the projection heads."""
+    queue_size: int = 2048
+    """Negatives kept for each loss."""
+    momentum: float = 0.99
+    """Decay of the key encoder at the start; it grows to 1 along a cosine."""
+    temperature: float = 0.2
+    """Temperature of both InfoNCE losses."""
+    norm_groups: int = 2
+    """The key batch is shuffled and normalised in this many groups (against leaking statistics)."""
+    learning_rate: float = 0.06
+    """Peak learning rate of SGD (momentum 0.9) at `batch_size` 64; scaled linearly."""
+    weight_decay: float = 1e-4
+    """Applied to weights of two or more dimensions."""
+    warmup_steps: int = 200
+    """Steps of linear warm-up."""
+    log_every: int = 20
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+    workers: int = -1
+    """Processes that prepare batches; -1 chooses by itself."""
+    cache_gb: float = 2.0
+    """Memory for decoded images, in gigabytes, over all workers."""
+
+    def __post_init__(self) -> None:
+        low, high = self.crop_scale
+        check(
+            0 < low <= high <= 1,
+            f"pretrain.crop_scale must be a range of shares in (0, 1], got {self.crop_scale}",
+        )
+        at_least(1, self, "pretrain", "steps", "batch_size", "crop_size", "dense_stride")
+        at_least(1, self, "pretrain", "projection_size", "hidden_size", "norm_groups")
+        at_least(1, self, "pretrain", "log_every", "checkpoint_every")
+        at_least(0, self, "pretrain", "learning_rate", "weight_decay", "warmup_steps", "cache_gb")
+        at_least(-1, self, "pretrain", "workers")
+        # A batch's keys all enter the queue.
+        at_least(self.batch_size, self, "pretrain", "queue_size")
+        above_zero(self, "pretrain", "temperature")
+        share(self, "pretrain", "dense_weight", "momentum")
