@@ -127,7 +127,7 @@ def errors_of(path: Path) -> list[str]:
                      id="foreign-is-never-overwritten"),
         pytest.param("masks photos --out new.json --preset tinny", "did you mean tiny?",
                      id="preset"),
-        pytest.param("masks photos --out new.json --preset XXL", "known: paper, small, tiny",
+        pytest.param("masks photos --out new.json --preset XXL", "known: paper, paper-r101,",
                      id="far-preset"),
         pytest.param("masks photos --out new.json --free-mask.max-maks 3",
                      "Did you mean --free-mask.max-masks?", id="option"),

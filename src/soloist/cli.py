@@ -38,7 +38,8 @@ Images = Annotated[
     list[str],
     Parameter(help="Images, folders, glob patterns, .txt lists or COCO files.", negative=""),
 ]
-Preset = Annotated[str, Parameter(help="`paper`, `small` or `tiny` (trains on a laptop).")]
+PRESETS_HELP = "`paper` (= `paper-r50`), `paper-r101`, `small` or `tiny` (trains on a laptop)."
+Preset = Annotated[str, Parameter(help=PRESETS_HELP)]
 ConfigFile = Annotated[Path | None, Parameter(help="YAML file whose values win over the preset's.")]
 Device = Annotated[str, Parameter(help="`auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")]
 Precision = Annotated[str, Parameter(help="`auto`, `bf16` or `fp32`.")]

@@ -45,6 +45,7 @@ def build_solo(backbone: BackboneConfig, model: ModelConfig) -> SOLO:
         kernel_channels=model.kernel_channels,
         tower_depth=model.tower_depth,
         embedding_size=model.embedding_size,
+        num_classes=model.num_classes,
         level_strides=model.level_strides,
         grids=model.grids,
     )
