@@ -17,12 +17,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from soloist.config import Config
+from soloist.checkpoints.names import to_detectron2
+from soloist.config import BackboneConfig, Config, ModelConfig
 from soloist.data.scenes import write_scenes
 from soloist.engine.build import build_solo, save_solo
 from soloist.engine.runtime import Runtime
+from soloist.models import SOLO
 from soloist.models.heads import CategoryBranch, KernelBranch, MaskFeatureBranch
-from soloist.presets import load_config
+from soloist.presets import PRESETS, load_config, override
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 OWN_GOLDENS = Path(__file__).parent / "goldens"
@@ -228,3 +230,94 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "model"
     save_solo(folder, network.state_dict(), config)
     return folder
+
+
+# The released code's names of what follows the backbone: of modules, from ours.
+OFFICIAL_NAMES: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
+    (r"fpn\.(\w+)\.(\d)", lambda m: f"backbone.fpn_{m[1]}{int(m[2]) + 2}"),
+    (
+        r"category_branch\.tower\.(\d)\.(\d)",
+        lambda m: f"ins_head.cate_tower.{3 * int(m[1]) + int(m[2])}",
+    ),
+    (
+        r"kernel_branch\.tower\.(\d)\.(\d)",
+        lambda m: f"ins_head.kernel_tower.{3 * int(m[1]) + int(m[2])}",
+    ),
+    (r"category_branch\.category", lambda _: "ins_head.cate_pred"),
+    (r"category_branch\.embedding", lambda _: "ins_head.emb_pred"),
+    (r"kernel_branch\.kernel", lambda _: "ins_head.kernel_pred"),
+    (
+        r"mask_feature_branch\.levels\.(\d)\.blocks\.(\d)",
+        lambda m: f"mask_head.convs_all_levels.{m[1]}.conv{m[2]}",
+    ),
+    (r"mask_feature_branch\.merge", lambda _: "mask_head.conv_pred"),
+)
+
+
+def official_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A segmenter's tensors under the released names; frozen norms have no counters."""
+    named = {}
+    for name, tensor in state.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        if name.startswith("backbone."):
+            official = f"backbone.bottom_up.{to_detectron2(name.removeprefix('backbone.network.'))}"
+        else:
+            pattern, write = next(row for row in OFFICIAL_NAMES if re.match(row[0], name))
+            official = re.sub(pattern, write, name)
+        named[official] = tensor
+    return named
+
+
+def save_official(path: Path, state: Mapping[str, Tensor]) -> Path:
+    """Writes a checkpoint as detectron2's trainer does."""
+    schedule = {"milestones": [24000], "base_lrs": [0.001], "last_epoch": 29999, "gamma": 0.1}
+    optimizer = {"state": {0: {"momentum_buffer": torch.zeros(2)}}, "param_groups": [{"lr": 0.1}]}
+    content = {"optimizer": optimizer, "scheduler": schedule, "iteration": 29999}
+    torch.save({"model": {**official_state(state), "_iter": torch.zeros(1)}, **content}, path)
+    return path
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> Config:
+    """A preset `narrow` of a ResNet-18 with narrow heads, which finds something everywhere."""
+    options = {
+        **TINY_OPTIONS,
+        "backbone": {"name": "resnet18", "weights": "none", "stages": 4},
+        "model": {**TINY_OPTIONS["model"], "tower_depth": 2},
+        "inference": {
+            **TINY_OPTIONS["inference"],
+            "category_threshold": 0.0,
+            "score_threshold": 0.0,
+            "max_per_image": 8,
+        },
+    }
+    config = load_config("tiny", None, options)
+    monkeypatch.setitem(PRESETS, "narrow", config)
+    return config
+
+
+@pytest.fixture(scope="session")
+def official_narrow(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SOLO]:
+    """A released-style checkpoint of two classes for the preset `narrow`, and its network."""
+    torch.manual_seed(0)
+    model = override(
+        ModelConfig(), {**TINY_OPTIONS["model"], "tower_depth": 2, "num_classes": 2}, where="test"
+    )
+    network = build_solo(BackboneConfig(name="resnet18"), model).eval()
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and ("running" in name or name.endswith("bias")):
+            tensor.uniform_(0.1, 1.0)
+    folder = tmp_path_factory.mktemp("official")
+    return save_official(folder / "model_0000999.pth", network.state_dict()), network
+
+
+@pytest.fixture(scope="session")
+def official_r101(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of all tensors of the released ResNet-101 segmenter; each repeats one value."""
+    with torch.device("meta"):
+        model = ModelConfig(num_classes=2)
+        state = build_solo(BackboneConfig(name="resnet101"), model).state_dict()
+    one = torch.tensor(0.01)
+    repeated = {name: one.expand(tensor.shape) for name, tensor in state.items()}
+    return save_official(tmp_path_factory.mktemp("official") / "model_0029999.pth", repeated)

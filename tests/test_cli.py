@@ -25,6 +25,7 @@ from soloist.data.coco import CocoImage, load_coco
 from soloist.data.journal import Journal
 from soloist.engine import train as train_module
 from soloist.errors import ConfigError, SoloistError
+from soloist.models import SOLO
 from soloist.presets import load_config_file
 from soloist.structures import Instances
 
@@ -127,7 +128,7 @@ def errors_of(path: Path) -> list[str]:
                      id="foreign-is-never-overwritten"),
         pytest.param("masks photos --out new.json --preset tinny", "did you mean tiny?",
                      id="preset"),
-        pytest.param("masks photos --out new.json --preset XXL", "known: paper, released, small,",
+        pytest.param("masks photos --out new.json --preset XXL", "known: paper, paper-r101,",
                      id="far-preset"),
         pytest.param("masks photos --out new.json --free-mask.max-maks 3",
                      "Did you mean --free-mask.max-masks?", id="option"),
@@ -661,3 +662,64 @@ def test_nothing_is_left_behind_by_the_commands(
     assert run("fit", "images", "--out", "new", *fast, "--train.steps", "2").status == DONE
     names = [path.name for path in Path().rglob("*")]
     assert not [name for name in names if name.startswith(".") or ".partial" in name]
+
+
+# Public weights
+
+
+def test_the_released_file_is_used_by_its_preset(run: Run, official_r101: Path) -> None:
+    how = ("--preset", "paper-r101", "--inference.short-side", "32", "--device", "cpu")
+    outcome = run("predict", "photos", "--model", official_r101, "--out", "new.json", *how)
+    assert (outcome.status, outcome.out) == (DONE, "new.json\n")
+    assert len(load_coco("new.json").images) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        pytest.param((), "add a preset; use the preset paper-r101", id="no-preset"),
+        pytest.param(("--preset", "paper-r50"), "use the preset paper-r101", id="shallow"),
+        pytest.param(("--preset", "paper-r11"), "did you mean paper-r101", id="unknown"),
+    ],
+)
+def test_a_preset_that_does_not_fit_ends_in_one_line(
+    run: Run, official_r101: Path, more: tuple[str, ...], told: str
+) -> None:
+    outcome = run("predict", "photos", "--model", official_r101, "--out", "new.json", *more)
+    assert outcome.status == USER_ERROR
+    assert told in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert not Path("new.json").exists()
+
+
+def test_a_second_class_that_no_mask_has_is_learned_as_background(
+    run: Run, train_command: tuple[str | Path, ...]
+) -> None:
+    losses = []
+    for classes in (1, 2):
+        how = ("--model.num-classes", str(classes), "--train.steps", "1", "--overwrite")
+        assert run(*train_command, *how).status == DONE
+        assert soloist.load("new").config.model.num_classes == classes
+        first = json.loads(Path("new/metrics.jsonl").read_text().splitlines()[0])
+        losses.append(first["loss_category"])
+    # It adds cells without objects; taken for objects they would cost a hundred times as much.
+    assert losses[0] < losses[1] < 3 * losses[0]
+
+
+@pytest.mark.usefixtures("narrow")
+def test_objects_are_found_by_an_official_file(
+    run: Run, official_narrow: tuple[Path, SOLO], caplog: pytest.LogCaptureFixture
+) -> None:
+    how = ("--preset", "narrow", "--device", "cpu", "--precision", "fp32")
+    with caplog.at_level(logging.INFO, "soloist"):
+        outcome = run("predict", "photos", "--model", official_narrow[0], "--out", "new.json", *how)
+    assert outcome.status == DONE
+    assert "FreeSOLO segmenter (detectron2 names); " in caplog.text
+    assert len(load_coco("new.json")) > 0
+
+
+def test_free_masks_from_the_backbone_of_an_official_file(
+    run: Run, official_narrow: tuple[Path, SOLO], fast: tuple[str | Path, ...]
+) -> None:
+    how = (*fast, "--backbone.name", "resnet18", "--backbone.weights", official_narrow[0])
+    assert run("masks", "photos", "--out", "new.json", *how).status == DONE

@@ -37,6 +37,9 @@ def nested(name: str, value: object) -> dict[str, Any]:
 def test_the_paper_preset_is_the_defaults() -> None:
     assert load_config("paper") == Config()
     assert load_config("paper").free_mask == FreeMaskConfig()
+    assert PRESETS["paper"] is PRESETS["paper-r50"]
+    changed = differences(load_config("paper-r50"), load_config("paper-r101"))
+    assert changed == ["backbone.name resnet50 -> resnet101"]
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
@@ -119,8 +122,10 @@ def test_a_file_changes_nothing_else_and_options_win(tmp_path: Path) -> None:
     [
         pytest.param("tinny", "did you mean tiny", id="near"),
         pytest.param("Paper", "did you mean paper", id="case"),
-        pytest.param("huge", "known: paper, released, small, tiny", id="far"),
-        pytest.param("", "known: paper, released, small, tiny", id="empty"),
+        pytest.param(
+            "huge", "known: paper, paper-r101, paper-r50, released, small, tiny", id="far"
+        ),
+        pytest.param("", "paper-r50, released, small, tiny", id="empty"),
     ],
 )
 def test_an_unknown_preset_is_told_with_near_names(preset: str, hint: str) -> None:

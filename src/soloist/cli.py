@@ -38,7 +38,8 @@ Images = Annotated[
     list[str],
     Parameter(help="Images, folders, glob patterns, .txt lists or COCO files.", negative=""),
 ]
-Preset = Annotated[str, Parameter(help="`paper`, `small` or `tiny` (trains on a laptop).")]
+PRESETS_HELP = "`paper` (= `paper-r50`), `paper-r101`, `small` or `tiny` (trains on a laptop)."
+Preset = Annotated[str, Parameter(help=PRESETS_HELP)]
 ConfigFile = Annotated[Path | None, Parameter(help="YAML file whose values win over the preset's.")]
 Device = Annotated[str, Parameter(help="`auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")]
 Precision = Annotated[str, Parameter(help="`auto`, `bf16` or `fp32`.")]
@@ -237,6 +238,7 @@ def predict(
     *,
     model: Path,
     out: Path,
+    preset: str | None = None,
     device: Device = "auto",
     precision: Precision = "auto",
     overwrite: Overwrite = False,
@@ -246,8 +248,9 @@ def predict(
     """Segment images with a trained model: COCO JSON out.
 
     Args:
-        model: Run folder of `fit`, `train` or `demo`.
+        model: Run folder of `fit`, `train` or `demo`, or a file such as the released FreeSOLO's.
         out: COCO file to write; its embeddings go beside it.
+        preset: What a file was trained with, such as `paper-r101`; a run folder knows its own.
         overlays: Folder for pictures of the masks.
     """
     from dataclasses import asdict, replace
@@ -255,7 +258,7 @@ def predict(
     from soloist.presets import override
     from soloist.segmenter import load
 
-    segmenter = load(model, device=device, precision=precision)
+    segmenter = load(model, preset=preset, device=device, precision=precision)
     inference = override(
         segmenter.config.inference, given(options).get("inference", {}), where="options"
     )

@@ -40,6 +40,11 @@ GENERAL_FREE_MASK = FreeMaskConfig(
 # trainings learn many rings (docs/results.md).
 SHORT_AVG_PROJECTION = 1.0
 
+# Everything the paper and its released configuration set; config/ has the source of each value
+# beside it. Both leave the backbone's weights to the user: DenseCL's, as a file.
+PAPER_R50 = Config()
+PAPER_R101 = replace(PAPER_R50, backbone=replace(PAPER_R50.backbone, name="resnet101"))
+
 SMALL = Config(
     backbone=BackboneConfig(name="resnet18", weights="bundled", feature_stride=16, stages=3),
     extract=ExtractConfig(short_side=576, max_side=1152, margin=32),
@@ -100,7 +105,13 @@ TINY = Config(
     self_training=SelfTrainingConfig(start_from="previous"),
 )
 
-PRESETS: dict[str, Config] = {"paper": Config(), "small": SMALL, "tiny": TINY}
+PRESETS: dict[str, Config] = {
+    "paper": PAPER_R50,  # a shorter name of the next one
+    "paper-r50": PAPER_R50,
+    "paper-r101": PAPER_R101,
+    "small": SMALL,
+    "tiny": TINY,
+}
 
 
 def load_config(
@@ -109,7 +120,7 @@ def load_config(
     """A preset, changed by a YAML file, changed by command-line values.
 
     Args:
-        preset: `paper`, `small` or `tiny`.
+        preset: `paper` (the same as `paper-r50`), `paper-r101`, `small` or `tiny`.
         file: YAML with any of the fields, nested by stage.
         overrides: Nested values that win over both.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, Self, cast, overload
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from soloist.data.images import read_image, read_with_size, resized_size, to_rgb
 from soloist.data.sources import ImageRef, find_images
 from soloist.engine.build import load_solo, normalize
 from soloist.engine.runtime import Runtime, choose_runtime
+from soloist.models.backbones import Backbone, NameFormat
 from soloist.models.solo import SOLO
 from soloist.pictures import draw_masks
 from soloist.postprocess import postprocess
@@ -174,24 +175,43 @@ class Segmenter:
         for image in find_images(source):
             yield self.predict_file(image)
 
+    def backbone_state_dict(self, format: NameFormat = "torchvision") -> dict[str, Tensor]:
+        """Copies of the backbone's weights under another library's names.
+
+        Args:
+            format: `torchvision`, `timm` or `detectron2`; see `Backbone.named`.
+
+        Raises:
+            ConfigError: If that library has no names for this network.
+        """
+        return cast(Backbone, self.network.backbone).named(format)
+
     def predict_file(self, image: ImageRef) -> Result:
         """Segments one image file."""
         pixels, size = read_with_size(image.path, short_side=self.config.inference.short_side)
         return _result(self(pixels, size), image.path, None)
 
 
-def load(path_or_id: str | Path, *, device: str = "auto", precision: str = "auto") -> Segmenter:
+def load(
+    path_or_id: str | Path,
+    *,
+    preset: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> Segmenter:
     """Loads a trained segmenter.
 
     Args:
-        path_or_id: A run folder of `soloist train`, `fit` or `demo`, or its model folder.
+        path_or_id: A run folder of `soloist train`, `fit` or `demo`, its model folder, or a file
+            such as the released FreeSOLO's (see `soloist.checkpoints.load_official`).
+        preset: Tells the architecture of such a file, as `paper-r101`; a folder knows its own.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         precision: `auto`, `bf16` or `fp32`.
 
     Raises:
-        CheckpointError: If there is no complete model.
+        CheckpointError: If there is no complete model, or it does not fit the preset.
     """
-    network, config = load_solo(Path(path_or_id))
+    network, config = load_solo(Path(path_or_id), preset)
     return Segmenter(network, config, choose_runtime(device, precision))
 
 

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import timm
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from soloist.checkpoints import load_state, load_tensors, save_state, save_tensors
 from soloist.engine.build import half_precision
 from soloist.errors import CheckpointError, ConfigError
-from soloist.models.backbones import Backbone, create_backbone
+from soloist.models.backbones import Backbone, NameFormat, create_backbone
 
 NAME = "resnet10t"
 
@@ -214,6 +215,94 @@ def test_public_checkpoints_load(
     torch.save(content, tmp_path / "public.pth")
     loaded = weights_of(seeded_backbone(1, weights=str(tmp_path / "public.pth")))
     assert all(torch.equal(loaded[k], v) for k, v in weights_of(backbone).items())
+
+
+def test_the_backbone_of_a_segmenter_serves_another(model_folder: Path) -> None:
+    saved = load_tensors(model_folder / "model.safetensors")
+    for place in (model_folder.parent, model_folder, model_folder / "model.safetensors"):
+        loaded = weights_of(seeded_backbone(1, weights=str(place), stages=3))
+        for name, value in loaded.items():
+            assert torch.equal(saved[f"backbone.network.{name}"].to(value.dtype), value), name
+
+
+# Names of other libraries
+
+
+# torchvision's and detectron2's names of a ResNet-50: stem, first block, last block.
+DETECTRON2 = {
+    "conv1.weight": "stem.conv1.weight",
+    "bn1.weight": "stem.conv1.norm.weight",
+    "bn1.bias": "stem.conv1.norm.bias",
+    "bn1.running_mean": "stem.conv1.norm.running_mean",
+    "bn1.running_var": "stem.conv1.norm.running_var",
+    "layer1.0.conv1.weight": "res2.0.conv1.weight",
+    "layer1.0.bn1.weight": "res2.0.conv1.norm.weight",
+    "layer1.0.bn1.bias": "res2.0.conv1.norm.bias",
+    "layer1.0.bn1.running_mean": "res2.0.conv1.norm.running_mean",
+    "layer1.0.bn1.running_var": "res2.0.conv1.norm.running_var",
+    "layer1.0.conv2.weight": "res2.0.conv2.weight",
+    "layer1.0.bn2.running_mean": "res2.0.conv2.norm.running_mean",
+    "layer1.0.conv3.weight": "res2.0.conv3.weight",
+    "layer1.0.bn3.running_var": "res2.0.conv3.norm.running_var",
+    "layer1.0.downsample.0.weight": "res2.0.shortcut.weight",
+    "layer1.0.downsample.1.weight": "res2.0.shortcut.norm.weight",
+    "layer1.0.downsample.1.bias": "res2.0.shortcut.norm.bias",
+    "layer1.0.downsample.1.running_mean": "res2.0.shortcut.norm.running_mean",
+    "layer1.0.downsample.1.running_var": "res2.0.shortcut.norm.running_var",
+    "layer4.2.conv1.weight": "res5.2.conv1.weight",
+    "layer4.2.conv2.weight": "res5.2.conv2.weight",
+    "layer4.2.conv3.weight": "res5.2.conv3.weight",
+    "layer4.2.bn3.bias": "res5.2.conv3.norm.bias",
+}
+
+
+def test_names_are_those_of_the_other_libraries() -> None:
+    built = seeded_backbone(0, "resnet50")
+    with torch.device("meta"):
+        whole = set(torchvision.models.resnet50().state_dict())
+        assert whole == set(timm.create_model("resnet50").state_dict())
+    torchvision_weights = built.named("torchvision")
+    assert set(torchvision_weights) == whole - {"fc.weight", "fc.bias"}
+    assert set(built.named("timm")) == set(torchvision_weights)
+    detectron2_weights = built.named("detectron2")
+    # 53 convolutions, each with a frozen norm of four tensors.
+    assert len(detectron2_weights) == 53 * 5
+    for name, other in DETECTRON2.items():
+        assert torch.equal(detectron2_weights[other], torchvision_weights[name]), name
+
+
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        ("resnet18", "torchvision"),
+        ("resnet18", "timm"),
+        ("resnet18", "detectron2"),
+        (NAME, "timm"),
+        ("convnext_atto", "timm"),
+        ("regnetx_002", "timm"),
+    ],
+)
+def test_weights_under_other_names_come_back(tmp_path: Path, name: str, format: NameFormat) -> None:
+    built = seeded_backbone(0, name)
+    for value in weights_of(built).values():
+        if value.is_floating_point() and value.ndim == 1:
+            value.uniform_(0.1, 1.0)
+    named = built.named(format)
+    assert set(named) == {key for key in named if torch.isfinite(named[key]).all()}
+    torch.save(named, tmp_path / "w.pth")
+    loaded = weights_of(seeded_backbone(1, name, weights=str(tmp_path / "w.pth")))
+    for key, value in weights_of(built).items():
+        assert torch.equal(loaded[key], value), key
+    if name != "resnet18":
+        assert set(named) <= set(timm.create_model(name).state_dict())
+
+
+@pytest.mark.parametrize("format", ["torchvision", "detectron2"])
+def test_a_network_another_library_does_not_know_is_told(
+    backbone: Backbone, format: NameFormat
+) -> None:
+    with pytest.raises(ConfigError, match=f"{format} must have .* none for 'conv1.0.weight'"):
+        backbone.named(format)
 
 
 def test_a_file_for_all_stages_serves_the_first_ones(tmp_path: Path, backbone: Backbone) -> None:

@@ -13,19 +13,19 @@ class BackboneConfig:
     """Which network gives the features."""
 
     name: str = "resnet50"
-    """timm model name."""
+    """timm model name (section 4: ResNet-50 and ResNet-101)."""
     weights: str = "none"
-    """`bundled`, `none` (random), `timm` (the model's own pretrained weights) or a file."""
+    """`bundled`, `none` (random), `timm` (its own) or a file (section 4: DenseCL's)."""
     output_stride: Literal[8, 16, 32] = 32
-    """Stride of the last stage; 8 and 16 dilate it (where timm supports that)."""
+    """Stride of the last stage (released); 8 and 16 dilate it (where timm supports that)."""
     feature_stride: int = 32
-    """Stride of the level Free Mask reads."""
+    """Stride of the level Free Mask reads (released: the last stage)."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "backbone", "feature_stride")
 
     stages: int = 4
-    """Stages in use; 3 leaves the last one out, which in a ResNet holds most of the weights."""
+    """Stages in use (released: all); 3 leaves out the last, a ResNet's heaviest."""
 
 
 @dataclass(frozen=True)
@@ -91,21 +91,23 @@ class ModelConfig:
     """The SOLO network (paper section 3.3; SOLOv2)."""
 
     fpn_channels: int = 256
-    """Channels of P2..P6."""
+    """Channels of P2..P6 (released)."""
     head_channels: int = 512
     """Channels of the category and kernel towers, a multiple of 32 (released)."""
     mask_channels: int = 128
     """Channels inside the mask feature branch, a multiple of 32 (released)."""
     kernel_channels: int = 256
-    """Channels of the mask features and size of a dynamic kernel, D."""
+    """Channels of the mask features and size of a dynamic kernel, D (released)."""
     tower_depth: int = 4
-    """Convolutions in each tower."""
+    """Convolutions in each tower (SOLOv2)."""
     embedding_size: int = 128
-    """Size of the semantic embedding, E."""
+    """Size of the semantic embedding, E (released)."""
+    num_classes: int = 1
+    """Classes of the category branch (ours; released: 2, of which free masks use one)."""
     level_strides: tuple[int, ...] = (8, 8, 16, 32, 32)
-    """Strides P2..P6 are resized to before the heads."""
+    """Strides P2..P6 are resized to before the heads (released)."""
     grids: tuple[int, ...] = (40, 36, 24, 16, 12)
-    """Grid side of each level."""
+    """Grid side of each level (released)."""
     scale_ranges: tuple[tuple[float, float], ...] = (
         (1, 96),
         (48, 192),
@@ -113,9 +115,9 @@ class ModelConfig:
         (192, 768),
         (384, 2048),
     )
-    """Closed range of sqrt(box area) each level learns, in pixels of the network's input."""
+    """Closed range of sqrt(box area) each level learns, in pixels of the input (released)."""
     center_sigma: float = 0.2
-    """Positive cells are those of the box shrunk by this around the centre of mass."""
+    """Positive cells are those of the box shrunk by this around the centre of mass (released)."""
 
     def __post_init__(self) -> None:
         sides = {len(self.level_strides), len(self.grids), len(self.scale_ranges)}
@@ -130,12 +132,10 @@ class ModelConfig:
         for name in ("head_channels", "mask_channels"):
             value = getattr(self, name)
             # GroupNorm has 32 groups (SOLOv2).
-            check(
-                value > 0 and value % 32 == 0,
-                f"model.{name} must be a multiple of 32, got {value}",
-            )
+            fits = value > 0 and value % 32 == 0
+            check(fits, f"model.{name} must be a multiple of 32, got {value}")
         at_least(1, self, "model", "fpn_channels", "kernel_channels", "tower_depth")
-        at_least(1, self, "model", "embedding_size")
+        at_least(1, self, "model", "embedding_size", "num_classes")
 
 
 @dataclass(frozen=True)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from soloist.checkpoints import load_tensors, save_tensors
+from soloist.checkpoints import OfficialWeights, load_official, save_tensors
+from soloist.checkpoints.official import is_counter
 from soloist.config import BackboneConfig, Config, InferenceConfig, ModelConfig
 from soloist.errors import CheckpointError
 from soloist.files import one_line, write_json
 from soloist.models.backbones import Backbone, create_backbone
 from soloist.models.solo import SOLO
-from soloist.presets import override
+from soloist.presets import PRESETS, load_config, override
+
+logger = logging.getLogger(__name__)
 
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -45,6 +49,7 @@ def build_solo(backbone: BackboneConfig, model: ModelConfig) -> SOLO:
         kernel_channels=model.kernel_channels,
         tower_depth=model.tower_depth,
         embedding_size=model.embedding_size,
+        num_classes=model.num_classes,
         level_strides=model.level_strides,
         grids=model.grids,
     )
@@ -99,15 +104,18 @@ def model_folder(path: Path) -> Path:
     return folder
 
 
-def load_solo(path: Path) -> tuple[SOLO, Config]:
-    """Builds the network that `save_solo` wrote, in evaluation mode.
+def load_solo(path: Path, preset: str | None = None) -> tuple[SOLO, Config]:
+    """Builds a trained network with its weights, in evaluation mode.
 
     Args:
-        path: A run folder or the model folder inside it.
+        path: A run folder, the model folder inside it, or a file of `load_official`'s kinds.
+        preset: What tells the architecture of a file; a folder has its own record.
 
     Raises:
-        CheckpointError: If there is no complete model, or it does not fit its own record.
+        CheckpointError: If there is no complete model, or it does not fit its record or preset.
     """
+    if path.is_file():
+        return load_official_solo(path, preset)
     folder = model_folder(path)
     try:
         record: Any = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
@@ -124,20 +132,83 @@ def load_solo(path: Path) -> tuple[SOLO, Config]:
     return network.eval(), Config(backbone=backbone, model=model, inference=inference)
 
 
+def load_official_solo(path: Path, preset: str | None) -> tuple[SOLO, Config]:
+    """Builds a preset's network with the weights of a public segmenter, such as FreeSOLO's.
+
+    Only the number of classes is taken from the file: the released network has two.
+
+    Raises:
+        CheckpointError: If the file holds no segmenter, or not one of the preset's architecture.
+    """
+    weights = load_official(path)
+    if weights.num_classes is None:
+        raise CheckpointError(
+            f"{path} must hold a whole segmenter, got a {weights.kind.title} without heads; use it "
+            f"as a backbone: --backbone.weights {path}"
+        )
+    if preset is None:
+        raise CheckpointError(
+            f"{path} does not tell its architecture: add a preset; {_fitting_presets(weights)}"
+        )
+    config = _for_weights(load_config(preset), weights)
+    wrong = _misfits(weights, _shapes(config))
+    if wrong:
+        raise CheckpointError(
+            f"{path} must fit the preset {preset!r}, but {len(wrong)} tensors are missing, left "
+            f"over or of another shape, first {wrong[0]!r}; {_fitting_presets(weights)}"
+        )
+    network = build_solo(config.backbone, config.model)
+    used = weights.fitted(network.state_dict())
+    network.load_state_dict(used.tensors)
+    logger.info(used.summary())
+    return network.eval(), config
+
+
 def load_solo_weights(network: SOLO, folder: Path) -> None:
     """Fills a network with the weights of a model folder.
 
     Raises:
         CheckpointError: If names or shapes differ.
     """
-    tensors = load_tensors(folder / MODEL_FILE)
-    own = network.state_dict()
-    wrong = set(own) ^ set(tensors) or {
-        name for name in own if own[name].shape != tensors[name].shape
-    }
+    weights = load_official(folder / MODEL_FILE)
+    wrong = _misfits(weights, network.state_dict())
     if wrong:
         raise CheckpointError(
             f"{folder / MODEL_FILE} does not fit its network: {len(wrong)} tensors are missing, "
-            f"left over or of another shape, first {min(wrong)!r}"
+            f"left over or of another shape, first {wrong[0]!r}"
         )
-    network.load_state_dict({name: tensors[name].to(own[name].dtype) for name in own})
+    network.load_state_dict(weights.tensors)
+
+
+def _misfits(weights: OfficialWeights, own: Mapping[str, Tensor]) -> list[str]:
+    """Names that only one side has, or that differ in shape; counters of batch norms aside."""
+    found = weights.tensors
+    both = own.keys() & found.keys()
+    alone = {name for name in own.keys() ^ found.keys() if not is_counter(name)}
+    return sorted(alone | {name for name in both if own[name].shape != found[name].shape})
+
+
+def _for_weights(config: Config, weights: OfficialWeights) -> Config:
+    """A configuration whose network takes all its weights from a file, with its classes."""
+    assert weights.num_classes is not None
+    return replace(
+        config,
+        backbone=replace(config.backbone, weights="none"),
+        model=replace(config.model, num_classes=weights.num_classes),
+    )
+
+
+def _shapes(config: Config) -> Mapping[str, Tensor]:
+    """State of a configuration's network without values, in a tenth of a second."""
+    with torch.device("meta"):
+        return build_solo(config.backbone, config.model).state_dict()
+
+
+def _fitting_presets(weights: OfficialWeights) -> str:
+    """A hint that names the presets whose network has exactly these tensors."""
+    fitting = [
+        name
+        for name, config in PRESETS.items()
+        if not _misfits(weights, _shapes(_for_weights(config, weights)))
+    ]
+    return f"use the preset {' or '.join(fitting)}" if fitting else "no preset fits it"

@@ -213,6 +213,7 @@ def batch_losses(
                 grids=config.model.grids,
                 scale_ranges=config.model.scale_ranges,
                 center_sigma=config.model.center_sigma,
+                num_classes=config.model.num_classes,
             )
         )
         masks.append(downsample_masks(view_masks, stride_size))

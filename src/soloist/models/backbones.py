@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
 from torch import Tensor, nn
 
-from soloist.checkpoints import load_tensors
+from soloist.checkpoints import OfficialWeights, load_official
+from soloist.checkpoints.names import BACKBONE, flat_name, to_detectron2
+from soloist.checkpoints.official import is_counter
 from soloist.errors import CheckpointError, ConfigError, near_names
+
+logger = logging.getLogger(__name__)
+
+NameFormat = Literal["torchvision", "timm", "detectron2"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -104,6 +111,36 @@ class Backbone(nn.Module):
             if name == last:
                 return
 
+    def named(self, format: NameFormat) -> dict[str, Tensor]:
+        """Copies of the weights under the names another library gives them.
+
+        Args:
+            format: `torchvision` or `detectron2` (a ResNet's own names, such as
+                `res2.0.conv1.weight`, without the batch counters that frozen norms lack), both for
+                ResNets; or `timm`.
+
+        Raises:
+            ConfigError: If the library has no names for this network.
+        """
+        own: dict[str, Tensor] = self.network.state_dict()
+        names = {name: to_detectron2(name) for name in own}
+        strange = next((name for name, other in names.items() if other is None), None)
+        if strange is not None and format != "timm":
+            raise ConfigError(
+                f"{format} must have a name for each tensor, but has none for {strange!r}, which "
+                "no plain ResNet has; use the format timm"
+            )
+        if strange is not None:
+            names = _timm_tensor_names(self.network, own)
+        elif format == "detectron2":
+            own = {name: tensor for name, tensor in own.items() if not is_counter(name)}
+        else:
+            names = {name: name for name in own}
+        return {
+            str(names[name]): tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in own.items()
+        }
+
     def level(self, stride: int) -> int:
         """Index of the last (most semantic) feature map of this stride.
 
@@ -126,7 +163,7 @@ def create_backbone(
     Args:
         name: timm model name.
         weights: `bundled`, `none` (random), `timm` (the model's own pretrained weights), or the
-            path of a weights file or of a folder written by `soloist pretrain`.
+            path of a weights file or of a run folder of `soloist pretrain`, `train` or `fit`.
         output_stride: Stride of the last stage: 8, 16 or 32.
         stages: Feature maps in use, finest first; what comes after them is not built.
 
@@ -163,8 +200,17 @@ def create_backbone(
         std=pretrained.get("std", IMAGENET_STD),
     )
     if weights not in ("none", "timm"):
-        load_backbone_weights(backbone, _weights_file(weights))
+        used = load_backbone_weights(backbone, _weights_file(weights))
+        if weights != "bundled":
+            logger.info(used.summary())
     return backbone.to(memory_format=torch.channels_last)
+
+
+def _timm_tensor_names(network: Any, own: Iterable[str]) -> dict[str, str | None]:
+    """The names that tensors of a feature extractor have in the whole timm model."""
+    whole = timm.create_model(network.pretrained_cfg["architecture"]).state_dict()
+    names = {flat_name(BACKBONE + name): name for name in whole}
+    return {name: names[flat_name(BACKBONE + name)] for name in own}
 
 
 def _timm_network(name: str, **options: Any) -> Any:
@@ -184,47 +230,36 @@ def _timm_network(name: str, **options: Any) -> Any:
         ) from error
 
 
-def load_backbone_weights(backbone: Backbone, path: Path) -> None:
-    """Loads a file of weights with torchvision's or timm's key names.
+def load_backbone_weights(backbone: Backbone, path: Path) -> OfficialWeights:
+    """Loads a file of weights, of any kind that `load_official` knows.
+
+    Returns:
+        What was used of the file, and what was left over.
 
     Raises:
         CheckpointError: If a tensor of the network is missing in the file or differs in shape.
     """
-    found = _strip_prefixes(load_tensors(path))
-    own = backbone.network.state_dict()
-    missing = [key for key in own if key not in found]
-    if missing:
+    own = {f"{BACKBONE}{name}": value for name, value in backbone.network.state_dict().items()}
+    weights = load_official(path).fitted(own)
+    if weights.missing:
         raise CheckpointError(
-            f"{path.name} lacks {len(missing)} of the backbone's {len(own)} tensors, first "
-            f"{missing[0]!r}; is it a file for another network?"
+            f"{path.name} lacks {len(weights.missing)} of the backbone's {len(own)} tensors, first "
+            f"{weights.missing[0].removeprefix(BACKBONE)!r}; is it a file for another network?"
         )
-    for key, tensor in own.items():
-        if found[key].shape != tensor.shape:
-            raise CheckpointError(
-                f"{path.name}: {key!r} must be {tuple(tensor.shape)}, "
-                f"got {tuple(found[key].shape)}; is it a file for another network?"
-            )
-    backbone.network.load_state_dict({key: found[key].to(own[key].dtype) for key in own})
-
-
-def _strip_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    prefixes = ("module.", "encoder_q.", "model.", "backbone.", "network.")
-    stripped = {}
-    for key, tensor in state.items():
-        name = key
-        while name.startswith(prefixes):
-            name = name.split(".", 1)[1]
-        stripped[name] = tensor
-    return stripped
+    backbone.network.load_state_dict(
+        {name.removeprefix(BACKBONE): tensor for name, tensor in weights.tensors.items()}
+    )
+    return weights
 
 
 def _weights_file(weights: str) -> Path:
     if weights == "bundled":
         return Path(str(files("soloist") / BUNDLED_FILE))
     path = Path(weights)
-    for candidate in (path / "model" / "backbone.safetensors", path / "backbone.safetensors"):
-        if candidate.is_file():
-            return candidate
+    for folder in (path / "model", path):
+        for name in ("backbone.safetensors", "model.safetensors"):
+            if (folder / name).is_file():
+                return folder / name
     return path
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import re
 import struct
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from soloist.checkpoints.pickles import load_pickle
 from soloist.errors import CheckpointError
 from soloist.files import atomic_path
 
-# What torch.load raises on damaged files, found by damaging some.
+WRAPPERS = ("state_dict", "model", "teacher", "student")
+"""Where files keep their tensors: MoCo and OpenMMLab; detectron2; DINO, whose teacher is its
+result."""
+
+# What torch.load and pickle raise on damaged files, found by damaging some.
 _LOAD_ERRORS = (
     pickle.UnpicklingError,
     RuntimeError,
@@ -26,15 +34,17 @@ _LOAD_ERRORS = (
     AttributeError,
     AssertionError,
     OSError,
+    MemoryError,
+    OverflowError,
     struct.error,
 )
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Reads a flat dictionary of tensors from `.safetensors`, `.pth` or `.pt`.
+    """Reads a flat dictionary of tensors from `.safetensors`, `.pth`, `.pt` or `.pkl`.
 
-    A `.pth` may keep its tensors under `state_dict` or `model`; it is read with
-    `weights_only=True`, so nothing in it is executed.
+    All but `.safetensors` may keep their tensors under one of `WRAPPERS`. Nothing in a file is
+    executed: torch reads with `weights_only=True`, `.pkl` files are read by `load_pickle`.
 
     Raises:
         CheckpointError: If the file is missing, malformed or holds no tensors.
@@ -46,13 +56,13 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         except SafetensorError as error:
             raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
-    content: Any = load_state(path)
-    for key in ("state_dict", "model"):
+    content: Any = _read(path, load_pickle) if path.suffix == ".pkl" else load_state(path)
+    for key in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} must hold a dictionary of tensors, got {type(content)}")
-    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors; is it a file of weights?")
     return tensors
@@ -71,16 +81,29 @@ def load_state(path: Path) -> Any:
     Raises:
         CheckpointError: If the file is damaged or holds more than tensors and plain values.
     """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except _LOAD_ERRORS as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} is damaged or holds more than tensors and plain values ({reason})"
-        ) from error
+    return _read(path, _load_torch)
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Writes a dictionary of tensors and plain values, through a temporary name."""
     with atomic_path(path) as temporary:
         torch.save(state, temporary)
+
+
+def _load_torch(path: Path) -> Any:
+    # A Namespace is a bag of plain values; DINO's checkpoints keep their arguments in one.
+    with torch.serialization.safe_globals([Namespace]):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
+    """What a reader makes of a file, or a one-line error that says how to mend it."""
+    try:
+        return reader(path)
+    except _LOAD_ERRORS as error:
+        named = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        reason = f"it names {named[1]}" if named else (str(error) or type(error).__name__)
+        raise CheckpointError(
+            f"{path} is damaged or holds more than tensors and plain values "
+            f"({reason.splitlines()[0]}); fetch it again, or save only its tensors"
+        ) from error
