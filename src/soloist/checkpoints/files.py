@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from soloist.checkpoints.pickles import load_pickle
@@ -72,7 +72,8 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], *, metadata: dict[str, 
     """Writes a safetensors file with its record, through a temporary name."""
     contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        save_file(contiguous, temporary, metadata=metadata)
+        # `save_file` makes a file that only its owner may read.
+        temporary.write_bytes(save(contiguous, metadata=metadata))
 
 
 def load_state(path: Path) -> Any:
