@@ -661,3 +661,21 @@ def test_nothing_is_left_behind_by_the_commands(
     assert run("fit", "images", "--out", "new", *fast, "--train.steps", "2").status == DONE
     names = [path.name for path in Path().rglob("*")]
     assert not [name for name in names if name.startswith(".") or ".partial" in name]
+
+
+# Several processes
+
+
+@pytest.mark.parametrize(
+    ("local_rank", "told"),
+    [pytest.param("0", True, id="first"), pytest.param("1", False, id="second")],
+)
+def test_a_mistake_is_told_once_on_each_machine(
+    monkeypatch: pytest.MonkeyPatch, run: Run, local_rank: str, told: bool
+) -> None:
+    for name, value in {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    outcome = run("masks", "empty", "--out", "new.json", "--device", "none")
+    assert outcome.status == USER_ERROR
+    assert ("device must be" in outcome.err) == told
