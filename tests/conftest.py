@@ -192,6 +192,12 @@ TINY_OPTIONS: dict[str, Any] = {
 SCENES = 6
 
 
+@pytest.fixture(scope="session")
+def tiny_defaults() -> Mapping[str, Any]:
+    """What `tiny_options` starts as, for fixtures that live longer; not to be changed."""
+    return TINY_OPTIONS
+
+
 @pytest.fixture
 def tiny_options() -> dict[str, Any]:
     """Options, nested by stage, for runs of a few steps."""

@@ -723,3 +723,21 @@ def test_free_masks_from_the_backbone_of_an_official_file(
 ) -> None:
     how = (*fast, "--backbone.name", "resnet18", "--backbone.weights", official_narrow[0])
     assert run("masks", "photos", "--out", "new.json", *how).status == DONE
+
+
+# Several processes
+
+
+@pytest.mark.parametrize(
+    ("local_rank", "told"),
+    [pytest.param("0", True, id="first"), pytest.param("1", False, id="second")],
+)
+def test_a_mistake_is_told_once_on_each_machine(
+    monkeypatch: pytest.MonkeyPatch, run: Run, local_rank: str, told: bool
+) -> None:
+    for name, value in {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    outcome = run("masks", "empty", "--out", "new.json", "--device", "none")
+    assert outcome.status == USER_ERROR
+    assert ("device must be" in outcome.err) == told

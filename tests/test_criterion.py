@@ -397,3 +397,55 @@ def test_bfloat16_outputs_give_float32_losses_in_and_out_of_autocast(inside: boo
     for name in NAMES:
         assert losses[name].dtype == torch.float32
         torch.testing.assert_close(losses[name], exact[name], rtol=0.03, atol=0.01)
+
+
+# Several processes
+
+
+@pytest.mark.parametrize(
+    "positives",
+    [
+        pytest.param([(3, 2, 1), (0, 4, 0), (1, 0, 0), (2, 2, 2)], id="uneven"),
+        pytest.param([(3, 2, 1), (0, 4, 0), (0, 0, 0), (0, 0, 0)], id="one-without-any"),
+        pytest.param([(0, 0, 0)] * 4, id="none"),
+    ],
+)
+def test_the_mean_over_shares_is_the_loss_of_the_whole_batch(
+    positives: list[tuple[int, ...]],
+) -> None:
+    """Its gradient too: the mean over processes is what distributed training takes."""
+    batch = random_batch(positives)
+    config = LossConfig(full_mask_dice=2.0)
+    expected = batch.losses(config=config)
+    inputs = leaves(batch.outputs)
+    wanted = torch.autograd.grad(torch.stack(list(expected.values())).sum(), inputs)
+    shares = [batch.pick((0, 1)), batch.pick((2, 3))]
+    counts: list[list[Tensor]] = [[], []]
+
+    def run(share: int, add_up: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        one = shares[share]
+        return FreeSOLOCriterion(config, add_up=add_up, processes=2)(
+            one.outputs, one.targets, one.masks, one.embeddings, one.color_similarity, 10_000
+        )
+
+    def noting(share: int) -> Callable[[Tensor], Tensor]:
+        def note(values: Tensor) -> Tensor:
+            counts[share].append(values)
+            return values
+
+        return note
+
+    for share in range(2):
+        run(share, noting(share))
+    # The same number of sums on each process, or they would wait for each other for ever.
+    sums = [one + other for one, other in zip(*counts, strict=True)]
+    assert not any(values.requires_grad for values in sums)
+    parts = []
+    for share in range(2):
+        replayed = iter(sums)
+        parts.append(run(share, lambda _, replayed=replayed: next(replayed)))  # type: ignore[misc]
+    for name, value in expected.items():
+        torch.testing.assert_close((parts[0][name] + parts[1][name]) / 2, value)
+    total = torch.stack([value for part in parts for value in part.values()]).sum() / 2
+    for gradient, whole in zip(torch.autograd.grad(total, inputs), wanted, strict=True):
+        torch.testing.assert_close(gradient, whole)

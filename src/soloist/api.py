@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from soloist.data.sources import find_images
+from soloist.engine.distributed import join, on_main
 from soloist.engine.evaluate import evaluate
 from soloist.engine.extract import FreeMaskExtractor
 from soloist.engine.label import LabelSummary, errors_beside, label_images
@@ -50,9 +52,11 @@ def extract_masks(
     out = Path(out)
     config = load_config(preset, None, options)
     chosen = asdict(config)
+    runtime = choose_runtime(device, precision)
+    join(runtime.device)
     return label_images(
         find_images(images),
-        FreeMaskExtractor(config, choose_runtime(device, precision)),
+        FreeMaskExtractor(config, runtime),
         out,
         title="masks",
         short_side=config.extract.short_side,
@@ -98,12 +102,13 @@ def fit(
     truth = None if ground_truth is None else Path(ground_truth)
     inputs = {"images": str(images), "gt": str(truth), "budget": str(budget_seconds)}
     runtime = choose_runtime(device, precision)
+    join(runtime.device)
     with open_run(
         Path(out), command="fit", inputs=inputs, config=config, overwrite=overwrite
     ) as run:
         result = fit_run(
             found, run, config, runtime, budget_seconds=budget_seconds, ground_truth=truth
         )
-        write_run_report(run, result.images, result.gallery, ground_truth=truth)
+        on_main(partial(write_run_report, run, result.images, result.gallery, ground_truth=truth))
         run.finish()
     return load(run.path, device=device, precision=precision)

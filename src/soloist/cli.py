@@ -16,6 +16,7 @@ from cyclopts import App, CycloptsError, Parameter
 from soloist import __version__
 from soloist.cli_options import given, option_group
 from soloist.config import Config
+from soloist.engine.launch import launched
 from soloist.errors import ConfigError, SoloistError, TrainingError
 from soloist.presets import load_config
 
@@ -91,6 +92,7 @@ def pretrain(
         out: Run folder; the same command again resumes it.
     """
     from soloist.data.sources import find_images
+    from soloist.engine.distributed import join, on_main
     from soloist.engine.pretrain import pretrain as run_pretrain
     from soloist.engine.runtime import choose_runtime
     from soloist.run_report import finish_pretrain
@@ -101,10 +103,11 @@ def pretrain(
     settings = load_config(preset, config, values)
     found = find_images(images)
     runtime = choose_runtime(device, precision)
+    join(runtime.device)
     with _open("pretrain", images, out, settings, overwrite) as run:
         logger.info("pretrain: %d images on %s", len(found), runtime)
         backbone = run_pretrain(found, run, settings, runtime)
-        finish_pretrain(run, backbone, found, settings, runtime)
+        on_main(lambda: finish_pretrain(run, backbone, found, settings, runtime))
         return _finish(run)
 
 
@@ -129,11 +132,13 @@ def masks(
     """
     from dataclasses import asdict
 
+    from soloist.engine.distributed import join
     from soloist.engine.extract import FreeMaskExtractor
     from soloist.engine.runtime import choose_runtime
 
     settings = load_config(preset, config, given(options))
     runtime = choose_runtime(device, precision)
+    join(runtime.device)
     chosen = asdict(settings)
     return _label(
         "masks",
@@ -171,6 +176,7 @@ def train(
     from soloist.data.coco import load_coco
     from soloist.data.sources import find_images
     from soloist.engine.build import model_folder
+    from soloist.engine.distributed import join, on_main
     from soloist.engine.runtime import choose_runtime
     from soloist.engine.train import train as run_train
     from soloist.run_report import write_run_report
@@ -180,12 +186,13 @@ def train(
     labels = load_coco(masks)
     start_from = None if init is None else model_folder(init)
     runtime = choose_runtime(device, precision)
+    join(runtime.device)
     with _open("train", images, out, settings, overwrite, masks=masks, init=init) as run:
         logger.info("train: %d images on %s", len(found), runtime)
         run_train(
             found, labels, run, settings, runtime, model_folder=run.model, start_from=start_from
         )
-        write_run_report(run, found, [])
+        on_main(lambda: write_run_report(run, found, []))
         return _finish(run)
 
 
@@ -213,6 +220,7 @@ def fit(
         gt: COCO file of a validation set, to evaluate each stage on; never trained on.
     """
     from soloist.data.sources import find_images
+    from soloist.engine.distributed import join, on_main
     from soloist.engine.runtime import choose_runtime
     from soloist.run_report import print_results, write_run_report
     from soloist.self_training import fit as run_fit
@@ -224,10 +232,11 @@ def fit(
     seconds = None if budget is None else parse_duration(budget)
     found = find_images(images)
     runtime = choose_runtime(device, precision)
+    join(runtime.device)
     with _open("fit", images, out, settings, overwrite, budget=budget, gt=gt) as run:
         logger.info("fit: %d images on %s", len(found), runtime)
         result = run_fit(found, run, settings, runtime, budget_seconds=seconds, ground_truth=gt)
-        write_run_report(run, result.images, result.gallery, ground_truth=gt)
+        on_main(lambda: write_run_report(run, result.images, result.gallery, ground_truth=gt))
         print_results(result.metrics)
         return _finish(run)
 
@@ -255,10 +264,12 @@ def predict(
     """
     from dataclasses import asdict, replace
 
+    from soloist.engine.distributed import join
     from soloist.presets import override
     from soloist.segmenter import load
 
     segmenter = load(model, preset=preset, device=device, precision=precision)
+    join(segmenter.runtime.device)
     inference = override(
         segmenter.config.inference, given(options).get("inference", {}), where="options"
     )
@@ -323,7 +334,10 @@ def demo(*, out: Path = Path("runs/demo"), overwrite: Overwrite = False) -> int:
         out: Run folder; the same command again resumes it.
     """
     from soloist.demo import demo_config, run_demo
+    from soloist.engine.distributed import join
+    from soloist.engine.runtime import choose_runtime
 
+    join(choose_runtime().device)
     with _open("demo", [], out, demo_config(), overwrite) as run:
         run_demo(run)
         return _finish(run)
@@ -341,7 +355,9 @@ def doctor() -> int:
 
 def main() -> None:
     """Runs the command line and exits: 0 done, 1 some images failed, 2 the user's mistake."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # Of several processes the main one speaks for all.
+    level = logging.INFO if launched().rank == 0 else logging.ERROR
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     sys.exit(run_command(sys.argv[1:]))
 
 
@@ -350,13 +366,18 @@ def run_command(arguments: list[str]) -> int:
     try:
         status = app(arguments, exit_on_error=False, print_error=False)
     except (CycloptsError, SoloistError) as error:
-        message = " ".join(str(error).split())
-        sys.stderr.write(f"soloist: {message}\n")
+        _tell(" ".join(str(error).split()))
         return SOME_FAILED if isinstance(error, TrainingError) else USER_ERROR
     except KeyboardInterrupt:
-        sys.stderr.write("soloist: stopped; the same command again goes on from here\n")
+        _tell("stopped; the same command again goes on from here")
         return 130
     return status if isinstance(status, int) else DONE
+
+
+def _tell(message: str) -> None:
+    """One line on stderr, once on each machine: its files may be what is wrong."""
+    if launched().local_rank == 0:
+        sys.stderr.write(f"soloist: {message}\n")
 
 
 def parse_duration(text: str) -> float:
@@ -384,10 +405,13 @@ def _open(
 
 def _finish(run: RunFolder) -> int:
     """Closes a run that is done and tells how it went."""
+    from soloist.engine.distributed import on_main
+
     run.finish()
-    if (run.path / "report.html").is_file():
+    if launched().rank == 0 and (run.path / "report.html").is_file():
         sys.stdout.write(f"report: {run.path / 'report.html'}\n")
-    return _failures(run.errors.count, run.errors.path)
+    # What failed in an earlier session stands in the main process's file alone.
+    return _failures(on_main(lambda: run.errors.count), run.errors.path)
 
 
 def _failures(count: int, path: Path | None) -> int:
@@ -428,5 +452,6 @@ def _label(
         on_result=None if overlays is None else OverlayWriter(overlays),
     )
     report_labels(title, summary)
-    sys.stdout.write(f"{out}\n")
+    if launched().rank == 0:
+        sys.stdout.write(f"{out}\n")
     return _failures(errors.count, errors.path)

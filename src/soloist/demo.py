@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from soloist.config import Config
 from soloist.data.scenes import write_scenes
 from soloist.data.sources import find_images
+from soloist.engine.distributed import on_main
 from soloist.engine.progress import duration, track
 from soloist.engine.run_folder import RunFolder
 from soloist.engine.runtime import choose_runtime
@@ -54,8 +56,8 @@ def run_demo(run: RunFolder) -> None:
     """
     runtime = choose_runtime()
     logger.info("demo: about %s on %s", duration(BUDGET_SECONDS), runtime)
-    train = _scenes(run.path / "scenes" / "train", TRAIN_SCENES, "train")
-    val = _scenes(run.path / "scenes" / "val", VAL_SCENES, "val")
+    train = on_main(partial(_scenes, run.path / "scenes" / "train", TRAIN_SCENES, "train"))
+    val = on_main(partial(_scenes, run.path / "scenes" / "val", VAL_SCENES, "val"))
     # The true masks of the training scenes are not read: only their images are named here.
     images = find_images(train.parent / "images")
     result = fit(
@@ -66,7 +68,7 @@ def run_demo(run: RunFolder) -> None:
         budget_seconds=BUDGET_SECONDS,
         ground_truth=val,
     )
-    write_run_report(run, result.images, result.gallery, ground_truth=val)
+    on_main(partial(write_run_report, run, result.images, result.gallery, ground_truth=val))
     print_results(result.metrics)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -182,13 +182,16 @@ class _Positives(NamedTuple):
         ]
         return torch.cat(rows)[self.order]
 
-    def level_mean(self, terms: Tensor, weights: Tensor, *, num_levels: int) -> Tensor:
+    def level_mean(
+        self, terms: Tensor, weights: Tensor, *, num_levels: int, add_up: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         """Sum of (P,) terms over sum of (P,) weights in each level, averaged over used levels."""
         zeros = weights.new_zeros(num_levels)
         sums = torch.zeros_like(zeros).index_add(0, self.levels, terms)
         totals = zeros.index_add(0, self.levels, weights)
-        used = torch.bincount(self.levels, minlength=num_levels) > 0
-        return (sums / totals.clamp(min=1)).sum() / used.sum().clamp(min=1)
+        counts = torch.bincount(self.levels, minlength=num_levels).to(totals.dtype)
+        totals, counts = add_up(torch.stack([totals, counts])).unbind()
+        return (sums / totals.clamp(min=1)).sum() / (counts > 0).sum().clamp(min=1)
 
 
 class FreeSOLOCriterion:
@@ -196,10 +199,21 @@ class FreeSOLOCriterion:
 
     Args:
         config: Weights and constants of the terms.
+        add_up: Sums counts over the processes that share a batch, without gradient.
+        processes: How many share it. Each gives the losses of its images over the counts of all,
+            times this number, so that their mean is the loss of the whole batch.
     """
 
-    def __init__(self, config: LossConfig | None = None) -> None:
+    def __init__(
+        self,
+        config: LossConfig | None = None,
+        *,
+        add_up: Callable[[Tensor], Tensor] = lambda counts: counts,
+        processes: int = 1,
+    ) -> None:
         self.config = config or LossConfig()
+        self._add_up = add_up
+        self._processes = processes
 
     def __call__(
         self,
@@ -247,9 +261,11 @@ class FreeSOLOCriterion:
             }
             terms = self._mask_terms(outputs, positives, masks, color_similarity)
             for name, (sums, weights) in terms.items():
-                mean = positives.level_mean(sums, weights, num_levels=len(outputs.kernels))
+                mean = positives.level_mean(
+                    sums, weights, num_levels=len(outputs.kernels), add_up=self._add_up
+                )
                 losses[f"loss_{name}"] = scales[name] * mean
-        return losses
+        return {name: self._processes * loss for name, loss in losses.items()}
 
     def _category_loss(self, outputs: SOLOOutputs, targets: Sequence[GridTargets]) -> Tensor:
         """Focal loss summed over all cells, over one more than the number of positive cells."""
@@ -266,7 +282,7 @@ class FreeSOLOCriterion:
                 ).sum()
             )
             num_positives += wanted.sum()
-        return total / (num_positives + 1)
+        return total / (self._add_up(num_positives) + 1)
 
     def _semantic_loss(
         self, outputs: SOLOOutputs, positives: _Positives, embeddings: Sequence[Tensor]
@@ -274,7 +290,8 @@ class FreeSOLOCriterion:
         """Mean over all positive cells; zero without any."""
         predicted = positives.gather(outputs.semantic_embeddings)  # (P, E)
         wanted = [e[i] for e, i in zip(embeddings, positives.per_image(), strict=True)]
-        return semantic_loss(predicted, torch.cat(wanted)).sum() / max(len(predicted), 1)
+        terms = semantic_loss(predicted, torch.cat(wanted))
+        return terms.sum() / self._add_up(torch.ones_like(terms).sum()).clamp(min=1)
 
     def _mask_terms(
         self,

@@ -17,6 +17,7 @@ from soloist.data.augment import CropPair, seeded
 from soloist.data.error_log import read_errors
 from soloist.data.images import read_image
 from soloist.data.sources import ImageRef, spread
+from soloist.engine.distributed import is_main
 from soloist.engine.evaluate import Metrics, format_table
 from soloist.engine.run_folder import STATE, RunFolder, read_metrics
 from soloist.engine.runtime import Runtime
@@ -157,8 +158,8 @@ def _match_picture(views: torch.Tensor, features: torch.Tensor) -> np.ndarray[An
 
 
 def print_results(results: Mapping[str, Metrics]) -> None:
-    """Prints the table of stages on stdout; nothing without results."""
-    if results:
+    """Prints the table of stages on stdout, from the main process; nothing without results."""
+    if results and is_main():
         Console(width=100).print(format_table(results))
 
 

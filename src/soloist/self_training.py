@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from soloist.config import Config, SelfTrainingConfig
 from soloist.data.coco import load_coco
 from soloist.data.sources import ImageRef, find_images, spread
 from soloist.engine.build import CONFIG_FILE, load_solo
+from soloist.engine.distributed import is_main, on_main
 from soloist.engine.evaluate import Metrics, evaluate, load_ground_truth
 from soloist.engine.extract import FreeMaskExtractor
 from soloist.engine.label import Labeler, LabelSummary, label_images
@@ -102,15 +104,16 @@ def fit(
         # A mistake in it shows now, not after hours of training.
         load_ground_truth(ground_truth)
     free = run.path / "free_masks.json"
-    with _timed(run, "free masks", done=free.is_file()):
-        if not free.is_file():
+    extracted = on_main(free.is_file)
+    with _timed(run, "free masks", done=extracted):
+        if not extracted:
             extract_masks(images, free, run, config, runtime)
     stages = [Stage("free_masks", None)]
     rounds = config.self_training.rounds
     previous: Path | None = None
     for number in range(rounds + 1):
         labels = free if previous is None else run.path / f"pseudo_labels_{number}.json"
-        if previous is not None and not labels.is_file():
+        if previous is not None and not on_main(labels.is_file):
             with _timed(run, f"pseudo-labels {number}"):
                 write_pseudo_labels(images, labels, previous, run, config, runtime)
         coarse = load_coco(labels)
@@ -123,11 +126,11 @@ def fit(
             )
             break
         folder = run.path / "rounds" / str(number)
-        finished = (folder / CONFIG_FILE).is_file()
+        finished = on_main((folder / CONFIG_FILE).is_file)
         if not finished:
             budget = None
             if budget_seconds is not None:
-                left = budget_seconds - sum(run.state.get("timing", {}).values())
+                left = budget_seconds - on_main(partial(_seconds_used, run))
                 budget = max(0.0, TRAINING_SHARE * left / (rounds + 1 - number))
             start_from = previous if config.self_training.start_from == "previous" else None
             with _timed(run, f"training {number}"):
@@ -146,7 +149,7 @@ def fit(
         previous = folder
     result = show_stages(stages, images, ground_truth, run, config, runtime)
     assert previous is not None  # Round 0 ends or raises.
-    shutil.copytree(previous, run.model, dirs_exist_ok=True)
+    on_main(partial(shutil.copytree, previous, run.model, dirs_exist_ok=True))
     return result
 
 
@@ -242,8 +245,9 @@ def show_stages(
     gallery: list[StageGallery] = []
     for stage in stages:
         out = run.path / "evaluation" / f"{stage.key}.json"
-        with _timed(run, f"evaluation of {stage.key}", done=out.is_file()):
-            if not out.is_file():
+        labelled = on_main(out.is_file)
+        with _timed(run, f"evaluation of {stage.key}", done=labelled):
+            if not labelled:
                 label_images(
                     shown,
                     _stage_labeler(stage, config, runtime),
@@ -255,8 +259,8 @@ def show_stages(
                 )
         gallery.append(StageGallery(stage.key, stage_title(stage.key), out))
         if ground_truth is not None:
-            metrics[stage.key] = evaluate(out, ground_truth)
-    if ground_truth is not None:
+            metrics[stage.key] = on_main(partial(evaluate, out, ground_truth))
+    if ground_truth is not None and is_main():
         write_json(run.path / "results.json", metrics, indent=2)
     return FitResult(metrics, gallery, shown)
 
@@ -283,11 +287,16 @@ def report_labels(what: str, summary: LabelSummary) -> None:
     )
 
 
+def _seconds_used(run: RunFolder) -> float:
+    """Time of the stages so far, over all sessions of the run."""
+    return float(sum(run.state.get("timing", {}).values()))
+
+
 @contextmanager
 def _timed(run: RunFolder, stage: str, *, done: bool = False) -> Iterator[None]:
     """Records the time of a stage in the run's state; a finished one keeps its time."""
     start = time.monotonic()
     yield
-    if not done:
+    if not done and is_main():
         timing = {**run.state.get("timing", {}), stage: time.monotonic() - start}
         run.update_state(timing=timing)

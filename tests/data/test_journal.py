@@ -199,3 +199,50 @@ def test_two_outputs_in_one_folder_do_not_meet(tmp_path: Path) -> None:
     add(other, "b/ü.jpg")
     assert one.done == {"a.jpg"}
     assert other.done == {"b/ü.jpg"}
+
+
+# Several processes
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        pytest.param(("a.jpg", "c.jpg"), ("b/ü.jpg", "d.jpg"), id="taking-turns"),
+        pytest.param(("d.jpg", "a.jpg"), ("c.jpg", "b/ü.jpg"), id="mixed"),
+        pytest.param((), NAMES, id="all-by-the-other"),
+        pytest.param(("a.jpg",), NAMES[1:], id="one-without-objects"),
+    ],
+)
+def test_parts_are_joined_in_order(
+    tmp_path: Path, first: tuple[str, ...], second: tuple[str, ...]
+) -> None:
+    main = Journal(tmp_path / "masks.json", SETTINGS)
+    other = Journal(tmp_path / "masks.json", SETTINGS, part=1)
+    add(other, *second)
+    add(main, *first)
+    main.refresh(2)
+    assert main.done == set(NAMES)
+    assert len(main) == 6
+    main.finish(SETTINGS, order=ORDER)
+    check_whole(tmp_path / "masks.json")
+    assert files(tmp_path) == ["masks.embeddings.npy", "masks.json"]
+
+
+def test_another_number_of_processes_goes_on(tmp_path: Path) -> None:
+    for part, name in enumerate(("d.jpg", "b/ü.jpg", "c.jpg")):
+        add(Journal(tmp_path / "masks.json", SETTINGS, part=part), name)
+    ragged = tmp_path / "masks.partial-2.jsonl"
+    ragged.write_bytes(ragged.read_bytes()[:-5])
+    resumed = Journal(tmp_path / "masks.json", SETTINGS)
+    assert resumed.done == {"d.jpg", "b/ü.jpg"}
+    add(resumed, "c.jpg", "a.jpg")
+    resumed.finish(SETTINGS, order=ORDER)
+    check_whole(tmp_path / "masks.json")
+    assert files(tmp_path) == ["masks.embeddings.npy", "masks.json"]
+
+
+def test_parts_of_other_settings_are_dropped(tmp_path: Path) -> None:
+    for part, name in enumerate(NAMES[:2]):
+        add(Journal(tmp_path / "masks.json", {"short_side": 1}, part=part), name)
+    assert Journal(tmp_path / "masks.json", SETTINGS).done == frozenset()
+    assert not (tmp_path / "masks.partial-1.jsonl").exists()

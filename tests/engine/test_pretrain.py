@@ -219,3 +219,15 @@ def test_a_batch_depends_on_its_step_alone(config: Config, scenes: Path) -> None
         assert torch.equal(forward[step].key, again.key)
         assert torch.equal(forward[step].order, again.order)
     assert not torch.equal(forward[0].query, forward[1].query)
+
+
+def test_shares_of_a_batch_make_the_whole(config: Config, scenes: Path) -> None:
+    images = find_images(scenes / "images")
+    whole = CropBatches(images, config.pretrain, seed=0)(3)
+    parts = [
+        CropBatches(images, config.pretrain, seed=0, places=range(first, first + 2))(3)
+        for first in (0, 2)
+    ]
+    assert torch.equal(torch.cat([part.query for part in parts]), whole.query)
+    assert torch.equal(torch.cat([part.key for part in parts]), whole.key)
+    assert all(torch.equal(part.order, whole.order) for part in parts)

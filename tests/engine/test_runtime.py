@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from soloist.engine import runtime as runtime_module
+from soloist.engine.launch import Launch, launched
 from soloist.engine.runtime import (
     Runtime,
     choose_runtime,
@@ -147,6 +148,87 @@ def test_autocast_runs_matrix_products_in_the_precision(precision: str, dtype: t
     with Runtime(CPU, precision).autocast():
         assert (values @ values).dtype == dtype
     assert (values @ values).dtype == torch.float32
+
+
+# Several processes
+
+
+def launch(monkeypatch: pytest.MonkeyPatch, rank: int, world: int, local: int, here: int) -> None:
+    """Sets what a launcher would."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    for name, value in zip(names, (rank, world, local, here), strict=True):
+        monkeypatch.setenv(name, str(value))
+
+
+def test_a_launcher_numbers_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    launch(monkeypatch, 9, 16, 1, 8)
+    assert launched() == Launch(9, 16, 1, 8)
+    # Schedulers set some of these names for purposes of their own.
+    monkeypatch.delenv("LOCAL_RANK")
+    assert launched() == Launch(0, 1, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "expected"),
+    [
+        pytest.param("auto", 2, "cuda:1", id="its-own-gpu"),
+        pytest.param("cuda", 8, "cuda:1", id="cuda"),
+        pytest.param("cpu", 8, "cpu", id="cpu"),
+        pytest.param("auto", 0, "cpu", id="no-gpu"),
+    ],
+)
+def test_each_process_has_its_own_device(
+    monkeypatch: pytest.MonkeyPatch, device: str, gpus: int, expected: str
+) -> None:
+    no_accelerator(monkeypatch)
+    launch(monkeypatch, 1, 2, 1, 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert str(choose_runtime(device, "fp32").device) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        pytest.param("auto", "2 processes on this machine need a GPU each, it has 1", id="too-few"),
+        pytest.param("cuda:0", "need a GPU each, got --device cuda:0", id="one-for-all"),
+        pytest.param("mps", "need --device cuda or cpu, got mps", id="mps"),
+    ],
+)
+def test_devices_that_processes_cannot_share_are_refused(
+    monkeypatch: pytest.MonkeyPatch, device: str, message: str
+) -> None:
+    launch(monkeypatch, 1, 2, 1, 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with pytest.raises(ConfigError, match=message):
+        choose_runtime(device, "fp32")
+
+
+@pytest.mark.parametrize(
+    ("asked", "threads"),
+    [
+        pytest.param(None, 3, id="their-share"),
+        pytest.param("1", 3, id="what-torchrun-writes"),
+        pytest.param("2", 1, id="as-asked"),
+    ],
+)
+def test_processes_of_a_machine_share_its_cores(
+    monkeypatch: pytest.MonkeyPatch, asked: str | None, threads: int
+) -> None:
+    torch.set_num_threads(1)
+    launch(monkeypatch, 0, 4, 0, 2)
+    monkeypatch.setattr(runtime_module, "usable_cores", lambda: 6)
+    monkeypatch.setenv("OMP_NUM_THREADS", asked or "")
+    if asked is None:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+    runtime = choose_runtime("cpu", "fp32")
+    assert torch.get_num_threads() == threads
+    assert str(runtime) == f"cpu, fp32, {threads} threads in each of 4 processes"
+    assert loader_workers(-1, torch.device("cuda")) == 2
 
 
 def test_a_runtime_tells_what_it_is() -> None:

@@ -23,6 +23,7 @@ from soloist.engine.train_data import (
     collate,
     fit_embeddings,
     match_labels,
+    pad_batch,
 )
 from soloist.errors import DataError
 from soloist.ops.affinity import color_similarity, rgb_to_lab
@@ -268,6 +269,64 @@ def test_a_batch_depends_on_its_step_alone(
             assert torch.equal(getattr(forward[step], name), getattr(batch, name)), name
         assert forward[step].counts == batch.counts
     assert not torch.equal(forward[0].images, forward[1].images)
+
+
+@pytest.mark.parametrize("shares", [1, 2, 4])
+def test_shares_of_a_batch_make_the_whole(scenes: Path, tiny_config: Config, shares: int) -> None:
+    """To the bit, sizes and pasted objects included, once padded alike."""
+    config = override(
+        tiny_config,
+        {"train": {"batch_size": 4}, "augment": {"crop_size": 0, "copy_paste": 3}},
+        where="test",
+    )
+    images, labels = find_images(scenes / "images"), load_coco(scenes / "annotations.json")
+    whole = TrainBatches(images, labels, config, seed=0)(5)
+    each = 4 // shares
+    height, width = whole.images.shape[-2:]
+    parts = [
+        pad_batch(
+            TrainBatches(images, labels, config, seed=0, places=range(first, first + each))(5),
+            (height, width),
+        )
+        for first in range(0, 4, each)
+    ]
+    views = [
+        (part, place + strong * each)
+        for strong in range(2)
+        for part in parts
+        for place in range(each)
+    ]
+    for number, (part, place) in enumerate(views):
+        for name in ("images", "colors", "valid"):
+            assert torch.equal(getattr(part, name)[place], getattr(whole, name)[number]), name
+        for name in ("masks", "embeddings"):
+            own = torch.split(getattr(part, name), part.counts)[place]
+            assert torch.equal(own, torch.split(getattr(whole, name), whole.counts)[number]), name
+
+
+def test_views_of_others_are_made_only_if_they_are_pasted(
+    monkeypatch: pytest.MonkeyPatch, scenes: Path, tiny_config: Config
+) -> None:
+    paths: list[Path] = []
+
+    def counting(path: Path) -> NDArray[np.uint8]:
+        paths.append(path)
+        return read_image(path)
+
+    monkeypatch.setattr(cache, "read_image", counting)
+    images, labels = find_images(scenes / "images"), load_coco(scenes / "annotations.json")
+    for most, decoded in ((0, {2}), (1, {2, 3})):
+        config = override(
+            tiny_config,
+            {"train": {"batch_size": 6, "cache_gb": 0.0}, "augment": {"copy_paste": most}},
+            where="test",
+        )
+        counts = set()
+        for step in range(8):
+            paths.clear()
+            TrainBatches(images, labels, config, seed=0, places=range(2))(step)
+            counts.add(len(paths))
+        assert counts == decoded
 
 
 def test_a_set_smaller_than_a_batch_fills_it(scenes: Path, tiny_config: Config) -> None:

@@ -2,6 +2,7 @@
 
 Each finished image is a line of JSON and some rows of raw float32 embeddings. When all are there,
 both are streamed into the COCO file and its sidecar; memory does not grow with their number.
+Processes that share the images write a part of the journal each.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,24 +31,23 @@ logger = logging.getLogger(__name__)
 class Journal:
     """The unfinished results of one output file.
 
+    Results of earlier runs count whatever number of processes made them.
+
     Args:
         target: The COCO file to be made.
         settings: What the results depend on; results of other settings are not continued.
+        part: Number of the process that adds images. Process 0 opens the journal before the
+            others do: it drops what cannot be continued.
 
     Raises:
         RunError: If the journal cannot be read or written.
     """
 
-    def __init__(self, target: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, target: Path, settings: Mapping[str, Any], *, part: int = 0) -> None:
         self._target = target
-        self._lines = target.with_name(f"{target.stem}.partial.jsonl")
-        self._rows = target.with_name(f"{target.stem}.partial.embeddings")
         self._head = target.with_name(f"{target.stem}.partial.json")
-        self._done: dict[str, int] = {}
-        self._annotations = 0
-        self._embedding_size = 0
         try:
-            self._open(_plain(settings))
+            self._open(_plain(settings), part)
         except OSError as error:
             raise RunError(
                 f"cannot write beside {shown(target)} ({error.strerror}); choose another --out"
@@ -53,15 +56,120 @@ class Journal:
     @property
     def done(self) -> frozenset[str]:
         """Names of the images that are finished."""
-        return frozenset(self._done)
+        return frozenset(name for part in self._parts for name in part.offsets)
 
     def __len__(self) -> int:
         """Annotations so far."""
-        return self._annotations
+        return sum(part.annotations for part in self._parts)
 
     def add(self, image: CocoImage, instances: Instances) -> None:
         """Appends a finished image."""
-        annotations = instances_to_annotations(instances, image.id, self._annotations + 1)
+        self._own.add(image, instances)
+
+    def refresh(self, processes: int = 0) -> None:
+        """Reads what others have added: these processes, and those of earlier runs."""
+        numbers = {*self._numbers(), *range(processes)} - {self._own.number}
+        others = [_Part(self._target, number) for number in sorted(numbers)]
+        for part in others:
+            part.read()
+        self._parts = [self._own, *others]
+
+    def finish(self, info: Mapping[str, Any], *, order: Mapping[str, int]) -> None:
+        """Writes the COCO file and removes the journal.
+
+        Args:
+            info: Entries of the file's `info`.
+            order: Place of each image name in the file.
+        """
+        places = [
+            (order.get(name, len(order)), _Place(part, offset))
+            for part in self._parts
+            for name, offset in part.offsets.items()
+        ]
+        ordered = [place for _, place in sorted(places, key=lambda pair: pair[0])]
+        images = (CocoImage(*record["image"]) for _, record in _records(ordered))
+        write_coco(
+            self._target,
+            images,
+            _renumbered(ordered),
+            info=_plain(info),
+            embeddings=self._ordered_embeddings(ordered),
+        )
+        for path in (*(file for part in self._parts for file in part.files), self._head):
+            path.unlink(missing_ok=True)
+        self._merged.unlink(missing_ok=True)
+
+    @property
+    def _merged(self) -> Path:
+        return self._target.with_name(f"{self._target.stem}.partial.ordered")
+
+    def _open(self, settings: Mapping[str, Any], number: int) -> None:
+        if number == 0:
+            self._target.parent.mkdir(parents=True, exist_ok=True)
+            self._drop_others(settings)
+        self._own = _Part(self._target, number)
+        self._own.cut()
+        self.refresh()
+
+    def _drop_others(self, settings: Mapping[str, Any]) -> None:
+        """Removes results of other settings."""
+        if self._head.is_file():
+            if json.loads(self._head.read_text("utf-8")) == settings:
+                return
+            logger.warning(
+                "partial results of other settings are dropped: %s", _Part(self._target, 0).lines
+            )
+        for number in self._numbers():
+            for path in _Part(self._target, number).files:
+                path.unlink(missing_ok=True)
+        write_json(self._head, settings)
+
+    def _numbers(self) -> set[int]:
+        """Numbers of the parts that are there."""
+        name = re.compile(rf"{re.escape(self._target.stem)}\.partial(?:-(\d+))?\.jsonl")
+        found = (name.fullmatch(file) for file in os.listdir(self._target.parent))
+        return {int(match[1] or 0) for match in found if match}
+
+    def _ordered_embeddings(self, ordered: list[_Place]) -> NDArray[np.float32]:
+        """Rows in the order of the file."""
+        size = max(part.embedding_size for part in self._parts)
+        shape = (len(self), size)
+        if 0 in shape:
+            return np.zeros(shape, dtype=np.float32)
+        if len(self._parts) == 1 and _is_ascending(ordered):
+            return self._own.rows()
+        merged = np.memmap(self._merged, dtype=np.float32, mode="w+", shape=shape)
+        rows = {part: part.rows() for part in self._parts if part.annotations}
+        end = 0
+        for part, record in _records(ordered):
+            annotations = record["annotations"]
+            if annotations:
+                # Annotation ids tell where the rows were appended.
+                first = annotations[0]["id"] - 1
+                count = len(annotations)
+                merged[end : end + count] = rows[part][first : first + count]
+                end += count
+        return merged
+
+
+class _Part:
+    """What one process has finished: a file of lines and a file of embeddings."""
+
+    def __init__(self, target: Path, number: int) -> None:
+        self.number = number
+        suffix = f"-{number}" if number else ""
+        self.lines = target.with_name(f"{target.stem}.partial{suffix}.jsonl")
+        self._rows = target.with_name(f"{target.stem}.partial{suffix}.embeddings")
+        self.offsets: dict[str, int] = {}
+        self.annotations = 0
+        self.embedding_size = 0
+
+    @property
+    def files(self) -> tuple[Path, Path]:
+        return self.lines, self._rows
+
+    def add(self, image: CocoImage, instances: Instances) -> None:
+        annotations = instances_to_annotations(instances, image.id, self.annotations + 1)
         rows = instances.embeddings.detach().cpu().numpy().astype(np.float32)
         record = {
             "image": [image.id, image.file_name, image.height, image.width],
@@ -71,86 +179,68 @@ class Journal:
         # Rows first: a kill in between leaves rows without a line, which are cut off on resume.
         with self._rows.open("ab") as file:
             file.write(rows.tobytes())
-        offset = self._lines.stat().st_size
-        with self._lines.open("a", encoding="utf-8") as file:
+        offset = self.lines.stat().st_size
+        with self.lines.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         self._note(record, offset)
 
-    def finish(self, info: Mapping[str, Any], *, order: Mapping[str, int]) -> None:
-        """Writes the COCO file and removes the journal.
-
-        Args:
-            info: Entries of the file's `info`.
-            order: Place of each image name in the file.
-        """
-        names = sorted(self._done, key=lambda name: order.get(name, len(order)))
-        offsets = [self._done[name] for name in names]
-        embeddings = self._ordered_embeddings(offsets)
-        images = (CocoImage(*record["image"]) for record in self._records(offsets))
-        write_coco(
-            self._target,
-            images,
-            self._renumbered(offsets),
-            info=_plain(info),
-            embeddings=embeddings,
-        )
-        for path in (self._lines, self._rows, self._head):
-            path.unlink(missing_ok=True)
-
-    def _open(self, settings: Mapping[str, Any]) -> None:
-        self._target.parent.mkdir(parents=True, exist_ok=True)
-        same = self._head.is_file() and json.loads(self._head.read_text("utf-8")) == settings
-        if self._head.is_file() and not same:
-            logger.warning("partial results of other settings are dropped: %s", self._lines.name)
-        if not same:
-            for path in (self._lines, self._rows):
-                path.unlink(missing_ok=True)
-            write_json(self._head, settings)
-        self._lines.touch()
-        self._rows.touch()
-        self._read_back()
-
-    def _read_back(self) -> None:
-        """Counts what an earlier run finished, and cuts off what a kill left half-written."""
+    def read(self) -> int:
+        """Counts what is finished, and gives where a line that a kill left half-written begins."""
         end = 0
-        with self._lines.open("rb") as file:
+        with self.lines.open("rb") as file:
             for line in file:
                 if not line.endswith(b"\n"):
                     break
                 self._note(json.loads(line), end)
                 end += len(line)
-        os.truncate(self._lines, end)
-        os.truncate(self._rows, self._annotations * self._embedding_size * 4)
+        return end
+
+    def cut(self) -> None:
+        """Opens the part for additions, without what a kill left half-written."""
+        self.lines.touch()
+        self._rows.touch()
+        os.truncate(self.lines, self.read())
+        os.truncate(self._rows, self.annotations * self.embedding_size * 4)
+
+    def rows(self) -> NDArray[np.float32]:
+        """(annotations, embedding_size) embeddings in the order they were added, on disk."""
+        shape = (self.annotations, self.embedding_size)
+        return np.memmap(self._rows, dtype=np.float32, mode="r", shape=shape)
 
     def _note(self, record: Mapping[str, Any], offset: int) -> None:
-        self._done[record["image"][1]] = offset
-        self._annotations += len(record["annotations"])
+        self.offsets[record["image"][1]] = offset
+        self.annotations += len(record["annotations"])
         if record["annotations"]:
-            self._embedding_size = record["embedding_size"]
+            self.embedding_size = record["embedding_size"]
 
-    def _records(self, offsets: list[int]) -> Iterator[dict[str, Any]]:
-        with self._lines.open("rb") as file:
-            for offset in offsets:
-                file.seek(offset)
-                yield json.loads(file.readline())
 
-    def _renumbered(self, offsets: list[int]) -> Iterator[dict[str, Any]]:
-        number = 0
-        for record in self._records(offsets):
-            for annotation in record["annotations"]:
-                number += 1
-                yield {**annotation, "id": number}
+class _Place(NamedTuple):
+    """Where an image's line begins."""
 
-    def _ordered_embeddings(self, offsets: list[int]) -> NDArray[np.float32]:
-        """Rows in the order of the file: annotation ids tell where each row was appended."""
-        shape = (self._annotations, self._embedding_size)
-        if 0 in shape:
-            return np.zeros(shape, dtype=np.float32)
-        stored = np.memmap(self._rows, dtype=np.float32, mode="r", shape=shape)
-        rows = [a["id"] - 1 for record in self._records(offsets) for a in record["annotations"]]
-        if rows == list(range(len(rows))):
-            return stored
-        return stored[rows]
+    part: _Part
+    offset: int
+
+
+def _is_ascending(ordered: list[_Place]) -> bool:
+    return all(first.offset < second.offset for first, second in pairwise(ordered))
+
+
+def _records(ordered: list[_Place]) -> Iterator[tuple[_Part, dict[str, Any]]]:
+    """The part and the content of each line."""
+    with ExitStack() as stack:
+        parts = {place.part for place in ordered}
+        files = {part: stack.enter_context(part.lines.open("rb")) for part in parts}
+        for part, offset in ordered:
+            files[part].seek(offset)
+            yield part, json.loads(files[part].readline())
+
+
+def _renumbered(ordered: list[_Place]) -> Iterator[dict[str, Any]]:
+    number = 0
+    for _, record in _records(ordered):
+        for annotation in record["annotations"]:
+            number += 1
+            yield {**annotation, "id": number}
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:

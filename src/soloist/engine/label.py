@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from soloist.data.error_log import ErrorLog
 from soloist.data.images import read_with_size
 from soloist.data.journal import Journal
 from soloist.data.sources import ImageRef
+from soloist.engine.distributed import gather, is_main, on_main, processes, rank, together
 from soloist.engine.progress import duration, track
 from soloist.errors import DataError, RunError
 from soloist.files import shown
@@ -66,6 +68,8 @@ def label_images(
 ) -> LabelSummary:
     """Labels images into a COCO file, continuing what a killed run left.
 
+    Several processes share the images; the file is the same for any number of them.
+
     Args:
         images: The images.
         labeler: Gives the instances of one image.
@@ -75,42 +79,67 @@ def label_images(
         settings: What the result depends on; part of the file's `info`.
         errors: Where unreadable images are listed.
         overwrite: Replace a finished file.
-        on_result: Called with each image, its pixels and its instances.
+        on_result: Called with each image, its pixels and its instances, by the process that
+            labels it.
 
     Raises:
         RunError: If the file exists and is not to be replaced.
         DataError: If none of the images can be read.
     """
-    _check_output(out, overwrite=overwrite)
-    journal = Journal(out, settings)
+    on_main(partial(_check_output, out, overwrite=overwrite))
+    journal = _open_journal(out, settings)
     numbers = {image.name: number for number, image in enumerate(images, start=1)}
     left = [image for image in images if image.name not in journal.done]
-    failed = 0
+    failures: list[tuple[str, DataError]] = []
     start = time.monotonic()
-    with track(title, len(images), done=len(images) - len(left)) as tracker:
-        for count, (image, decoded) in enumerate(_decode_ahead(left, short_side), start=1):
-            try:
-                pixels, size = decoded.result()
-            except DataError as error:
-                failed += 1
-                errors.add(image.name, title, error)
-            else:
-                instances = labeler(pixels, size)
-                number = image.id if image.id is not None else numbers[image.name]
-                journal.add(CocoImage(number, image.name, *size), instances)
-                if on_result is not None:
-                    on_result(image, pixels, instances)
-            if count == IMAGES_FOR_ESTIMATE and len(left) > 2 * count:
-                rest = (time.monotonic() - start) / count * (len(left) - count)
-                logger.info("%s: %d images, about %s", title, len(left), duration(rest))
-            tracker.advance(note=f"{len(journal)} masks")
-    if not journal.done:
-        raise DataError(
-            f"none of the {len(images)} images could be read; see {errors.path or 'the log'}"
-        )
-    summary = LabelSummary(len(journal.done), len(journal), failed, time.monotonic() - start)
-    journal.finish(settings, order=numbers)
-    return summary
+
+    def label_share() -> None:
+        with track(title, len(images), done=len(images) - len(left)) as tracker:
+            own = left[rank() :: processes()]
+            for count, (image, decoded) in enumerate(_decode_ahead(own, short_side), start=1):
+                try:
+                    pixels, size = decoded.result()
+                except DataError as error:
+                    failures.append((image.name, error))
+                    errors.add(image.name, title, error)
+                else:
+                    instances = labeler(pixels, size)
+                    number = image.id if image.id is not None else numbers[image.name]
+                    journal.add(CocoImage(number, image.name, *size), instances)
+                    if on_result is not None:
+                        on_result(image, pixels, instances)
+                if count == IMAGES_FOR_ESTIMATE and len(own) > 2 * count and is_main():
+                    rest = (time.monotonic() - start) / count * (len(own) - count)
+                    logger.info("%s: %d images, about %s", title, len(left), duration(rest))
+                # The others are about as far.
+                advanced = min(processes(), len(left) - (count - 1) * processes())
+                tracker.advance(advanced, note=f"{len(journal)} masks")
+
+    together(label_share)
+    failed = gather(failures)
+    for name, error in failed:
+        errors.add(name, title, error)
+
+    def finish() -> LabelSummary:
+        if processes() > 1:
+            journal.refresh(processes())
+        if not journal.done:
+            raise DataError(
+                f"none of the {len(images)} images could be read; see {errors.path or 'the log'}"
+            )
+        seconds = time.monotonic() - start
+        summary = LabelSummary(len(journal.done), len(journal), len(failed), seconds)
+        journal.finish(settings, order=numbers)
+        return summary
+
+    return on_main(finish)
+
+
+def _open_journal(out: Path, settings: Mapping[str, Any]) -> Journal:
+    """The journal on every process, on the main one first, before any adds to it."""
+    first: list[Journal] = []
+    on_main(lambda: first.append(Journal(out, settings)))
+    return together(lambda: first[0] if first else Journal(out, settings, part=rank()))
 
 
 def errors_beside(out: Path, *, overwrite: bool) -> ErrorLog:
@@ -122,15 +151,20 @@ def errors_beside(out: Path, *, overwrite: bool) -> ErrorLog:
     Raises:
         RunError: If the output cannot be written, or exists and is not to be replaced.
     """
-    _check_output(out, overwrite=overwrite)
-    path = out.with_name(f"{out.stem}.errors.jsonl")
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise RunError(
-            f"cannot write beside {shown(out)} ({error.strerror}); choose another --out"
-        ) from error
-    return ErrorLog(path)
+
+    def start_anew() -> Path:
+        _check_output(out, overwrite=overwrite)
+        path = out.with_name(f"{out.stem}.errors.jsonl")
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"cannot write beside {shown(out)} ({error.strerror}); choose another --out"
+            ) from error
+        return path
+
+    path = on_main(start_anew)
+    return ErrorLog(path if is_main() else None)
 
 
 def _check_output(out: Path, *, overwrite: bool) -> None:

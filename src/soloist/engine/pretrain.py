@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,17 @@ from soloist.data.cache import ImageCache
 from soloist.data.sources import ImageRef
 from soloist.engine.batches import batch_indices, step_batches
 from soloist.engine.build import build_backbone, half_precision
+from soloist.engine.distributed import (
+    gather_rare,
+    gather_rows,
+    mean,
+    on_main,
+    processes,
+    rank,
+    share,
+    synchronize_norms,
+)
+from soloist.engine.launch import launched
 from soloist.engine.progress import track
 from soloist.engine.run_folder import Metrics, RunFolder
 from soloist.engine.runtime import Runtime, loader_workers
@@ -39,7 +51,7 @@ class CropBatch(NamedTuple):
     Attributes:
         query: (B, 3, S, S) uint8.
         key: (B, 3, S, S) uint8, the other crops of the same images.
-        order: (B,) int64 permutation for the key batch.
+        order: int64 permutation of all keys of the step, those of other processes included.
         failures: (name, reason) of images that could not be read.
     """
 
@@ -57,13 +69,21 @@ class CropBatches:
         config: Options.
         seed: Of the order and of all draws.
         workers: Processes that make batches; each has its share of the cache's memory.
+        places: Images of the batch to make, where several trainings share it; None makes all.
     """
 
     def __init__(
-        self, images: Sequence[ImageRef], config: PretrainConfig, seed: int, *, workers: int = 0
+        self,
+        images: Sequence[ImageRef],
+        config: PretrainConfig,
+        seed: int,
+        *,
+        workers: int = 0,
+        places: range | None = None,
     ) -> None:
         self._config = config
         self._seed = seed
+        self._places = range(config.batch_size) if places is None else places
         side = CACHE_ENLARGEMENT * config.crop_size
         self._cache = ImageCache(
             images,
@@ -74,15 +94,16 @@ class CropBatches:
         self._crop = CropPair(size=config.crop_size, scale=config.crop_scale)
 
     def __call__(self, step: int) -> CropBatch:
-        """The batch of a step."""
+        """The batch of a step, or this training's places in it."""
         size = self._config.batch_size
         indices = batch_indices(step, batch_size=size, length=len(self._cache), seed=self._seed)
         pairs, failures = [], []
-        with seeded(self._seed, step):
-            for index in indices:
-                _, image, failed = self._cache.readable(index)
-                failures += failed
+        for place in self._places:
+            _, image, failed = self._cache.readable(indices[place])
+            failures += failed
+            with seeded(self._seed, step, place):
                 pairs.append(self._crop(image))
+        with seeded(self._seed, step):
             order = torch.randperm(size)
         query, key = zip(*pairs, strict=True)
         return CropBatch(torch.stack(query), torch.stack(key), order, failures)
@@ -93,7 +114,8 @@ def pretrain(
 ) -> Backbone:
     """Trains a backbone with DenseCL and writes it to the run's model folder.
 
-    Resumes from the run's checkpoint if there is one.
+    Resumes from the run's checkpoint if there is one. Several processes share each batch; the
+    main one writes.
 
     Returns:
         The trained query backbone, in evaluation mode.
@@ -101,15 +123,17 @@ def pretrain(
     Raises:
         TrainingError: If the loss is not finite.
         DataError: If no image can be read.
+        ConfigError: If the batch cannot be shared by the processes.
     """
     options = config.pretrain
     torch.manual_seed(config.seed)
     accelerator = runtime.accelerator()
-    model, optimizer = accelerator.prepare(*_build(config))
+    places = share(options.batch_size, "pretrain.batch_size")
+    model, optimizer = accelerator.prepare(*_build(config, runtime))
     network: DenseCL = accelerator.unwrap_model(model)
     checkpoint = run.checkpoints / "last.pt"
     first = 0
-    if checkpoint.is_file():
+    if on_main(checkpoint.is_file):
         state = load_state(checkpoint)
         network.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -117,7 +141,13 @@ def pretrain(
     metrics = Metrics(run.path / "metrics.jsonl", resume_step=first)
     workers = loader_workers(options.workers, runtime.device)
     batches = step_batches(
-        CropBatches(images, options, config.seed, workers=workers),
+        CropBatches(
+            images,
+            options,
+            config.seed,
+            workers=max(workers, 1) * launched().local_world_size,
+            places=places,
+        ),
         first=first,
         end=options.steps,
         workers=workers,
@@ -127,7 +157,7 @@ def pretrain(
     model.train()
     with track("pretrain", options.steps, done=first) as tracker:
         for step, batch in enumerate(batches, start=first):
-            for name, reason in batch.failures:
+            for name, reason in gather_rare(batch.failures):
                 run.errors.add(name, "pretrain", ValueError(reason))
             rate = learning_rate(
                 step,
@@ -148,20 +178,21 @@ def pretrain(
             logging = done % options.log_every == 0 or done == options.steps
             saving = done % options.checkpoint_every == 0 or done == options.steps
             if logging or saving:
-                row = {name: value.item() for name, value in terms.items()}
+                stacked = torch.stack(list(terms.values())).detach()
+                row = dict(zip(terms, mean(stacked).tolist(), strict=True))
                 # A checkpoint that is not finite could never be resumed from.
                 _check_finite(row, done)
             if logging:
                 metrics.write({"step": done, "learning_rate": rate, **row})
-                tracker.advance(0, note=f"loss {loss.item():.3f}")
+                tracker.advance(0, note=f"loss {row['loss_global'] + row['loss_dense']:.3f}")
             if saving:
-                _save_checkpoint(checkpoint, done, network, optimizer)
+                on_main(partial(_save_checkpoint, checkpoint, done, network, optimizer))
             tracker.advance()
-    _save_backbone(run, backbone, config, len(images))
+    on_main(partial(_save_backbone, run, backbone, config, len(images)))
     return backbone.eval()
 
 
-def _build(config: Config) -> tuple[DenseCL, torch.optim.Optimizer]:
+def _build(config: Config, runtime: Runtime) -> tuple[DenseCL, torch.optim.Optimizer]:
     options = config.pretrain
     encoder = DenseCLEncoder(
         build_backbone(config.backbone),
@@ -176,7 +207,12 @@ def _build(config: Config) -> tuple[DenseCL, torch.optim.Optimizer]:
         temperature=options.temperature,
         dense_weight=options.dense_weight,
         norm_groups=options.norm_groups,
+        gather_rows=gather_rows,
+        rank=rank(),
+        processes=processes(),
     ).to(memory_format=torch.channels_last)
+    # Of the queries only: keys are normalised in groups.
+    synchronize_norms(model.query_encoder, runtime.device)
     optimizer = make_optimizer(
         model, kind="sgd", rate=options.learning_rate, weight_decay=options.weight_decay
     )

@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from soloist.engine.distributed import is_main
+
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -40,6 +42,7 @@ class Tracker:
         self._done += count
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, advance=count, note=note)
+        if self._bar is not None or not is_main():
             return
         now = time.monotonic()
         if now - self._last_line >= SECONDS_BETWEEN_LINES:
@@ -59,7 +62,7 @@ class Tracker:
 def track(title: str, total: int, *, done: int = 0) -> Iterator[Tracker]:
     """Tracks `total` units of which `done` were finished by an earlier run."""
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not console.is_terminal or not is_main():
         yield Tracker(title, total, done, None)
         return
     columns = (

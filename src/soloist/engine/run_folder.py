@@ -18,6 +18,7 @@ import yaml
 
 from soloist.config import Config
 from soloist.data.error_log import ErrorLog
+from soloist.engine.distributed import is_main, on_main
 from soloist.errors import RunError
 from soloist.files import write_json, write_text
 from soloist.presets import differences, load_config_file
@@ -31,13 +32,16 @@ logger = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """The folder of one run; made by `open_run`. As a context it closes its log at the end."""
+    """The folder of one run; made by `open_run`. As a context it closes its log at the end.
+
+    Of several processes the main one alone writes into it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
-        self.errors = ErrorLog(path / "errors.jsonl")
+        self.errors = ErrorLog(path / "errors.jsonl" if is_main() else None)
         self._handler: logging.Handler | None = None
 
     def __enter__(self) -> Self:
@@ -54,7 +58,8 @@ class RunFolder:
 
     def update_state(self, **values: object) -> None:
         """Adds to the run's state, whole or not at all."""
-        write_json(self.path / STATE, {**self.state, **values})
+        if is_main():
+            write_json(self.path / STATE, {**self.state, **values})
 
     def finish(self) -> None:
         """Marks the run as done: from now on it is refused unless overwritten."""
@@ -70,6 +75,8 @@ class RunFolder:
 
     def start_log(self) -> None:
         """Copies all log lines into run.log."""
+        if not is_main():
+            return
         self._handler = logging.FileHandler(self.path / "run.log", encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("soloist").addHandler(self._handler)
@@ -93,6 +100,19 @@ def open_run(
         RunError: If the folder holds a finished run, a run of another command or options, or
             files that are not a run's.
     """
+
+    def prepare() -> None:
+        _prepare(path, command, inputs, config, overwrite=overwrite)
+
+    on_main(prepare)
+    run = RunFolder(path)
+    run.start_log()
+    return run
+
+
+def _prepare(
+    path: Path, command: str, inputs: Mapping[str, str], config: Config, *, overwrite: bool
+) -> None:
     if path.exists() and not path.is_dir():
         raise RunError(f"--out must be a folder, {path} is a file; choose another")
     is_run = (path / STATE).is_file()
@@ -107,8 +127,6 @@ def open_run(
         logger.info("resuming %s", path)
     else:
         _create(run, command, inputs, config)
-    run.start_log()
-    return run
 
 
 def _create(run: RunFolder, command: str, inputs: Mapping[str, str], config: Config) -> None:
@@ -173,18 +191,25 @@ def environment() -> dict[str, Any]:
 
 
 class Metrics:
-    """metrics.jsonl: one JSON object a line, in order of rounds and steps also across resumes."""
+    """metrics.jsonl: one JSON object a line, in order of rounds and steps also across resumes.
+
+    Of several processes the main one alone writes it.
+    """
 
     def __init__(self, path: Path, *, resume_step: int, round_number: int = 0) -> None:
         """Opens the file and drops lines later than the checkpoint a run resumes from."""
         self._path = path
         self._round = round_number
+        if not is_main():
+            return
         resume = (round_number, resume_step)
         kept = [row for row in read_metrics(path) if (row["round"], row["step"]) <= resume]
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def write(self, row: Mapping[str, float]) -> None:
         """Appends one line."""
+        if not is_main():
+            return
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"round": self._round, **row}) + "\n")
 

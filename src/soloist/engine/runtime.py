@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from soloist.engine.distributed import join
+from soloist.engine.launch import launched
 from soloist.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class Runtime:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
 
+        join(self.device)
         # It would keep the first runtime of a process for good and refuse another one.
         AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
         return Accelerator(
@@ -49,22 +52,26 @@ class Runtime:
         )
 
     def __str__(self) -> str:
-        return f"{self.device}, {self.precision}, {torch.get_num_threads()} threads"
+        text = f"{self.device}, {self.precision}, {torch.get_num_threads()} threads"
+        count = launched().world_size
+        return text if count == 1 else f"{text} in each of {count} processes"
 
 
 def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
     """Picks the accelerator if there is one, and bfloat16 where it is fast.
 
     Also sets torch's threads to the cores this process may use: containers often show more.
+    Of several processes on a machine each takes its own GPU, and its share of the cores.
 
     Raises:
         ConfigError: If the device does not exist here or a name is unknown.
     """
     if precision not in ("auto", "bf16", "fp32"):
         raise ConfigError(f"precision must be auto, bf16 or fp32, got {precision!r}")
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(usable_cores())
+    _set_threads()
     chosen = torch.device(_best_device() if device == "auto" else _known_device(device))
+    if launched().world_size > 1:
+        chosen = _own_device(chosen, asked=device)
     if precision == "auto":
         precision = "bf16" if has_fast_bf16(chosen) else "fp32"
     return Runtime(device=chosen, precision=precision)
@@ -77,6 +84,11 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def core_share() -> int:
+    """Cores for this process: those of the machine over its processes."""
+    return max(1, usable_cores() // launched().local_world_size)
+
+
 def loader_workers(workers: int, device: torch.device) -> int:
     """Worker processes of a data loader; -1 chooses by itself.
 
@@ -86,7 +98,7 @@ def loader_workers(workers: int, device: torch.device) -> int:
         return workers
     if device.type == "cpu":
         return 1
-    return min(8, max(1, usable_cores() - 1))
+    return min(8, max(1, core_share() - 1))
 
 
 def has_fast_bf16(device: torch.device) -> bool:
@@ -100,6 +112,39 @@ def has_fast_bf16(device: torch.device) -> bool:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError):
         return False
+
+
+def _set_threads() -> None:
+    launch = launched()
+    asked = os.environ.get("OMP_NUM_THREADS")
+    # torchrun writes 1 where nothing was asked for.
+    if asked is None or (asked == "1" and launch.local_world_size > 1):
+        torch.set_num_threads(core_share())
+    if launch.world_size > 1:
+        # Accelerate would choose another number where there is none.
+        os.environ.setdefault("OMP_NUM_THREADS", str(core_share()))
+
+
+def _own_device(chosen: torch.device, *, asked: str) -> torch.device:
+    """The device of this one of several processes."""
+    launch = launched()
+    if chosen.type == "mps":
+        if asked == "auto":
+            return torch.device("cpu")
+        raise ConfigError("several processes need --device cuda or cpu, got mps")
+    if chosen.type == "cpu":
+        return chosen
+    if chosen.index is not None:
+        raise ConfigError(
+            f"several processes need a GPU each, got --device {asked}; use --device cuda and "
+            "choose GPUs by CUDA_VISIBLE_DEVICES"
+        )
+    if launch.local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"{launch.local_world_size} processes on this machine need a GPU each, it has "
+            f"{torch.cuda.device_count()}; launch as many, or use --device cpu"
+        )
+    return torch.device("cuda", launch.local_rank)
 
 
 def _best_device() -> str:

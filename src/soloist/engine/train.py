@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -18,11 +19,22 @@ from soloist.data.coco import CocoFile
 from soloist.data.sources import ImageRef
 from soloist.engine.batches import step_batches
 from soloist.engine.build import build_solo, load_solo_weights, normalize, save_solo
+from soloist.engine.distributed import (
+    add_up,
+    gather_rare,
+    largest,
+    mean,
+    on_main,
+    processes,
+    share,
+    synchronize_norms,
+)
+from soloist.engine.launch import launched
 from soloist.engine.progress import track
 from soloist.engine.run_folder import Metrics, RunFolder
 from soloist.engine.runtime import Runtime, loader_workers
 from soloist.engine.schedule import learning_rate, make_optimizer, set_rate
-from soloist.engine.train_data import MASK_STRIDE, TrainBatch, TrainBatches
+from soloist.engine.train_data import MASK_STRIDE, TrainBatch, TrainBatches, pad_batch
 from soloist.errors import TrainingError
 from soloist.losses import FreeSOLOCriterion
 from soloist.models.backbones import Backbone
@@ -51,7 +63,8 @@ def train(
 ) -> None:
     """Trains SOLO on coarse masks or pseudo-labels and writes it to a model folder.
 
-    Resumes from the round's checkpoint if there is one.
+    Resumes from the round's checkpoint if there is one. Several processes share each batch; the
+    main one writes.
 
     Args:
         images: Images to learn from.
@@ -68,39 +81,49 @@ def train(
     Raises:
         TrainingError: If a loss is not finite.
         DataError: If no image has a mask, or none can be read.
+        ConfigError: If the batch cannot be shared by the processes.
     """
     options = config.train
     seed = config.seed + 1000 * round_number
+    accelerator = runtime.accelerator()
     workers = loader_workers(options.workers, runtime.device)
-    batches = TrainBatches(images, labels, config, seed, workers=workers)
+    batches = TrainBatches(
+        images,
+        labels,
+        config,
+        seed,
+        workers=max(workers, 1) * launched().local_world_size,
+        places=share(options.batch_size, "train.batch_size"),
+    )
     torch.manual_seed(seed)
     solo = build_solo(config.backbone, config.model)
     if start_from is not None:
         load_solo_weights(solo, start_from)
+    if not options.freeze_norm:
+        synchronize_norms(solo.backbone, runtime.device)
     set_training_mode(solo, options)
     optimizer = make_optimizer(
         solo, kind=options.optimizer, rate=options.learning_rate, weight_decay=options.weight_decay
     )
-    accelerator = runtime.accelerator()
     model, optimizer = accelerator.prepare(solo, optimizer)
     average = AveragedWeights(solo, options.ema_decay)
     checkpoint = run.checkpoints / f"round-{round_number}.pt"
     first = 0
-    if checkpoint.is_file():
+    if on_main(checkpoint.is_file):
         state = load_state(checkpoint)
         solo.load_state_dict(state["model"])
         average.load(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
     metrics = Metrics(run.path / "metrics.jsonl", resume_step=first, round_number=round_number)
-    criterion = FreeSOLOCriterion(config.loss)
+    criterion = FreeSOLOCriterion(config.loss, add_up=add_up, processes=processes())
     peak = options.learning_rate * options.batch_size / SCHEDULE_BATCH
     plan = StepPlan(run, round_number, options.steps, budget_seconds)
     prepared = step_batches(batches, first=first, end=plan.end, workers=workers)
     started = time.monotonic()
     with track(f"train round {round_number}", plan.steps, done=first) as tracker:
         for step, batch in enumerate(prepared, start=first):
-            for name, reason in batch.failures:
+            for name, reason in gather_rare(batch.failures):
                 run.errors.add(name, "train", ValueError(reason))
             rate = learning_rate(
                 step,
@@ -110,44 +133,45 @@ def train(
                 schedule=options.schedule,
             )
             set_rate(optimizer, rate)
-            batch = batch_to(batch, runtime.device)
+            height, width = largest(batch.images.shape[-2:])
+            batch = batch_to(pad_batch(batch, (height, width)), runtime.device)
             outputs = model(normalize(solo, batch.images))
             losses = batch_losses(criterion, outputs, batch, config, step)
-            loss = torch.stack(list(losses.values())).sum()
-            _check_finite(losses, loss, step)
-            accelerator.backward(loss)
+            stacked = torch.stack(list(losses.values()))
+            row = dict(zip(losses, mean(stacked.detach()).tolist(), strict=True))
+            _check_finite(row, step)
+            accelerator.backward(stacked.sum())
             accelerator.clip_grad_norm_(solo.parameters(), options.clip_norm)
             optimizer.step()
             optimizer.zero_grad()
             average.update(solo, step)
             done = step + 1
             if done % options.log_every == 0 or done == plan.steps:
-                row = {name: value.item() for name, value in losses.items()}
                 seconds = (time.monotonic() - started) / (done - first)
                 metrics.write(
                     {"step": done, "learning_rate": rate, "seconds_per_step": seconds, **row}
                 )
                 tracker.advance(0, note=f"loss {sum(row.values()):.3f}")
             if done % options.checkpoint_every == 0 or done == plan.steps:
-                save_state(
-                    checkpoint,
-                    {
-                        "step": done,
-                        "model": solo.state_dict(),
-                        "average": average.weights,
-                        "optimizer": optimizer.state_dict(),
-                    },
-                )
+                state = {
+                    "step": done,
+                    "model": solo.state_dict(),
+                    "average": average.weights,
+                    "optimizer": optimizer.state_dict(),
+                }
+                on_main(partial(save_state, checkpoint, state))
             tracker.advance()
             if plan.update(done):
                 tracker.set_total(plan.steps)
             if done >= plan.steps:
                 break
-    save_solo(model_folder, average.weights, config)
+    on_main(partial(save_solo, model_folder, average.weights, config))
 
 
 class StepPlan:
     """How many steps a round takes; with a budget, planned once and kept in the run's state.
+
+    The main process plans for all.
 
     The learning rate depends on the plan only after the warm-up, so a resumed run, which reads
     the plan, repeats what an unbroken one does.
@@ -166,7 +190,7 @@ class StepPlan:
         self._run = run
         self._key = f"steps of round {round_number}"
         self._budget = budget_seconds
-        planned = run.state.get("plan", {}).get(self._key)
+        planned = on_main(lambda: run.state.get("plan", {}).get(self._key))
         self.steps: int = planned or steps
         self._open = budget_seconds is not None and planned is None
         self.end = self.MOST if self._open else self.steps
@@ -180,15 +204,19 @@ class StepPlan:
             self._half = time.monotonic()
         if done < self.MEASURED:
             return False
-        now = time.monotonic()
-        pace = (now - self._half) / (self.MEASURED - self.MEASURED // 2)
-        left = self._budget - (now - self._start)
-        self.steps = max(self.LEAST, done + int(left / pace))
-        plans = {**self._run.state.get("plan", {}), self._key: self.steps}
-        self._run.update_state(plan=plans)
-        logger.info("%.2f s a step: planned %d steps", pace, self.steps)
+        self.steps = on_main(partial(self._plan, done, self._budget))
         self._open = False
         return True
+
+    def _plan(self, done: int, budget: float) -> int:
+        now = time.monotonic()
+        pace = (now - self._half) / (self.MEASURED - self.MEASURED // 2)
+        left = budget - (now - self._start)
+        steps = max(self.LEAST, done + int(left / pace))
+        plans = {**self._run.state.get("plan", {}), self._key: steps}
+        self._run.update_state(plan=plans)
+        logger.info("%.2f s a step: planned %d steps", pace, steps)
+        return steps
 
 
 def batch_losses(
@@ -274,10 +302,10 @@ class AveragedWeights:
                 self.weights[name].copy_(tensor)
 
 
-def _check_finite(losses: dict[str, Tensor], loss: Tensor, step: int) -> None:
-    if math.isfinite(loss.item()):
+def _check_finite(losses: Mapping[str, float], step: int) -> None:
+    broken = [name for name, value in losses.items() if not math.isfinite(value)]
+    if not broken:
         return
-    broken = [name for name, value in losses.items() if not math.isfinite(value.item())]
     raise TrainingError(
         f"{' and '.join(broken)} is not finite at step {step}; lower --train.learning-rate or "
         "use --precision fp32"

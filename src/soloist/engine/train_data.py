@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -59,6 +60,7 @@ class TrainBatches:
         config: Options.
         seed: Of the order and of all draws.
         workers: Processes that make batches; each has its share of the cache's memory.
+        places: Images of the batch to make, where several trainings share it; None makes all.
 
     Raises:
         DataError: If no image has a mask.
@@ -72,6 +74,7 @@ class TrainBatches:
         seed: int,
         *,
         workers: int = 0,
+        places: range | None = None,
     ) -> None:
         pairs = match_labels(images, labels)
         self._labels = labels
@@ -79,6 +82,7 @@ class TrainBatches:
         self._options = config.augment
         self._released = config.loss.compat == "released"
         self._batch_size = config.train.batch_size
+        self._places = range(self._batch_size) if places is None else places
         self._embedding_size = config.model.embedding_size
         self._seed = seed
         self._views = ViewMaker(config.augment)
@@ -94,18 +98,28 @@ class TrainBatches:
         return len(self._records)
 
     def __call__(self, step: int) -> TrainBatch:
-        """The batch of a step."""
-        indices = batch_indices(
-            step, batch_size=self._batch_size, length=len(self), seed=self._seed
-        )
+        """The batch of a step, or this training's places in it.
+
+        Each view draws from a generator of its own, so that it does not depend on who makes it.
+        Objects are pasted from the views at the next places; one beyond this training's own is
+        made only if it is drawn.
+        """
+        size = self._batch_size
+        indices = batch_indices(step, batch_size=size, length=len(self), seed=self._seed)
         failures: list[tuple[str, str]] = []
-        with seeded(self._seed, step):
-            weak = [self._weak_view(index, failures) for index in indices]
-            views = list(weak)
-            if self._options.strong:
-                for place, view in enumerate(weak):
-                    donors = weak[:place] + weak[place + 1 :]
-                    views.append(self._views.strong(view, donors))
+
+        @cache
+        def weak(place: int) -> View:
+            with seeded(self._seed, step, place, 0):
+                return self._weak_view(indices[place], failures)
+
+        views = [weak(place) for place in self._places]
+        if self._options.strong:
+            reach = min(self._options.copy_paste, size - 1)
+            for place in self._places:
+                donors = _Donors(weak, [(place + next_) % size for next_ in range(1, reach + 1)])
+                with seeded(self._seed, step, place, 1):
+                    views.append(self._views.strong(weak(place), donors))
         return collate(views, failures, released_colors=self._released)
 
     def _weak_view(self, index: int, failures: list[tuple[str, str]]) -> View:
@@ -116,6 +130,20 @@ class TrainBatches:
         embeddings = fit_embeddings(instances.embeddings, self._embedding_size)
         released_height = record.height if self._released else None
         return self._views.weak(image, instances.masks, embeddings, released_height=released_height)
+
+
+class _Donors(Sequence[View]):
+    """Views that are made when they are asked for."""
+
+    def __init__(self, make: Callable[[int], View], places: list[int]) -> None:
+        self._make = make
+        self._places = places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> View:  # type: ignore[override]  # slices are not asked for
+        return self._make(self._places[index])
 
 
 def match_labels(images: Sequence[ImageRef], labels: CocoFile) -> list[tuple[ImageRef, CocoImage]]:
@@ -185,6 +213,19 @@ def collate(
     )
 
 
+def pad_batch(batch: TrainBatch, size: tuple[int, int]) -> TrainBatch:
+    """The batch padded to a (height, width), multiples of the divisor, no smaller than its own."""
+    if batch.images.shape[-2:] == size:
+        return batch
+    small = (size[0] // MASK_STRIDE, size[1] // MASK_STRIDE)
+    return batch._replace(
+        images=_pad(batch.images, size),
+        colors=_pad(batch.colors, small),
+        valid=_pad(batch.valid, small),
+        masks=_pad(batch.masks, size),
+    )
+
+
 def _colors(views: Sequence[View], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Mean colours (V, 3, h, w) uint8 of 4x4 blocks, and which blocks (V, h, w) hold no padding."""
     undistorted = torch.stack([_pad(view.colors, size) for view in views])
@@ -211,4 +252,5 @@ def _released_colors(views: Sequence[View], size: tuple[int, int]) -> tuple[Tens
 
 
 def _pad(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    return functional.pad(maps, (0, size[1] - maps.shape[2], 0, size[0] - maps.shape[1]))
+    """(..., h, w) maps zero-padded at the bottom and right to (..., H, W)."""
+    return functional.pad(maps, (0, size[1] - maps.shape[-1], 0, size[0] - maps.shape[-2]))

@@ -9,6 +9,7 @@ feature is most similar.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -70,6 +71,10 @@ class DenseCL(nn.Module):
         dense_weight: Share of the dense loss in the total.
         norm_groups: The key batch is shuffled and normalised in this many groups: with one
             process, batch statistics would otherwise tell which key belongs to which query.
+        gather_rows: Joins the (B, ...) rows of all processes that share a batch, without gradient.
+        rank: Number of this process among them.
+        processes: How many they are. Keys are shuffled and encoded across them, in `norm_groups`
+            groups, but at least one on each, and all enter the queues of all.
     """
 
     image_queue: Tensor
@@ -85,13 +90,19 @@ class DenseCL(nn.Module):
         temperature: float,
         dense_weight: float,
         norm_groups: int,
+        gather_rows: Callable[[Tensor], Tensor] = lambda rows: rows,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
         super().__init__()
         self.query_encoder = encoder
         self.key_encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.temperature = temperature
         self.dense_weight = dense_weight
-        self.norm_groups = norm_groups
+        self.norm_groups = max(1, norm_groups // processes)
+        self._gather_rows = gather_rows
+        self._rank = rank
+        self._processes = processes
         for name in ("image_queue", "cell_queue"):
             queue = F.normalize(torch.randn(queue_size, projection_size), dim=1)
             self.register_buffer(name, queue)
@@ -103,7 +114,7 @@ class DenseCL(nn.Module):
         Args:
             query_images: (B, 3, H, W) normalised crops.
             key_images: (B, 3, H, W) the other crops of the same images.
-            order: (B,) int64 permutation the key batch is shuffled with.
+            order: (processes * B,) int64 permutation the keys of all processes are shuffled with.
 
         Returns:
             Scalars `loss_global` and `loss_dense`, weighted, and `metric_accuracy`: the share of
@@ -111,7 +122,8 @@ class DenseCL(nn.Module):
         """
         query = self.query_encoder(query_images)
         with torch.no_grad():
-            key = self._encode_keys(key_images, order)
+            keys = self._encode_keys(key_images, order)
+            key = Projections(*(self._own(field) for field in keys))
             match = match_cells(query.features, key.features)  # (B, M)
             positives = key.cells.gather(2, match[:, None].expand_as(key.cells))  # (B, E, M)
         image_logits = self._logits(query.image, key.image, self.image_queue)
@@ -123,7 +135,7 @@ class DenseCL(nn.Module):
             "loss_dense": self.dense_weight * loss_dense,
             "metric_accuracy": (image_logits.argmax(dim=1) == 0).float().mean(),
         }
-        self._enqueue(key.image, F.normalize(key.cells.mean(dim=2), dim=1))
+        self._enqueue(keys.image, F.normalize(keys.cells.mean(dim=2), dim=1))
         return losses
 
     @torch.no_grad()
@@ -134,10 +146,16 @@ class DenseCL(nn.Module):
             key.lerp_(query, 1 - momentum)
 
     def _encode_keys(self, images: Tensor, order: Tensor) -> Projections:
-        groups = images[order].chunk(self.norm_groups)
-        parts = [self.key_encoder(group) for group in groups]
+        """Projections of the keys of all processes, of which each encodes a part of the shuffle."""
+        shuffled = self._gather_rows(images)[self._own(order)]
+        parts = [self.key_encoder(group) for group in shuffled.chunk(self.norm_groups)]
         back = torch.argsort(order)
-        return Projections(*(torch.cat(field)[back] for field in zip(*parts, strict=True)))
+        fields = (torch.cat(field) for field in zip(*parts, strict=True))
+        return Projections(*(self._gather_rows(field)[back] for field in fields))
+
+    def _own(self, rows: Tensor) -> Tensor:
+        """This process's (B, ...) of (processes * B, ...) rows."""
+        return rows.chunk(self._processes)[self._rank]
 
     def _logits(self, queries: Tensor, positives: Tensor, queue: Tensor) -> Tensor:
         """(N, 1 + queue) similarities over temperature, the positive first."""
