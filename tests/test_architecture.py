@@ -38,7 +38,7 @@ LAYERS = (
     {"segmenter"},
     {"self_training"},
     {"run_report"},
-    {"api", "demo", "doctor", "cli_options"},
+    {"api", "demo", "doctor", "dry_run", "cli_options"},
     {"cli"},
     {"__main__"},
 )

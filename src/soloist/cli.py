@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,6 +46,9 @@ ConfigFile = Annotated[Path | None, Parameter(help="YAML file whose values win o
 Device = Annotated[str, Parameter(help="`auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")]
 Precision = Annotated[str, Parameter(help="`auto`, `bf16` or `fp32`.")]
 Overwrite = Annotated[bool, Parameter(help="Replace what is at --out.", negative="")]
+DryRun = Annotated[
+    bool, Parameter(help="Check everything, say what would be done, stop.", negative="")
+]
 
 # A dataclass made at import has no static type; its values are checked by `load_config`.
 if TYPE_CHECKING:
@@ -84,6 +88,7 @@ def pretrain(
     device: Device = "auto",
     precision: Precision = "auto",
     overwrite: Overwrite = False,
+    dry_run: DryRun = False,
     options: Annotated[PretrainOptions, Flat] = PretrainOptions(),  # noqa: B008  # immutable
 ) -> int:
     """Learn a backbone from your own images by DenseCL, from scratch unless told otherwise.
@@ -92,6 +97,7 @@ def pretrain(
         out: Run folder; the same command again resumes it.
     """
     from soloist.data.sources import find_images
+    from soloist.dry_run import plan_pretrain
     from soloist.engine.distributed import join, on_main
     from soloist.engine.pretrain import pretrain as run_pretrain
     from soloist.engine.runtime import choose_runtime
@@ -103,6 +109,8 @@ def pretrain(
     settings = load_config(preset, config, values)
     found = find_images(images)
     runtime = choose_runtime(device, precision)
+    if dry_run:
+        return _tell_plan("pretrain", out, lambda: plan_pretrain(found, settings, runtime))
     join(runtime.device)
     with _open("pretrain", images, out, settings, overwrite) as run:
         logger.info("pretrain: %d images on %s", len(found), runtime)
@@ -121,6 +129,7 @@ def masks(
     device: Device = "auto",
     precision: Precision = "auto",
     overwrite: Overwrite = False,
+    dry_run: DryRun = False,
     overlays: Path | None = None,
     options: Annotated[MasksOptions, Flat] = MasksOptions(),  # noqa: B008  # immutable
 ) -> int:
@@ -132,12 +141,16 @@ def masks(
     """
     from dataclasses import asdict
 
+    from soloist.data.sources import find_images
+    from soloist.dry_run import plan_masks
     from soloist.engine.distributed import join
     from soloist.engine.extract import FreeMaskExtractor
     from soloist.engine.runtime import choose_runtime
 
     settings = load_config(preset, config, given(options))
     runtime = choose_runtime(device, precision)
+    if dry_run:
+        return _tell_plan("masks", out, lambda: plan_masks(find_images(images), settings, runtime))
     join(runtime.device)
     chosen = asdict(settings)
     return _label(
@@ -163,6 +176,7 @@ def train(
     device: Device = "auto",
     precision: Precision = "auto",
     overwrite: Overwrite = False,
+    dry_run: DryRun = False,
     init: Path | None = None,
     options: Annotated[TrainOptions, Flat] = TrainOptions(),  # noqa: B008  # immutable
 ) -> int:
@@ -175,6 +189,7 @@ def train(
     """
     from soloist.data.coco import load_coco
     from soloist.data.sources import find_images
+    from soloist.dry_run import plan_train
     from soloist.engine.build import model_folder
     from soloist.engine.distributed import join, on_main
     from soloist.engine.runtime import choose_runtime
@@ -186,6 +201,8 @@ def train(
     labels = load_coco(masks)
     start_from = None if init is None else model_folder(init)
     runtime = choose_runtime(device, precision)
+    if dry_run:
+        return _tell_plan("train", out, lambda: plan_train(found, labels, settings, runtime))
     join(runtime.device)
     with _open("train", images, out, settings, overwrite, masks=masks, init=init) as run:
         logger.info("train: %d images on %s", len(found), runtime)
@@ -206,6 +223,7 @@ def fit(
     device: Device = "auto",
     precision: Precision = "auto",
     overwrite: Overwrite = False,
+    dry_run: DryRun = False,
     rounds: int | None = None,
     budget: str | None = None,
     gt: Path | None = None,
@@ -220,6 +238,7 @@ def fit(
         gt: COCO file of a validation set, to evaluate each stage on; never trained on.
     """
     from soloist.data.sources import find_images
+    from soloist.dry_run import plan_fit
     from soloist.engine.distributed import join, on_main
     from soloist.engine.runtime import choose_runtime
     from soloist.run_report import print_results, write_run_report
@@ -232,6 +251,8 @@ def fit(
     seconds = None if budget is None else parse_duration(budget)
     found = find_images(images)
     runtime = choose_runtime(device, precision)
+    if dry_run:
+        return _tell_plan("fit", out, lambda: plan_fit(found, settings, runtime, budget=budget))
     join(runtime.device)
     with _open("fit", images, out, settings, overwrite, budget=budget, gt=gt) as run:
         logger.info("fit: %d images on %s", len(found), runtime)
@@ -251,6 +272,7 @@ def predict(
     device: Device = "auto",
     precision: Precision = "auto",
     overwrite: Overwrite = False,
+    dry_run: DryRun = False,
     overlays: Path | None = None,
     options: Annotated[PredictOptions, Flat] = PredictOptions(),  # noqa: B008  # immutable
 ) -> int:
@@ -264,11 +286,15 @@ def predict(
     """
     from dataclasses import asdict, replace
 
+    from soloist.data.sources import find_images
+    from soloist.dry_run import plan_predict
     from soloist.engine.distributed import join
     from soloist.presets import override
     from soloist.segmenter import load
 
     segmenter = load(model, preset=preset, device=device, precision=precision)
+    if dry_run:
+        return _tell_plan("predict", out, lambda: plan_predict(find_images(images), segmenter))
     join(segmenter.runtime.device)
     inference = override(
         segmenter.config.inference, given(options).get("inference", {}), where="options"
@@ -401,6 +427,12 @@ def _open(
     named = {"images": " ".join(images)}
     named |= {name: str(value) for name, value in inputs.items() if value is not None}
     return open_run(out, command=command, inputs=named, config=config, overwrite=overwrite)
+
+
+def _tell_plan(command: str, out: Path, plan: Callable[[], list[str]]) -> int:
+    lines = [f"dry run of {command}: nothing is written to {out}", *plan()]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return DONE
 
 
 def _finish(run: RunFolder) -> int:

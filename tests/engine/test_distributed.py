@@ -126,7 +126,7 @@ def two(
             "steps": STEPS,
             "batch_size": 4,
             "freeze_norm": True,
-            # At larger rates, and with AdamW, rounding grows until a maximum moves to another pixel.
+            # At larger rates, and with AdamW, rounding grows until a maximum moves away.
             "optimizer": "sgd",
             "learning_rate": 0.002,
             "ema_decay": 0.9,
