@@ -236,7 +236,7 @@ def fit(
 def predict(
     images: Images,
     *,
-    model: Path,
+    model: str,
     out: Path,
     preset: str | None = None,
     device: Device = "auto",
@@ -248,7 +248,8 @@ def predict(
     """Segment images with a trained model: COCO JSON out.
 
     Args:
-        model: Run folder of `fit`, `train` or `demo`, or a file such as the released FreeSOLO's.
+        model: Run folder of `fit`, `train` or `demo`, a file such as the released FreeSOLO's, or
+            `owner/name` on the hub.
         out: COCO file to write; its embeddings go beside it.
         preset: What a file was trained with, such as `paper-r101`; a run folder knows its own.
         overlays: Folder for pictures of the masks.
@@ -270,7 +271,7 @@ def predict(
         out=out,
         overlays=overlays,
         short_side=inference.short_side,
-        settings={"model": str(model), "inference": asdict(inference)},
+        settings={"model": model, "inference": asdict(inference)},
         overwrite=overwrite,
     )
 
