@@ -38,7 +38,7 @@ LAYERS = (
     {"segmenter"},
     {"self_training"},
     {"run_report"},
-    {"api", "demo", "doctor", "cli_options"},
+    {"api", "backbone_list", "demo", "doctor", "cli_options"},
     {"cli"},
     {"__main__"},
 )

@@ -331,6 +331,19 @@ def demo(*, out: Path = Path("runs/demo"), overwrite: Overwrite = False) -> int:
 
 
 @app.command
+def backbones(*, measure: Annotated[bool, Parameter(negative="")] = False) -> int:
+    """List backbones to choose from: licence, strides, size and what each is good for.
+
+    Args:
+        measure: Time a forward pass of each at 320 pixels on this machine, with random weights.
+    """
+    from soloist.backbone_list import print_backbones
+
+    print_backbones(measure=measure)
+    return DONE
+
+
+@app.command
 def doctor() -> int:
     """Show versions and devices, and what is misconfigured."""
     from soloist.doctor import examine
