@@ -22,7 +22,7 @@ PACKAGE = Path(soloist.__file__).parent
 LAYERS = (
     # The root holds the version; the names it offers are imported on first use only.
     {"root", "errors", "ops"},
-    {"config", "files"},
+    {"config", "files", "hub"},
     {"structures", "presets", "checkpoints"},
     {
         "models",
@@ -38,7 +38,7 @@ LAYERS = (
     {"segmenter"},
     {"self_training"},
     {"run_report"},
-    {"api", "demo", "doctor", "dry_run", "cli_options"},
+    {"api", "backbone_list", "demo", "doctor", "dry_run", "cli_options"},
     {"cli"},
     {"__main__"},
 )
@@ -49,6 +49,7 @@ NARROW = {
     "errors": set(),
     "ops": set(),
     "files": {"errors"},
+    "hub": {"errors"},
     "config": {"errors"},
     "structures": set(),
     "pictures": set(),

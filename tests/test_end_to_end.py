@@ -19,7 +19,7 @@ from PIL import Image
 
 import soloist
 from soloist.data.coco import CocoImage, instances_to_annotations, load_coco, write_coco
-from soloist.models.backbones import BUNDLED_FILE
+from soloist.models.backbone_weights import BUNDLED_FILE
 from soloist.ops.masks import masks_to_boxes
 from soloist.structures import Instances
 

@@ -266,7 +266,7 @@ def fit(
 def predict(
     images: Images,
     *,
-    model: Path,
+    model: str,
     out: Path,
     preset: str | None = None,
     device: Device = "auto",
@@ -279,7 +279,8 @@ def predict(
     """Segment images with a trained model: COCO JSON out.
 
     Args:
-        model: Run folder of `fit`, `train` or `demo`, or a file such as the released FreeSOLO's.
+        model: Run folder of `fit`, `train` or `demo`, a file such as the released FreeSOLO's, or
+            `owner/name` on the hub.
         out: COCO file to write; its embeddings go beside it.
         preset: What a file was trained with, such as `paper-r101`; a run folder knows its own.
         overlays: Folder for pictures of the masks.
@@ -307,7 +308,7 @@ def predict(
         out=out,
         overlays=overlays,
         short_side=inference.short_side,
-        settings={"model": str(model), "inference": asdict(inference)},
+        settings={"model": model, "inference": asdict(inference)},
         overwrite=overwrite,
     )
 
@@ -367,6 +368,19 @@ def demo(*, out: Path = Path("runs/demo"), overwrite: Overwrite = False) -> int:
     with _open("demo", [], out, demo_config(), overwrite) as run:
         run_demo(run)
         return _finish(run)
+
+
+@app.command
+def backbones(*, measure: Annotated[bool, Parameter(negative="")] = False) -> int:
+    """List backbones to choose from: licence, strides, size and what each is good for.
+
+    Args:
+        measure: Time a forward pass of each at 320 pixels on this machine, with random weights.
+    """
+    from soloist.backbone_list import print_backbones
+
+    print_backbones(measure=measure)
+    return DONE
 
 
 @app.command

@@ -18,6 +18,13 @@ from typing import Annotated, Any, get_type_hints
 from cyclopts import Parameter
 
 from soloist.config import Config
+from soloist.hub import backbone_choice
+
+CHOICE = "backbone_choice"
+CHOICE_HELP = (
+    "Network and weights in one: a timm name (with timm's weights), `densecl-r50`, `densecl-r101`, "
+    "a file, a run folder or `hf:owner/repo/file`; the options below win over it."
+)
 
 
 def option_group(*sections: str) -> type[Any]:
@@ -33,7 +40,11 @@ def option_group(*sections: str) -> type[Any]:
         kind = hints[name]
         if is_dataclass(kind):
             options = _all_optional(kind)  # type: ignore[arg-type]  # a class, not an instance
-            group = Parameter(group=name.replace("_", " ").capitalize())
+            title = name.replace("_", " ").capitalize()
+            if name == "backbone":
+                short = Parameter(name="--backbone", help=CHOICE_HELP, group=title)
+                made.append((CHOICE, Annotated[str | None, short], field(default=None)))
+            group = Parameter(group=title)
             made.append((name, Annotated[options, group], field(default=options())))
         else:
             help_text = Parameter(help=docs[name])
@@ -43,7 +54,10 @@ def option_group(*sections: str) -> type[Any]:
 
 
 def given(options: Any) -> dict[str, Any]:
-    """The values a user gave, nested by section; what was left out is absent."""
+    """The values a user gave, nested by section; what was left out is absent.
+
+    `--backbone` becomes the name and weights it stands for, if these are not given themselves.
+    """
     values: dict[str, Any] = {}
     for item in fields(options):
         value = getattr(options, item.name)
@@ -51,6 +65,9 @@ def given(options: Any) -> dict[str, Any]:
             value = given(value) or None
         if value is not None:
             values[item.name] = value
+    if CHOICE in values:
+        chosen = backbone_choice(values.pop(CHOICE))
+        values["backbone"] = {**chosen, **values.get("backbone", {})}
     return values
 
 

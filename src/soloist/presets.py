@@ -23,6 +23,7 @@ from soloist.config import (
     TrainConfig,
 )
 from soloist.errors import ConfigError, near_names
+from soloist.hub import backbone_choice
 
 T = TypeVar("T")
 
@@ -119,6 +120,8 @@ def load_config(
 ) -> Config:
     """A preset, changed by a YAML file, changed by command-line values.
 
+    In both `backbone` may be one word instead of a group, as for `soloist.hub.backbone_choice`.
+
     Args:
         preset: `paper` (the same as `paper-r50`), `paper-r101`, `small` or `tiny`.
         file: YAML with any of the fields, nested by stage.
@@ -131,8 +134,14 @@ def load_config(
         raise ConfigError(f"no preset named {preset!r}; {near_names(preset, PRESETS)}")
     config = PRESETS[preset]
     if file is not None:
-        config = override(config, _read_yaml(file), where=str(file))
-    return override(config, overrides or {}, where="options")
+        config = override(config, _spelt_out(_read_yaml(file)), where=str(file))
+    return override(config, _spelt_out(overrides or {}), where="options")
+
+
+def _spelt_out(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Values whose `backbone` is a group of options, not one word."""
+    chosen = values.get("backbone")
+    return {**values, "backbone": backbone_choice(chosen)} if isinstance(chosen, str) else values
 
 
 def load_config_file(path: Path) -> Config:

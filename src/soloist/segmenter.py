@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self, cast, overload
 
 import numpy as np
 import torch
+from huggingface_hub import ModelHubMixin
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -18,13 +19,30 @@ from soloist.config import Config
 from soloist.data.coco import CocoImage, instances_to_annotations, write_coco
 from soloist.data.images import read_image, read_with_size, resized_size, to_rgb
 from soloist.data.sources import ImageRef, find_images
-from soloist.engine.build import load_solo, normalize
+from soloist.engine.build import load_solo, normalize, save_solo
 from soloist.engine.runtime import Runtime, choose_runtime
+from soloist.hub import fetch_model, model_reference
 from soloist.models.backbones import Backbone, NameFormat
 from soloist.models.solo import SOLO
 from soloist.pictures import draw_masks
 from soloist.postprocess import postprocess
 from soloist.structures import Instances
+
+# What a published model's page says; the licence is for whoever publishes it to choose.
+MODEL_CARD = """---
+{{ card_data }}
+---
+
+Cuts every object out of a picture; learned without labels by Soloist (`pip install soloist`),
+after FreeSOLO (arXiv 2202.12181).
+
+```python
+import soloist
+
+segmenter = soloist.load("owner/name")  # the name of this repository
+segmenter.predict("photo.jpg")[0].save("masks.png")
+```
+"""
 
 Source = str | Path | NDArray[np.uint8] | Image.Image | Sequence[str | Path]
 
@@ -90,8 +108,17 @@ class Result(Instances):
         return self.path.name if self.path is not None else "image"
 
 
-class Segmenter:
+class Segmenter(
+    ModelHubMixin,
+    library_name="soloist",
+    pipeline_tag="image-segmentation",
+    tags=["instance-segmentation", "self-supervised", "freesolo"],
+    model_card_template=MODEL_CARD,
+):
     """A trained network that cuts objects out of images.
+
+    `save_pretrained(folder)` writes `model.safetensors`, `config.json` and a README.md;
+    `push_to_hub("owner/name")` publishes them; `from_pretrained` and `load` read them.
 
     Args:
         network: The SOLO network, in evaluation mode.
@@ -103,6 +130,60 @@ class Segmenter:
         self.network = network.to(runtime.device).eval()
         self.config = config
         self.runtime = runtime
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        force_download: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
+        **model_kwargs: Any,
+    ) -> Self:
+        """Loads a trained segmenter from a path or from the hub.
+
+        Args:
+            pretrained_model_name_or_path: As for `load`.
+            force_download: Fetch again what the hub's cache has.
+            token: For private repositories; None for the one of `hf auth login`.
+            cache_dir: The hub's cache; None for its own choice.
+            local_files_only: Use the cache alone.
+            revision: Branch, tag or commit; wins over the one in the name.
+            model_kwargs: `preset`, `device` and `precision`, as for `load`.
+
+        Raises:
+            CheckpointError: If there is no complete model, or it cannot be fetched.
+        """
+        path = Path(pretrained_model_name_or_path)
+        reference = model_reference(pretrained_model_name_or_path)
+        if reference is not None:
+            path = fetch_model(
+                replace(reference, revision=revision or reference.revision),
+                force_download=force_download,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+            )
+        return cls._from_path(path, **model_kwargs)
+
+    @classmethod
+    def _from_path(
+        cls,
+        path: Path,
+        *,
+        preset: str | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+    ) -> Self:
+        network, config = load_solo(path, preset)
+        return cls(network, config, choose_runtime(device, precision))
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """The part of `save_pretrained` that is ours: the model folder."""
+        save_solo(save_directory, self.network.state_dict(), self.config)
 
     @torch.inference_mode()
     def __call__(self, pixels: NDArray[np.uint8], size: tuple[int, int]) -> Instances:
@@ -202,8 +283,10 @@ def load(
     """Loads a trained segmenter.
 
     Args:
-        path_or_id: A run folder of `soloist train`, `fit` or `demo`, its model folder, or a file
-            such as the released FreeSOLO's (see `soloist.checkpoints.load_official`).
+        path_or_id: A run folder of `soloist train`, `fit` or `demo`, its model folder, a file
+            such as the released FreeSOLO's (see `soloist.checkpoints.load_official`), or a
+            repository on the hub: `owner/name` if there is no such path, or
+            `hf:owner/name@revision#sha256`.
         preset: Tells the architecture of such a file, as `paper-r101`; a folder knows its own.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         precision: `auto`, `bf16` or `fp32`.
@@ -211,8 +294,7 @@ def load(
     Raises:
         CheckpointError: If there is no complete model, or it does not fit the preset.
     """
-    network, config = load_solo(Path(path_or_id), preset)
-    return Segmenter(network, config, choose_runtime(device, precision))
+    return Segmenter.from_pretrained(path_or_id, preset=preset, device=device, precision=precision)
 
 
 def _result(instances: Instances, path: Path | None, pixels: NDArray[np.uint8] | None) -> Result:

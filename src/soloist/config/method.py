@@ -15,17 +15,20 @@ class BackboneConfig:
     name: str = "resnet50"
     """timm model name (section 4: ResNet-50 and ResNet-101)."""
     weights: str = "none"
-    """`bundled`, `none` (random), `timm` (its own) or a file (section 4: DenseCL's)."""
+    """`bundled`, `none` (random), `timm` (its own), `densecl-r50`, `densecl-r101`, a file or run
+    folder, or `hf:owner/repo/file@revision#sha256` (section 4: DenseCL's)."""
     output_stride: Literal[8, 16, 32] = 32
     """Stride of the last stage (released); 8 and 16 dilate it (where timm supports that)."""
     feature_stride: int = 32
-    """Stride of the level Free Mask reads (released: the last stage)."""
+    """Stride of the level Free Mask reads (released: the last stage); a plain transformer's one
+    map is read whatever its stride."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "backbone", "feature_stride")
 
     stages: int = 4
-    """Stages in use (released: all); 3 leaves out the last, a ResNet's heaviest."""
+    """Stages in use (released: all); 3 leaves out the last, a ResNet's heaviest. Of a plain
+    transformer: levels of the pyramid SOLO reads."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from soloist.config import BackboneConfig, Config, InferenceConfig, ModelConfig
 from soloist.errors import CheckpointError
 from soloist.files import one_line, write_json
 from soloist.models.backbones import Backbone, create_backbone
+from soloist.models.simple_pyramid import SimplePyramid
 from soloist.models.solo import SOLO
 from soloist.presets import PRESETS, load_config, override
 
@@ -37,12 +38,20 @@ def build_backbone(config: BackboneConfig) -> Backbone:
     )
 
 
+def build_neck(network: Backbone, stages: int) -> SimplePyramid | None:
+    """What makes several maps of a plain transformer's one; None for other networks."""
+    if not network.is_plain:
+        return None
+    return SimplePyramid(network.channels[0], stride=network.strides[0], levels=stages)
+
+
 def build_solo(backbone: BackboneConfig, model: ModelConfig) -> SOLO:
     """The SOLO network of a configuration; only its backbone may be pretrained."""
     network = build_backbone(backbone)
     solo = SOLO(
         network,
         backbone_channels=network.channels,
+        neck=build_neck(network, backbone.stages),
         fpn_channels=model.fpn_channels,
         head_channels=model.head_channels,
         mask_channels=model.mask_channels,

@@ -37,9 +37,13 @@ class FreeMaskExtractor:
         # with the network it began with.
         with seeded(config.seed):
             self._backbone = build_backbone(config.backbone).to(runtime.device).eval()
-        self._stride = config.backbone.feature_stride
-        self._level = self._backbone.level(self._stride)
-        if config.extract.margin % self._stride:
+        self._level = self._backbone.level(config.backbone.feature_stride)
+        self._stride = self._backbone.strides[self._level]
+        self._margin = config.extract.margin
+        if self._backbone.is_plain:
+            # Presets have margins for the strides of a ResNet.
+            self._margin += -self._margin % self._stride
+        if self._margin % self._stride:
             raise ConfigError(
                 f"extract.margin must be a multiple of backbone.feature_stride {self._stride}, "
                 f"got {config.extract.margin}"
@@ -71,10 +75,10 @@ class FreeMaskExtractor:
         resized: Tensor = v2.functional.resize(
             image, [side * self._stride for side in cells], antialias=True
         )
-        batch = mirrored_border(self._backbone.normalize(resized[None]), options.margin)
+        batch = mirrored_border(self._backbone.normalize(resized[None]), self._margin)
         with self._runtime.autocast():
             features: Tensor = self._backbone(batch)[self._level][0].float()
-        first = options.margin // self._stride
+        first = self._margin // self._stride
         return features[:, first : first + cells[0], first : first + cells[1]]
 
 

@@ -1,21 +1,28 @@
-"""Backbones: any timm network that gives feature maps, or a file of weights for one."""
+"""Backbones: any timm network that gives feature maps, with timm's weights or others."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from importlib.resources import files
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Literal
 
-import timm
 import torch
 from torch import Tensor, nn
 
-from soloist.checkpoints import OfficialWeights, load_official
-from soloist.checkpoints.names import BACKBONE, flat_name, to_detectron2
+from soloist.checkpoints.names import to_detectron2
 from soloist.checkpoints.official import is_counter
-from soloist.errors import CheckpointError, ConfigError, near_names
+from soloist.errors import ConfigError
+from soloist.models.backbone_weights import check_architecture, load_weights, weights_file
+from soloist.models.patch_features import PARTS, PatchFeatures
+from soloist.models.timm_networks import (
+    check_name,
+    check_sizes,
+    is_plain,
+    takes_any_size,
+    timm_network,
+    timm_notice,
+    timm_tensor_names,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +32,6 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 FINEST_STRIDE = 4
-
-# What the bundled file holds; its recipe stands beside it.
-BUNDLED_NAME = "resnet18"
-BUNDLED_FILE = "weights/resnet18-densecl.safetensors"
 
 
 class Backbone(nn.Module):
@@ -93,12 +96,16 @@ class Backbone(nn.Module):
         """Stops training of the stem and the first stages: no gradients, fixed statistics.
 
         Args:
-            stages: Feature maps whose layers are frozen; 0 freezes nothing.
+            stages: Feature maps whose layers are frozen, or quarters of a plain transformer's
+                blocks; 0 freezes nothing.
 
         Raises:
             ConfigError: If the network is not a sequence of stages.
         """
         if stages == 0:
+            return
+        if isinstance(self.network, PatchFeatures):
+            self.network.freeze(stages)
             return
         children = dict(self.network.named_children())
         last = self.modules_of_levels[min(stages, len(self.modules_of_levels)) - 1]
@@ -131,7 +138,7 @@ class Backbone(nn.Module):
                 "no plain ResNet has; use the format timm"
             )
         if strange is not None:
-            names = _timm_tensor_names(self.network, own)
+            names = timm_tensor_names(self.network, own)
         elif format == "detectron2":
             own = {name: tensor for name, tensor in own.items() if not is_counter(name)}
         else:
@@ -141,12 +148,27 @@ class Backbone(nn.Module):
             for name, tensor in own.items()
         }
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the network is a plain vision transformer: one map, of its patches' stride."""
+        return isinstance(self.network, PatchFeatures)
+
     def level(self, stride: int) -> int:
         """Index of the last (most semantic) feature map of this stride.
+
+        The one map of a plain transformer serves for any stride: presets ask for a ResNet's.
 
         Raises:
             ConfigError: If no map has it.
         """
+        if self.is_plain:
+            if stride != self.strides[0]:
+                logger.info(
+                    "the backbone's one feature map has stride %d, not %d; it is used as it is",
+                    self.strides[0],
+                    stride,
+                )
+            return 0
         if stride not in self.strides:
             raise ConfigError(
                 f"no feature map of stride {stride}, only {sorted(set(self.strides))}; "
@@ -161,36 +183,47 @@ def create_backbone(
     """Builds a backbone and loads its weights.
 
     Args:
-        name: timm model name.
-        weights: `bundled`, `none` (random), `timm` (the model's own pretrained weights), or the
-            path of a weights file or of a run folder of `soloist pretrain`, `train` or `fit`.
+        name: timm model name, with or without the tag of its weights.
+        weights: `bundled`, `none` (random), `timm` (the model's own pretrained weights), a short
+            name of `soloist.hub.PUBLISHED`, `hf:owner/repo/file@revision#sha256`, or the path of a
+            weights file or of a run folder of `soloist pretrain`, `train` or `fit`.
         output_stride: Stride of the last stage: 8, 16 or 32.
-        stages: Feature maps in use, finest first; what comes after them is not built.
+        stages: Feature maps in use, finest first; what comes after them is not built. A plain
+            vision transformer is built whole and gives one map.
 
     Raises:
         ConfigError: If timm does not know the name, or cannot give the stride or the stages.
         CheckpointError: If the weights are missing or do not fit.
     """
-    if not timm.is_model(name):
-        raise ConfigError(f"no backbone named {name!r} in timm; {near_names(name, _timm_names())}")
-    if weights == "bundled" and name != BUNDLED_NAME:
-        raise ConfigError(
-            f"the bundled weights are for backbone {BUNDLED_NAME!r}, got {name!r}; "
-            "use --backbone.weights none, timm or a file"
-        )
+    check_name(name, weights)
+    check_architecture(name, weights)
+    check_sizes(name)
+    if weights == "timm":
+        logger.info(timm_notice(name))
     options: dict[str, Any] = {"pretrained": weights == "timm"}
+    if is_plain(name):
+        backbone = _plain_backbone(name, output_stride=output_stride, stages=stages, **options)
+    else:
+        backbone = _staged_backbone(name, output_stride=output_stride, stages=stages, **options)
+    if weights not in ("none", "timm"):
+        used = load_weights(backbone.network, weights_file(weights))
+        if weights != "bundled":
+            logger.info(used.summary())
+    return backbone.to(memory_format=torch.channels_last)
+
+
+def _staged_backbone(name: str, *, output_stride: int, stages: int, **options: Any) -> Backbone:
     if output_stride != 32:
         # timm takes an output stride only where its network can dilate.
         options["output_stride"] = output_stride
-    network = _timm_network(name, **options)
+    network = timm_network(name, **options)
     finer = sum(stride < FINEST_STRIDE for stride in network.feature_info.reduction())
     available = len(network.feature_info.reduction()) - finer
-    if not 1 <= stages <= available:
-        raise ConfigError(f"backbone.stages must lie in 1..{available} for {name!r}, got {stages}")
+    _check_stages(name, stages, available)
     if stages < available:
-        network = _timm_network(name, out_indices=tuple(range(finer + stages)), **options)
+        network = timm_network(name, out_indices=tuple(range(finer + stages)), **options)
     pretrained = network.pretrained_cfg or {}
-    backbone = Backbone(
+    return Backbone(
         network,
         channels=network.feature_info.channels(),
         strides=network.feature_info.reduction(),
@@ -199,70 +232,31 @@ def create_backbone(
         mean=pretrained.get("mean", IMAGENET_MEAN),
         std=pretrained.get("std", IMAGENET_STD),
     )
-    if weights not in ("none", "timm"):
-        used = load_backbone_weights(backbone, _weights_file(weights))
-        if weights != "bundled":
-            logger.info(used.summary())
-    return backbone.to(memory_format=torch.channels_last)
 
 
-def _timm_tensor_names(network: Any, own: Iterable[str]) -> dict[str, str | None]:
-    """The names that tensors of a feature extractor have in the whole timm model."""
-    whole = timm.create_model(network.pretrained_cfg["architecture"]).state_dict()
-    names = {flat_name(BACKBONE + name): name for name in whole}
-    return {name: names[flat_name(BACKBONE + name)] for name in own}
-
-
-def _timm_network(name: str, **options: Any) -> Any:
-    """Builds a feature extractor; untyped, since timm's own types do not name its attributes."""
-    try:
-        return timm.create_model(name, features_only=True, **options)
-    except (TypeError, NotImplementedError, AssertionError) as error:
+def _plain_backbone(name: str, *, output_stride: int, stages: int, **options: Any) -> Backbone:
+    _check_stages(name, stages, PARTS)
+    if output_stride != 32:
         raise ConfigError(
-            f"backbone {name!r} gives no features with {options} ({error}); try "
-            "--backbone.output-stride 32 or another backbone"
-        ) from error
-    except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"the pretrained weights of {name!r} could not be fetched ({reason}); "
-            "give --backbone.weights bundled, none or a file"
-        ) from error
-
-
-def load_backbone_weights(backbone: Backbone, path: Path) -> OfficialWeights:
-    """Loads a file of weights, of any kind that `load_official` knows.
-
-    Returns:
-        What was used of the file, and what was left over.
-
-    Raises:
-        CheckpointError: If a tensor of the network is missing in the file or differs in shape.
-    """
-    own = {f"{BACKBONE}{name}": value for name, value in backbone.network.state_dict().items()}
-    weights = load_official(path).fitted(own)
-    if weights.missing:
-        raise CheckpointError(
-            f"{path.name} lacks {len(weights.missing)} of the backbone's {len(own)} tensors, first "
-            f"{weights.missing[0].removeprefix(BACKBONE)!r}; is it a file for another network?"
+            f"backbone {name!r} has one stride, that of its patches, got "
+            f"backbone.output_stride {output_stride}; leave it at 32"
         )
-    backbone.network.load_state_dict(
-        {name.removeprefix(BACKBONE): tensor for name, tensor in weights.tensors.items()}
+    if takes_any_size(name):
+        options["dynamic_img_size"] = True
+    model = timm_network(name, features_only=False, num_classes=0, **options)
+    info = model.feature_info[-1]
+    model.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
+    pretrained = model.pretrained_cfg or {}
+    return Backbone(
+        PatchFeatures(model, patch=info["reduction"], pretrained_cfg=pretrained),
+        channels=[info.get("num_chs_norm", info["num_chs"])],
+        strides=[info["reduction"]],
+        modules_of_levels=["model"],
+        mean=pretrained.get("mean", IMAGENET_MEAN),
+        std=pretrained.get("std", IMAGENET_STD),
     )
-    return weights
 
 
-def _weights_file(weights: str) -> Path:
-    if weights == "bundled":
-        return Path(str(files("soloist") / BUNDLED_FILE))
-    path = Path(weights)
-    for folder in (path / "model", path):
-        for name in ("backbone.safetensors", "model.safetensors"):
-            if (folder / name).is_file():
-                return folder / name
-    return path
-
-
-def _timm_names() -> list[str]:
-    names: list[str] = timm.list_models()
-    return names
+def _check_stages(name: str, stages: int, available: int) -> None:
+    if not 1 <= stages <= available:
+        raise ConfigError(f"backbone.stages must lie in 1..{available} for {name!r}, got {stages}")

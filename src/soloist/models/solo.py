@@ -16,6 +16,7 @@ from soloist.models.heads import (
     coordinates,
     resize,
 )
+from soloist.models.simple_pyramid import SimplePyramid
 from soloist.structures import SOLOOutputs
 
 MASK_LEVELS = 4
@@ -29,6 +30,7 @@ class SOLO(nn.Module):
         backbone: Maps images to C2..C5: a list of (B, C_i, H_i, W_i) maps, finest first, the
             first of stride 4.
         backbone_channels: Channels of these maps.
+        neck: Makes C2..C5 where the backbone has one map only; None where it has all.
         fpn_channels: Channels of P2..P6.
         head_channels: Channels of the category and kernel towers.
         mask_channels: Channels inside the mask feature branch.
@@ -48,6 +50,7 @@ class SOLO(nn.Module):
         backbone: nn.Module,
         *,
         backbone_channels: Sequence[int],
+        neck: SimplePyramid | None = None,
         fpn_channels: int = 256,
         head_channels: int = 512,
         mask_channels: int = 128,
@@ -67,7 +70,9 @@ class SOLO(nn.Module):
         self.level_strides = tuple(level_strides)
         self.grids = tuple(grids)
         self.backbone = backbone
-        self.fpn = FPN(backbone_channels, out_channels=fpn_channels, num_levels=len(grids))
+        self.neck = neck
+        channels = backbone_channels if neck is None else neck.channels
+        self.fpn = FPN(channels, out_channels=fpn_channels, num_levels=len(grids))
         self.category_branch = CategoryBranch(
             fpn_channels,
             channels=head_channels,
@@ -97,10 +102,12 @@ class SOLO(nn.Module):
         Returns:
             Raw logits, kernels, embeddings and mask features; the same in train and eval mode.
         """
-        pyramid = self.fpn(self.backbone(images))
-        levels = split_levels(
-            pyramid, image_size=(images.shape[-2], images.shape[-1]), strides=self.level_strides
-        )
+        image_size = (images.shape[-2], images.shape[-1])
+        features = self.backbone(images)
+        if self.neck is not None:
+            features = self.neck(features[-1], image_size)
+        pyramid = self.fpn(features)
+        levels = split_levels(pyramid, image_size=image_size, strides=self.level_strides)
         category_logits, kernels, embeddings = [], [], []
         for level, side in zip(levels, self.grids, strict=True):
             cells = resize(level, (side, side))  # (B, C, S, S)
