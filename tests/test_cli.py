@@ -19,7 +19,8 @@ from PIL import Image
 
 import soloist
 from soloist import cli
-from soloist.cli import DONE, SOME_FAILED, USER_ERROR, parse_duration, run_command
+from soloist.cli import run_command
+from soloist.cli_runs import DONE, SOME_FAILED, USER_ERROR, parse_duration
 from soloist.config import Config
 from soloist.data.coco import CocoImage, load_coco
 from soloist.data.journal import Journal

@@ -6,9 +6,7 @@ torch is imported inside the verbs, so that `--help` answers at once.
 from __future__ import annotations
 
 import logging
-import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,15 +14,22 @@ from cyclopts import App, CycloptsError, Parameter
 
 from soloist import __version__
 from soloist.cli_options import given, option_group
-from soloist.config import Config
+from soloist.cli_runs import (
+    DONE,
+    SOME_FAILED,
+    USER_ERROR,
+    finish,
+    label,
+    open_command,
+    parse_duration,
+    tell_plan,
+)
 from soloist.engine.launch import launched
-from soloist.errors import ConfigError, SoloistError, TrainingError
+from soloist.errors import SoloistError, TrainingError
 from soloist.presets import load_config
 
 if TYPE_CHECKING:
-    from soloist.engine.run_folder import RunFolder
-
-DONE, SOME_FAILED, USER_ERROR = 0, 1, 2
+    pass
 
 logger = logging.getLogger("soloist")
 
@@ -110,13 +115,13 @@ def pretrain(
     found = find_images(images)
     runtime = choose_runtime(device, precision)
     if dry_run:
-        return _tell_plan("pretrain", out, lambda: plan_pretrain(found, settings, runtime))
+        return tell_plan("pretrain", out, lambda: plan_pretrain(found, settings, runtime))
     join(runtime.device)
-    with _open("pretrain", images, out, settings, overwrite) as run:
+    with open_command("pretrain", images, out, settings, overwrite) as run:
         logger.info("pretrain: %d images on %s", len(found), runtime)
         backbone = run_pretrain(found, run, settings, runtime)
         on_main(lambda: finish_pretrain(run, backbone, found, settings, runtime))
-        return _finish(run)
+        return finish(run)
 
 
 @app.command
@@ -150,10 +155,10 @@ def masks(
     settings = load_config(preset, config, given(options))
     runtime = choose_runtime(device, precision)
     if dry_run:
-        return _tell_plan("masks", out, lambda: plan_masks(find_images(images), settings, runtime))
+        return tell_plan("masks", out, lambda: plan_masks(find_images(images), settings, runtime))
     join(runtime.device)
     chosen = asdict(settings)
-    return _label(
+    return label(
         "masks",
         images,
         lambda: FreeMaskExtractor(settings, runtime),
@@ -202,15 +207,15 @@ def train(
     start_from = None if init is None else model_folder(init)
     runtime = choose_runtime(device, precision)
     if dry_run:
-        return _tell_plan("train", out, lambda: plan_train(found, labels, settings, runtime))
+        return tell_plan("train", out, lambda: plan_train(found, labels, settings, runtime))
     join(runtime.device)
-    with _open("train", images, out, settings, overwrite, masks=masks, init=init) as run:
+    with open_command("train", images, out, settings, overwrite, masks=masks, init=init) as run:
         logger.info("train: %d images on %s", len(found), runtime)
         run_train(
             found, labels, run, settings, runtime, model_folder=run.model, start_from=start_from
         )
         on_main(lambda: write_run_report(run, found, []))
-        return _finish(run)
+        return finish(run)
 
 
 @app.command
@@ -252,14 +257,14 @@ def fit(
     found = find_images(images)
     runtime = choose_runtime(device, precision)
     if dry_run:
-        return _tell_plan("fit", out, lambda: plan_fit(found, settings, runtime, budget=budget))
+        return tell_plan("fit", out, lambda: plan_fit(found, settings, runtime, budget=budget))
     join(runtime.device)
-    with _open("fit", images, out, settings, overwrite, budget=budget, gt=gt) as run:
+    with open_command("fit", images, out, settings, overwrite, budget=budget, gt=gt) as run:
         logger.info("fit: %d images on %s", len(found), runtime)
         result = run_fit(found, run, settings, runtime, budget_seconds=seconds, ground_truth=gt)
         on_main(lambda: write_run_report(run, result.images, result.gallery, ground_truth=gt))
         print_results(result.metrics)
-        return _finish(run)
+        return finish(run)
 
 
 @app.command
@@ -295,13 +300,13 @@ def predict(
 
     segmenter = load(model, preset=preset, device=device, precision=precision)
     if dry_run:
-        return _tell_plan("predict", out, lambda: plan_predict(find_images(images), segmenter))
+        return tell_plan("predict", out, lambda: plan_predict(find_images(images), segmenter))
     join(segmenter.runtime.device)
     inference = override(
         segmenter.config.inference, given(options).get("inference", {}), where="options"
     )
     segmenter.config = replace(segmenter.config, inference=inference)
-    return _label(
+    return label(
         "predict",
         images,
         lambda: segmenter,
@@ -365,9 +370,9 @@ def demo(*, out: Path = Path("runs/demo"), overwrite: Overwrite = False) -> int:
     from soloist.engine.runtime import choose_runtime
 
     join(choose_runtime().device)
-    with _open("demo", [], out, demo_config(), overwrite) as run:
+    with open_command("demo", [], out, demo_config(), overwrite) as run:
         run_demo(run)
-        return _finish(run)
+        return finish(run)
 
 
 @app.command
@@ -418,86 +423,3 @@ def _tell(message: str) -> None:
     """One line on stderr, once on each machine: its files may be what is wrong."""
     if launched().local_rank == 0:
         sys.stderr.write(f"soloist: {message}\n")
-
-
-def parse_duration(text: str) -> float:
-    """Seconds of `90m`, `1h`, `1h30m` or `45s`.
-
-    Raises:
-        ConfigError: If the text is no duration.
-    """
-    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+)s)?", text.strip())
-    if not text.strip() or match is None:
-        raise ConfigError(f"--budget must be a time such as 90m, 1h or 1h30m, got {text!r}")
-    hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    return hours * 3600 + minutes * 60 + seconds
-
-
-def _open(
-    command: str, images: list[str], out: Path, config: Config, overwrite: bool, **inputs: object
-) -> RunFolder:
-    from soloist.engine.run_folder import open_run
-
-    named = {"images": " ".join(images)}
-    named |= {name: str(value) for name, value in inputs.items() if value is not None}
-    return open_run(out, command=command, inputs=named, config=config, overwrite=overwrite)
-
-
-def _tell_plan(command: str, out: Path, plan: Callable[[], list[str]]) -> int:
-    lines = [f"dry run of {command}: nothing is written to {out}", *plan()]
-    sys.stdout.write("\n".join(lines) + "\n")
-    return DONE
-
-
-def _finish(run: RunFolder) -> int:
-    """Closes a run that is done and tells how it went."""
-    from soloist.engine.distributed import on_main
-
-    run.finish()
-    if launched().rank == 0 and (run.path / "report.html").is_file():
-        sys.stdout.write(f"report: {run.path / 'report.html'}\n")
-    # What failed in an earlier session stands in the main process's file alone.
-    return _failures(on_main(lambda: run.errors.count), run.errors.path)
-
-
-def _failures(count: int, path: Path | None) -> int:
-    if count == 0:
-        return DONE
-    logger.warning("%d images failed; they are listed in %s", count, path)
-    return SOME_FAILED
-
-
-def _label(
-    title: str,
-    sources: list[str],
-    make_labeler: Any,
-    *,
-    out: Path,
-    overlays: Path | None,
-    short_side: int,
-    settings: dict[str, Any],
-    overwrite: bool,
-) -> int:
-    """Labels images into a COCO file: what `masks` and `predict` share."""
-    from soloist.data.sources import find_images
-    from soloist.engine.label import errors_beside, label_images
-    from soloist.overlays import OverlayWriter
-    from soloist.self_training import report_labels
-
-    images = find_images(sources)
-    errors = errors_beside(out, overwrite=overwrite)
-    summary = label_images(
-        images,
-        make_labeler(),
-        out,
-        title=title,
-        short_side=short_side,
-        settings={"command": title, "images": sources, **settings},
-        errors=errors,
-        overwrite=overwrite,
-        on_result=None if overlays is None else OverlayWriter(overlays),
-    )
-    report_labels(title, summary)
-    if launched().rank == 0:
-        sys.stdout.write(f"{out}\n")
-    return _failures(errors.count, errors.path)

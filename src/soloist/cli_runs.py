@@ -1,0 +1,107 @@
+"""What the verbs share: opening and closing their runs, labelling, plans, durations, exit codes."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from soloist.config import Config
+from soloist.engine.launch import launched
+from soloist.errors import ConfigError
+
+if TYPE_CHECKING:
+    from soloist.engine.run_folder import RunFolder
+
+DONE, SOME_FAILED, USER_ERROR = 0, 1, 2
+
+logger = logging.getLogger("soloist")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `90m`, `1h`, `1h30m` or `45s`.
+
+    Raises:
+        ConfigError: If the text is no duration.
+    """
+    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+)s)?", text.strip())
+    if not text.strip() or match is None:
+        raise ConfigError(f"--budget must be a time such as 90m, 1h or 1h30m, got {text!r}")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def open_command(
+    command: str, images: list[str], out: Path, config: Config, overwrite: bool, **inputs: object
+) -> RunFolder:
+    """The run folder of a verb, new or to be resumed; see `open_run`."""
+    from soloist.engine.run_folder import open_run
+
+    named = {"images": " ".join(images)}
+    named |= {name: str(value) for name, value in inputs.items() if value is not None}
+    return open_run(out, command=command, inputs=named, config=config, overwrite=overwrite)
+
+
+def tell_plan(command: str, out: Path, plan: Callable[[], list[str]]) -> int:
+    """Prints what a command would do, headed by what it does not."""
+    lines = [f"dry run of {command}: nothing is written to {out}", *plan()]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return DONE
+
+
+def finish(run: RunFolder) -> int:
+    """Closes a run that is done and tells how it went."""
+    from soloist.engine.distributed import on_main
+
+    run.finish()
+    if launched().rank == 0 and (run.path / "report.html").is_file():
+        sys.stdout.write(f"report: {run.path / 'report.html'}\n")
+    # What failed in an earlier session stands in the main process's file alone.
+    return failures_status(on_main(lambda: run.errors.count), run.errors.path)
+
+
+def failures_status(count: int, path: Path | None) -> int:
+    """The exit code, and a warning if images failed."""
+    if count == 0:
+        return DONE
+    logger.warning("%d images failed; they are listed in %s", count, path)
+    return SOME_FAILED
+
+
+def label(
+    title: str,
+    sources: list[str],
+    make_labeler: Any,
+    *,
+    out: Path,
+    overlays: Path | None,
+    short_side: int,
+    settings: dict[str, Any],
+    overwrite: bool,
+) -> int:
+    """Labels images into a COCO file: what `masks` and `predict` share."""
+    from soloist.data.sources import find_images
+    from soloist.engine.label import errors_beside, label_images
+    from soloist.overlays import OverlayWriter
+    from soloist.self_training import report_labels
+
+    images = find_images(sources)
+    errors = errors_beside(out, overwrite=overwrite)
+    summary = label_images(
+        images,
+        make_labeler(),
+        out,
+        title=title,
+        short_side=short_side,
+        settings={"command": title, "images": sources, **settings},
+        errors=errors,
+        overwrite=overwrite,
+        on_result=None if overlays is None else OverlayWriter(overlays),
+    )
+    report_labels(title, summary)
+    if launched().rank == 0:
+        sys.stdout.write(f"{out}\n")
+    return failures_status(errors.count, errors.path)
