@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import numpy.typing as npt
 import pytest
 
+from soloist.cli_options import field_docs
 from soloist.config import Config
 from soloist.presets import PRESETS, differences, released
 
@@ -163,3 +165,17 @@ def test_no_other_preset_follows_it(name: str) -> None:
 
 def _as_lists(item: Any) -> Any:
     return [_as_lists(part) for part in item] if isinstance(item, tuple) else item
+
+
+# Options of the machine, not of the method, and the switches that choose another source.
+WITHOUT_SOURCE = {"log_every", "checkpoint_every", "workers", "cache_gb", "compat"}
+SOURCE = re.compile(r"(released|section|table|ours|SOLOv2|MoCo|RetinaNet)[^()]*\)")
+
+
+@pytest.mark.parametrize("section", [name for name in asdict(Config()) if name != "pretrain"])
+def test_each_option_of_the_paper_preset_tells_its_source(section: str) -> None:
+    options = getattr(PRESETS["paper-r50"], section)
+    if not is_dataclass(options):
+        return
+    for name, told in field_docs(type(options)).items():
+        assert name in WITHOUT_SOURCE or SOURCE.search(told), f"{section}.{name}: {told}"

@@ -146,19 +146,19 @@ class LossConfig:
     """Weights of the loss terms (paper section 3.3)."""
 
     category: float = 1.0
-    """Focal loss of the objectness."""
+    """Focal loss of the objectness (section 3.3)."""
     focal_alpha: float = 0.25
-    """Weight of positive cells in the focal loss."""
+    """Weight of positive cells in the focal loss (released; RetinaNet)."""
     focal_gamma: float = 2.0
-    """Focusing exponent of the focal loss."""
+    """Focusing exponent of the focal loss (released; RetinaNet)."""
     semantic: float = 4.0
     """Weight beta of the semantic term; 0 switches it off (the released code does)."""
     max_projection: float = 1.0
-    """Dice of the maximum projections."""
+    """Dice of the maximum projections (section 3.3)."""
     avg_projection: float = 0.1
-    """Weight alpha of the dice of the average projections."""
+    """Weight alpha of the dice of the average projections (section 3.3)."""
     pairwise_affinity: float = 1.0
-    """Colour affinity of neighbouring pixels."""
+    """Colour affinity of neighbouring pixels (section 3.3)."""
     pairwise_warmup_steps: int = 1000
     """The affinity term grows linearly over these steps (released)."""
     color_threshold: float = 0.3
@@ -177,25 +177,25 @@ class AugmentConfig:
     """Weak and strong views (paper section 3.3)."""
 
     short_side: tuple[int, int] = (640, 800)
-    """Range the short side is drawn from, in pixels."""
+    """Range the short side is drawn from, in pixels (released)."""
     max_side: int = 1333
-    """Upper bound of the long side, in pixels."""
+    """Upper bound of the long side, in pixels (released)."""
     crop_size: int = 0
-    """Side of a random square crop after resizing, in pixels; 0 keeps the whole image."""
+    """Side of a random square crop after resizing, in pixels; 0 keeps the whole image (ours)."""
     flip: float = 0.5
-    """Probability of a horizontal flip."""
+    """Probability of a horizontal flip (ours)."""
     strong: bool = True
-    """Train on a strong view beside the weak one."""
+    """Train on a strong view beside the weak one (released)."""
     copy_paste: int = 3
-    """At most this many objects of other weak views are pasted into a strong one."""
+    """At most this many objects of other weak views are pasted into a strong one (ours)."""
     color_jitter: float = 0.8
-    """Probability of jitter of brightness, contrast, saturation and hue (strong view)."""
+    """Probability of jitter of brightness, contrast, saturation and hue (strong view; MoCo v2)."""
     gray: float = 0.2
-    """Probability of a grey picture (strong view)."""
+    """Probability of a grey picture (strong view; MoCo v2)."""
     blur: float = 0.5
-    """Probability of a Gaussian blur (strong view)."""
+    """Probability of a Gaussian blur (strong view; MoCo v2)."""
     erase: float = 0.3
-    """Probability of an erased rectangle (strong view)."""
+    """Probability of an erased rectangle (strong view; ours)."""
 
     def __post_init__(self) -> None:
         low, high = self.short_side
@@ -213,27 +213,27 @@ class InferenceConfig:
     """From raw outputs to masks (released configuration)."""
 
     short_side: int = 800
-    """Images are resized to this short side, in pixels."""
+    """Images are resized to this short side, in pixels (released)."""
     max_side: int = 1333
-    """Upper bound of the long side after resizing, in pixels."""
+    """Upper bound of the long side after resizing, in pixels (released)."""
     category_threshold: float = 0.1
-    """Least objectness of a candidate."""
+    """Least objectness of a candidate (released)."""
     mask_threshold: float = 0.5
-    """A pixel is foreground when its soft value is above this."""
+    """A pixel is foreground when its soft value is above this (released)."""
     max_before_nms: int = 500
-    """Candidates that enter the suppression of duplicates."""
+    """Candidates that enter the suppression of duplicates (released)."""
     nms: Literal["matrix", "mask"] = "matrix"
-    """Matrix NMS lowers the scores of duplicates; mask NMS drops them."""
+    """Matrix NMS (released) lowers the scores of duplicates; mask NMS drops them."""
     nms_kernel: Literal["gaussian", "linear"] = "gaussian"
-    """Kernel of Matrix NMS."""
+    """Kernel of Matrix NMS (released)."""
     nms_sigma: float = 2.0
-    """Width of the Gaussian kernel."""
+    """Width of the Gaussian kernel (released)."""
     nms_threshold: float = 0.5
     """Mask NMS drops masks whose overlap (IoU) with a better one exceeds this (released)."""
     score_threshold: float = 0.05
-    """Least score after the suppression of duplicates."""
+    """Least score after the suppression of duplicates (released)."""
     max_per_image: int = 100
-    """Most masks per image."""
+    """Most masks per image (released)."""
     largest_part: bool = False
     """Keep only the largest connected part of each mask (ours)."""
     compat: Compat = "none"
@@ -251,15 +251,15 @@ class SelfTrainingConfig:
     """Pseudo-labels and rounds (paper section 3.3; released configuration)."""
 
     rounds: int = 1
-    """Rounds of self-training after the first segmenter."""
+    """Rounds of self-training after the first segmenter (table 7c)."""
     score_threshold: float = 0.3
-    """Least score of a pseudo-label."""
+    """Least score of a pseudo-label (released)."""
     max_per_image: int = 20
-    """Most pseudo-labels per image."""
+    """Most pseudo-labels per image (released)."""
     max_box_width: float = 0.95
-    """A box must be narrower than this share of the image's width."""
+    """A box must be narrower than this share of the image's width (released)."""
     start_from: Literal["backbone", "previous"] = "backbone"
-    """What a round starts from: the pretrained backbone, or the previous segmenter."""
+    """What a round starts from: the pretrained backbone (section 3.3), or the last segmenter."""
 
     def __post_init__(self) -> None:
         at_least(0, self, "self_training", "rounds")

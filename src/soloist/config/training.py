@@ -10,26 +10,26 @@ from soloist.config.checks import above_zero, at_least, check, share
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The training loop."""
+    """The training loop; where nothing is recorded of the released one, the default is ours."""
 
     steps: int = 30_000
-    """Optimiser steps of one round."""
+    """Optimiser steps of one round (released)."""
     batch_size: int = 16
-    """Images per step; each gives one weak and one strong view."""
+    """Images per step; each gives one weak and one strong view (released)."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """SGD with momentum 0.9, or AdamW."""
+    """SGD (released) with momentum 0.9, or AdamW."""
     learning_rate: float = 0.001
-    """Peak rate at `batch_size` 16; it is scaled linearly with the batch."""
+    """Peak rate at `batch_size` 16; scaled linearly with the batch (released)."""
     weight_decay: float = 1e-4
-    """Applied to weights of two or more dimensions."""
+    """Applied to weights of two or more dimensions (ours)."""
     warmup_steps: int = 1000
-    """Steps of linear warm-up."""
+    """Steps of linear warm-up (released)."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """What follows the warm-up."""
+    """What follows the warm-up (ours; nothing else is recorded)."""
     clip_norm: float = 35.0
-    """Largest norm of all gradients together."""
+    """Largest norm of all gradients together (ours)."""
     ema_decay: float = 0.0
-    """Decay of the averaged weights that are saved; 0 saves the last weights."""
+    """Decay of the averaged weights that are saved; 0 saves the last weights (released)."""
     freeze_norm: bool = True
     """Keep the backbone's batch norms as pretrained (released)."""
     frozen_stages: int = 0
