@@ -372,7 +372,10 @@ def test_every_field_is_described_for_help(section: type[Any]) -> None:
 
 
 def test_field_docs_are_those_under_the_fields() -> None:
-    assert field_docs(config_module.AugmentConfig)["flip"] == "Probability of a horizontal flip."
+    assert (
+        field_docs(config_module.AugmentConfig)["flip"]
+        == "Probability of a horizontal flip (ours)."
+    )
 
 
 @pytest.mark.parametrize(
