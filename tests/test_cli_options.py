@@ -66,5 +66,5 @@ def test_a_word_that_is_no_backbone_is_told(
     command = ["masks", str(scenes / "images"), "--out", out, "--backbone", "vit_smal"]
     assert run_command(command) == 2
     told = capsys.readouterr().err
-    assert "no backbone named 'vit_smal' in timm" in told
+    assert "no backbone named 'vit_smal'; " in told
     assert told.count("\n") == 1

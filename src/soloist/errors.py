@@ -31,10 +31,15 @@ class TrainingError(SoloistError):
 
 
 def near_names(name: str, known: Iterable[str], *, most: int = 20) -> str:
-    """A hint that names what the user may have meant: close names, else up to `most` of all."""
+    """A hint at what the user may have meant: close names, else up to `most` of all.
+
+    With `most` 0 it tells how many there are instead.
+    """
     known = sorted(known)
     close = get_close_matches(name, known, n=3, cutoff=0.6)
     if close:
         return f"did you mean {' or '.join(close)}?"
+    if most == 0:
+        return f"{len(known)} are known"
     more = f" and {len(known) - most} more" if len(known) > most else ""
     return f"known: {', '.join(known[:most])}{more}"

@@ -142,9 +142,11 @@ def test_frozen_stages_neither_learn_nor_count(stages: int, trained: set[str]) -
     ("name", "options", "message"),
     [
         pytest.param(
-            "resnet10", {}, "no backbone named 'resnet10' in timm; did you mean", id="unknown-name"
+            "resnet10", {}, "no backbone named 'resnet10'; did you mean", id="unknown-name"
         ),
         pytest.param("", {}, "no backbone named ''", id="empty-name"),
+        pytest.param("densecl-r60", {}, "did you mean densecl-r50 or", id="near-a-short-name"),
+        pytest.param("xyzzy", {}, "are known; `soloist backbones` lists some", id="far-name"),
         pytest.param(
             NAME,
             {"weights": "bundled"},

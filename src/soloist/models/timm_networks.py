@@ -11,6 +11,7 @@ import torch
 
 from soloist.checkpoints.names import BACKBONE, flat_name
 from soloist.errors import CheckpointError, ConfigError, near_names
+from soloist.hub import PUBLISHED
 
 
 @cache
@@ -84,7 +85,8 @@ def check_name(name: str, weights: str) -> None:
         CheckpointError: If timm's weights are asked for and there are none.
     """
     if not timm.is_model(name):
-        raise ConfigError(f"no backbone named {name!r} in timm; {near_names(name, _timm_names())}")
+        hint = near_names(name, {*_timm_names(), *PUBLISHED}, most=0)
+        raise ConfigError(f"no backbone named {name!r}; {hint}; `soloist backbones` lists some")
     architecture, _, tag = name.partition(".")
     known = timm.list_pretrained(f"{architecture}.*")
     if tag and name not in known:
