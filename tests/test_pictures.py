@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from soloist.pictures import (
-    contact_sheet,
     draw_masks,
     draw_matches,
     jpeg_bytes,
@@ -123,36 +122,6 @@ def test_scores_fit_on_one_pixel() -> None:
 def test_draw_masks_refuses(masks: NDArray[np.bool_], scores: list[float] | None) -> None:
     with pytest.raises(ValueError, match="must"):
         draw_masks(grey(4, 5), masks, scores=scores)
-
-
-def test_contact_sheet_places_images_in_the_middle_of_their_cells() -> None:
-    sheet = contact_sheet([grey(4, 6, 10), grey(2, 2, 20), grey(3, 6, 30)], 2, gap=1)
-    assert sheet.shape == (4 + 1 + 3, 6 + 1 + 6, 3)
-    expected = np.full((8, 13), 255)
-    expected[0:4, 0:6] = 10
-    expected[1:3, 9:11] = 20
-    expected[5:8, 0:6] = 30
-    np.testing.assert_array_equal(sheet[..., 0], expected)
-
-
-def test_headings_add_a_band_above_and_leave_the_images() -> None:
-    images = [grey(30, 60), grey(30, 60)]
-    plain = contact_sheet(images, 2)
-    headed = contact_sheet(images, 2, headings=["one", "two"])
-    band = headed.shape[0] - plain.shape[0]
-    assert band > 0
-    np.testing.assert_array_equal(headed[band:], plain)
-    assert headed[:band, :60].min() < 128
-    assert headed[:band, 68:].min() < 128
-
-
-def test_contact_sheet_of_nothing_is_empty() -> None:
-    assert contact_sheet([], 3).shape == (0, 0, 3)
-
-
-def test_contact_sheet_refuses_no_columns() -> None:
-    with pytest.raises(ValueError, match="columns must be at least 1, got 0"):
-        contact_sheet([grey(2, 2)], 0)
 
 
 def test_draw_matches_joins_the_two_points() -> None:

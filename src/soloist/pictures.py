@@ -101,66 +101,6 @@ def draw_masks(
     return _write_scores(canvas, masks, scores)
 
 
-def contact_sheet(
-    images: Sequence[NDArray[np.uint8]],
-    columns: int,
-    *,
-    gap: int = 8,
-    background: tuple[int, int, int] = (255, 255, 255),
-    headings: Sequence[str] = (),
-) -> NDArray[np.uint8]:
-    """Lays images out row by row; a row is as high as its highest image, columns equally wide.
-
-    Args:
-        images: (H, W, 3) uint8 RGB each, of any sizes; none is resized.
-        columns: Images in a row, at least 1; fewer images make fewer columns.
-        gap: Pixels between the images; there is no margin around them.
-        background: RGB between the images.
-        headings: Text above the columns, from the left; none leaves no room for them.
-
-    Returns:
-        (height, width, 3) uint8; (0, 0, 3) without images.
-
-    Raises:
-        ValueError: If columns is less than 1 or an image is not (H, W, 3).
-    """
-    if columns < 1:
-        raise ValueError(f"columns must be at least 1, got {columns}")
-    for index, image in enumerate(images):
-        _check_image(image, f"images[{index}]")
-    if not images:
-        return np.zeros((0, 0, 3), dtype=np.uint8)
-    columns = min(columns, len(images))
-    rows = [images[first : first + columns] for first in range(0, len(images), columns)]
-    cell_width = max(image.shape[1] for image in images)
-    font = _font(max(10, cell_width // 16))
-    band = round(1.8 * _text_size(font, "Ag")[1]) if headings else 0
-    heights = [max(image.shape[0] for image in row) for row in rows]
-    size = (
-        band + sum(heights) + (len(rows) - 1) * gap,
-        columns * cell_width + (columns - 1) * gap,
-    )
-    sheet = np.empty((*size, 3), dtype=np.uint8)
-    sheet[:] = background
-    above = band
-    for row, row_height in zip(rows, heights, strict=True):
-        for column, image in enumerate(row):
-            height, width = image.shape[:2]
-            top = above + (row_height - height) // 2
-            left = column * (cell_width + gap) + (cell_width - width) // 2
-            sheet[top : top + height, left : left + width] = image
-        above += row_height + gap
-    if not headings:
-        return sheet
-    picture = Image.fromarray(sheet)
-    draw = ImageDraw.Draw(picture)
-    ink = (20, 20, 20) if sum(background) > 382 else (235, 235, 235)
-    for column, heading in enumerate(headings[:columns]):
-        middle = column * (cell_width + gap) + cell_width / 2
-        draw.text((middle, band / 2), heading, fill=ink, font=font, anchor="mm")
-    return np.asarray(picture).copy()
-
-
 def draw_matches(
     left: NDArray[np.uint8],
     right: NDArray[np.uint8],
