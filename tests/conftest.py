@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -282,6 +283,37 @@ def save_official(path: Path, state: Mapping[str, Tensor]) -> Path:
     content = {"optimizer": optimizer, "scheduler": schedule, "iteration": 29999}
     torch.save({"model": {**official_state(state), "_iter": torch.zeros(1)}, **content}, path)
     return path
+
+
+class KilledError(Exception):
+    """Stands for a kill: nothing in the package catches it."""
+
+
+KilledAt = Callable[[Any, str, int], AbstractContextManager[None]]
+
+
+@pytest.fixture
+def killed_at(monkeypatch: pytest.MonkeyPatch) -> KilledAt:
+    """`with killed_at(owner, name, call)`: that call of the owner's function kills the body."""
+
+    @contextmanager
+    def kill(owner: Any, name: str, call: int) -> Iterator[None]:
+        original = getattr(owner, name)
+        calls = 0
+
+        def killed(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                raise KilledError
+            return original(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, killed)
+            with pytest.raises(KilledError):
+                yield
+
+    return kill
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from soloist import config as config_module
-from soloist.cli_options import field_docs, given, option_group
+from soloist.cli.options import field_docs, given, option_group
 from soloist.config import Config, FreeMaskConfig, ModelConfig, TrainConfig
 from soloist.engine.run_folder import open_run
 from soloist.errors import ConfigError

@@ -10,7 +10,7 @@ from typing import Any
 import numpy.typing as npt
 import pytest
 
-from soloist.cli_options import field_docs
+from soloist.cli.options import field_docs
 from soloist.config import Config
 from soloist.presets import PRESETS, differences, released
 

@@ -13,7 +13,7 @@ import torch
 from torchvision.models import resnet101
 
 from soloist.cli import run_command
-from soloist.cli_runs import DONE
+from soloist.cli.runs import DONE
 from soloist.data.coco import load_coco
 
 PAGE = Path(__file__).parents[1] / "docs" / "reproduce-coco.md"

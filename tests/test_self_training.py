@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,6 @@ SURE_OF_ALL = {
     "inference": {"category_threshold": 0.0, "score_threshold": 0.0},
     "self_training": {"score_threshold": 0.0, "max_per_image": 3, "max_box_width": 2.0},
 }
-
-
-class KilledError(Exception):
-    """Stands for a kill: nothing in the package catches it."""
 
 
 @pytest.fixture
@@ -67,21 +64,6 @@ def fit_in(
 def outcome(run: RunFolder) -> tuple[bytes, Any]:
     weights = (run.model / "model.safetensors").read_bytes()
     return weights, json.loads((run.path / "results.json").read_text())
-
-
-def kill_at(monkeypatch: pytest.MonkeyPatch, name: str, call: int) -> None:
-    """Lets the call of that number of a function of the module raise."""
-    original = getattr(self_training, name)
-    calls = 0
-
-    def killed(*arguments: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            raise KilledError
-        return original(*arguments, **options)
-
-    monkeypatch.setattr(self_training, name, killed)
 
 
 # Stages
@@ -186,7 +168,7 @@ def unbroken(
 )
 def test_a_killed_fit_ends_as_an_unbroken_one(
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    killed_at: Callable[[Any, str, int], AbstractContextManager[None]],
     config: Config,
     scenes: Path,
     truth: Path,
@@ -194,21 +176,21 @@ def test_a_killed_fit_ends_as_an_unbroken_one(
     name: str,
     call: int,
 ) -> None:
-    with monkeypatch.context() as patch:
-        kill_at(patch, name, call)
-        with pytest.raises(KilledError):
-            fit_in(tmp_path / "run", config, scenes / "images", truth)
+    with killed_at(self_training, name, call):
+        fit_in(tmp_path / "run", config, scenes / "images", truth)
     run, _ = fit_in(tmp_path / "run", config, scenes / "images", truth)
     assert outcome(run) == unbroken(config)
 
 
 def test_finished_stages_are_not_repeated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Config, scenes: Path
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    config: Config,
+    scenes: Path,
+    killed_at: Callable[[Any, str, int], AbstractContextManager[None]],
 ) -> None:
-    with monkeypatch.context() as patch:
-        kill_at(patch, "train", 2)
-        with pytest.raises(KilledError):
-            fit_in(tmp_path / "run", config, scenes / "images")
+    with killed_at(self_training, "train", 2):
+        fit_in(tmp_path / "run", config, scenes / "images")
     labelled: list[str] = []
     original = label_images
 

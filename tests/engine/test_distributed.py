@@ -138,16 +138,12 @@ def two(
     (folder / "images" / "000002.jpg").write_text("no picture")
     config = load_config("tiny", folder / "tiny.yaml")
     # One process began a file, and was killed after three images.
-    with pytest.raises(KilledError):
+    with pytest.raises(KeyboardInterrupt):
         label(folder / "begun.json", folder, config, images_until_killed=3)
     done = launch(WORKER, folder, scenes)
     assert done.returncode == 0, done.stderr
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
     return Launched(folder, facts, config, scenes)
-
-
-class KilledError(Exception):
-    """Stands for a kill: nothing in the package catches it."""
 
 
 def label(
@@ -159,7 +155,7 @@ def label(
         nonlocal images_until_killed
         images_until_killed -= 1
         if images_until_killed == 0:
-            raise KilledError
+            raise KeyboardInterrupt
 
     return label_images(
         find_images(folder / "images"),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,6 @@ from soloist.presets import override
 
 STEPS = 6
 Outcome = tuple[bytes, list[dict[str, float]]]
-
-
-class KilledError(Exception):
-    """Stands for a kill: nothing in the package catches it."""
 
 
 @pytest.fixture
@@ -88,7 +85,7 @@ def test_two_runs_of_one_seed_are_equal_to_the_bit(
 )
 def test_a_killed_run_ends_as_an_unbroken_one(
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    killed_at: Callable[[Any, str, int], AbstractContextManager[None]],
     config: Config,
     scenes: Path,
     unbroken: Callable[[Config], Outcome],
@@ -96,20 +93,8 @@ def test_a_killed_run_ends_as_an_unbroken_one(
     name: str,
     call: int,
 ) -> None:
-    original = getattr(owner, name)
-    calls = 0
-
-    def killed(*arguments: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            raise KilledError
-        return original(*arguments, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, name, killed)
-        with pytest.raises(KilledError):
-            run_in(tmp_path / "run", config, scenes / "images")
+    with killed_at(owner, name, call):
+        run_in(tmp_path / "run", config, scenes / "images")
     assert not (tmp_path / "run" / "model").exists()
     assert result(run_in(tmp_path / "run", config, scenes / "images")) == unbroken(config)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,6 @@ TERMS = {
 }
 
 Outcome = tuple[bytes, list[dict[str, float]]]
-
-
-class KilledError(Exception):
-    """Stands for a kill: nothing in the package catches it."""
 
 
 @pytest.fixture(scope="module")
@@ -105,21 +102,6 @@ def unbroken(
     return run
 
 
-def kill_at(monkeypatch: pytest.MonkeyPatch, name: str, call: int) -> None:
-    """Lets the call of that number of a function that the loop uses raise."""
-    original = getattr(train_module, name)
-    calls = 0
-
-    def killed(*arguments: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            raise KilledError
-        return original(*arguments, **options)
-
-    monkeypatch.setattr(train_module, name, killed)
-
-
 def result(run: RunFolder) -> Outcome:
     """The weights to the bit, and the metrics but for the times."""
     rows = read_metrics(run.path / "metrics.jsonl")
@@ -160,7 +142,7 @@ def test_two_runs_of_one_seed_are_equal_to_the_bit(
 )
 def test_a_killed_run_ends_as_an_unbroken_one(
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    killed_at: Callable[[Any, str, int], AbstractContextManager[None]],
     config: Config,
     trained: Callable[..., RunFolder],
     unbroken: Callable[[Config], Outcome],
@@ -169,10 +151,8 @@ def test_a_killed_run_ends_as_an_unbroken_one(
     call: int,
 ) -> None:
     config = changed(config, train=options)
-    with monkeypatch.context() as patch:
-        kill_at(patch, killed, call)
-        with pytest.raises(KilledError):
-            trained(tmp_path / "killed", config)
+    with killed_at(train_module, killed, call):
+        trained(tmp_path / "killed", config)
     assert not (tmp_path / "killed" / "model").exists()
     assert result(trained(tmp_path / "killed", config)) == unbroken(config)
 
@@ -470,15 +450,13 @@ def test_without_a_budget_the_steps_are_those_asked_for(
 
 def test_a_run_with_a_budget_ends_as_planned_and_resumes(
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    killed_at: Callable[[Any, str, int], AbstractContextManager[None]],
     config: Config,
     trained: Callable[..., RunFolder],
 ) -> None:
     config = changed(config, train={"steps": 50})
-    with monkeypatch.context() as patch:
-        kill_at(patch, "batch_losses", 17)
-        with pytest.raises(KilledError):
-            trained(tmp_path / "run", config, budget_seconds=0.0)
+    with killed_at(train_module, "batch_losses", 17):
+        trained(tmp_path / "run", config, budget_seconds=0.0)
     run = trained(tmp_path / "run", config, budget_seconds=0.0)
     steps = [row["step"] for row in read_metrics(run.path / "metrics.jsonl")]
     assert steps == list(range(1, StepPlan.LEAST + 1))

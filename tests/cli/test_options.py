@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from soloist.cli import run_command
-from soloist.cli_options import given, option_group
+from soloist.cli.options import given, option_group
 from soloist.data.coco import load_coco
 from soloist.presets import load_config
 

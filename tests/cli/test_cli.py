@@ -18,9 +18,8 @@ import yaml
 from PIL import Image
 
 import soloist
-from soloist import cli
-from soloist.cli import run_command
-from soloist.cli_runs import DONE, SOME_FAILED, USER_ERROR, parse_duration
+from soloist.cli import labelling, run_command
+from soloist.cli.runs import DONE, SOME_FAILED, USER_ERROR, parse_duration
 from soloist.config import Config
 from soloist.data.coco import CocoImage, load_coco
 from soloist.data.journal import Journal
@@ -274,7 +273,7 @@ def test_a_stopped_command_tells_how_to_go_on(run: Run, monkeypatch: pytest.Monk
     def stop(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "load_config", stop)
+    monkeypatch.setattr(labelling, "load_config", stop)
     outcome = run("masks", "photos", "--out", "new.json")
     assert outcome.status == 130
     assert outcome.err == "soloist: stopped; the same command again goes on from here\n"
@@ -284,7 +283,7 @@ def test_a_message_of_several_lines_is_joined(run: Run, monkeypatch: pytest.Monk
     def fail(*arguments: object, **options: object) -> None:
         raise SoloistError("one\n  two\tthree\n")
 
-    monkeypatch.setattr(cli, "load_config", fail)
+    monkeypatch.setattr(labelling, "load_config", fail)
     outcome = run("masks", "photos", "--out", "new.json")
     assert outcome == (USER_ERROR, "", "soloist: one two three\n")
 

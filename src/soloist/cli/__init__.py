@@ -1,0 +1,65 @@
+"""The `soloist` command: one function a verb, nothing but wiring.
+
+torch is imported inside the verbs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from cyclopts import App, CycloptsError
+
+from soloist import __version__
+from soloist.cli import introduction, labelling, learning, measuring
+from soloist.cli.runs import DONE, SOME_FAILED, USER_ERROR
+from soloist.engine.launch import launched
+from soloist.errors import SoloistError, TrainingError
+
+app = App(
+    name="soloist",
+    version=__version__,
+    help="Learns to cut every object out of a picture, from images nobody labelled.",
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+)
+for verb in (
+    introduction.demo,
+    learning.pretrain,
+    labelling.masks,
+    learning.train,
+    learning.fit,
+    labelling.predict,
+    measuring.report,
+    introduction.backbones,
+    introduction.doctor,
+):
+    app.command(verb)
+app.command(measuring.evaluate, name="eval")
+
+
+def main() -> None:
+    """Runs the command line and exits: 0 done, 1 some images failed, 2 the user's mistake."""
+    # Of several processes the main one speaks for all.
+    level = logging.INFO if launched().rank == 0 else logging.ERROR
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Runs one command; errors a user can cause end in one line on stderr."""
+    try:
+        status = app(arguments, exit_on_error=False, print_error=False)
+    except (CycloptsError, SoloistError) as error:
+        _tell(" ".join(str(error).split()))
+        return SOME_FAILED if isinstance(error, TrainingError) else USER_ERROR
+    except KeyboardInterrupt:
+        _tell("stopped; the same command again goes on from here")
+        return 130
+    return status if isinstance(status, int) else DONE
+
+
+def _tell(message: str) -> None:
+    """One line on stderr, once on each machine: its files may be what is wrong."""
+    if launched().local_rank == 0:
+        sys.stderr.write(f"soloist: {message}\n")

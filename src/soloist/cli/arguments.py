@@ -1,0 +1,51 @@
+"""The arguments that verbs share, and the option groups each of them takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from soloist.cli.options import option_group
+
+Images = Annotated[
+    list[str],
+    Parameter(help="Images, folders, glob patterns, .txt lists or COCO files.", negative=""),
+]
+PRESETS_HELP = "`paper` (= `paper-r50`), `paper-r101`, `small` or `tiny` (trains on a laptop)."
+Preset = Annotated[str, Parameter(help=PRESETS_HELP)]
+ConfigFile = Annotated[Path | None, Parameter(help="YAML file whose values win over the preset's.")]
+Device = Annotated[str, Parameter(help="`auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")]
+Precision = Annotated[str, Parameter(help="`auto`, `bf16` or `fp32`.")]
+Overwrite = Annotated[bool, Parameter(help="Replace what is at --out.", negative="")]
+DryRun = Annotated[
+    bool, Parameter(help="Check everything, say what would be done, stop.", negative="")
+]
+
+# A dataclass made at import has no static type; its values are checked by `load_config`.
+if TYPE_CHECKING:
+    PretrainOptions = Any
+    MasksOptions = Any
+    TrainOptions = Any
+    FitOptions = Any
+    PredictOptions = Any
+else:
+    PretrainOptions = option_group("backbone", "pretrain", "seed")
+    MasksOptions = option_group("backbone", "extract", "free_mask")
+    TrainOptions = option_group("backbone", "model", "loss", "augment", "train", "seed")
+    FitOptions = option_group(
+        "backbone",
+        "extract",
+        "free_mask",
+        "model",
+        "loss",
+        "augment",
+        "train",
+        "inference",
+        "self_training",
+        "seed",
+    )
+    PredictOptions = option_group("inference")
+
+Flat = Parameter(name="*")

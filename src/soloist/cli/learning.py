@@ -1,0 +1,161 @@
+"""The verbs that train: `pretrain`, `train` and `fit`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+from soloist.cli.arguments import (
+    ConfigFile,
+    Device,
+    DryRun,
+    FitOptions,
+    Flat,
+    Images,
+    Overwrite,
+    Precision,
+    Preset,
+    PretrainOptions,
+    TrainOptions,
+)
+from soloist.cli.options import given
+from soloist.cli.runs import finish, open_command, parse_duration, tell_plan
+from soloist.presets import load_config
+
+logger = logging.getLogger("soloist")
+
+
+def pretrain(
+    images: Images,
+    *,
+    out: Path,
+    preset: Preset = "tiny",
+    config: ConfigFile = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    options: Annotated[PretrainOptions, Flat] = PretrainOptions(),  # noqa: B008  # immutable
+) -> int:
+    """Learn a backbone from your own images by DenseCL, from scratch unless told otherwise.
+
+    Args:
+        out: Run folder; the same command again resumes it.
+    """
+    from soloist.data.sources import find_images
+    from soloist.dry_run import plan_pretrain
+    from soloist.engine.distributed import join, on_main
+    from soloist.engine.pretrain import pretrain as run_pretrain
+    from soloist.engine.runtime import choose_runtime
+    from soloist.run_report import finish_pretrain
+
+    values = given(options)
+    # From scratch and with all stages unless asked for: the global loss acts on the last one.
+    values["backbone"] = {"weights": "none", "stages": 4, **values.get("backbone", {})}
+    settings = load_config(preset, config, values)
+    found = find_images(images)
+    runtime = choose_runtime(device, precision)
+    if dry_run:
+        return tell_plan("pretrain", out, lambda: plan_pretrain(found, settings, runtime))
+    join(runtime.device)
+    with open_command("pretrain", images, out, settings, overwrite) as run:
+        logger.info("pretrain: %d images on %s", len(found), runtime)
+        backbone = run_pretrain(found, run, settings, runtime)
+        on_main(lambda: finish_pretrain(run, backbone, found, settings, runtime))
+        return finish(run)
+
+
+def train(
+    images: Images,
+    *,
+    masks: Path,
+    out: Path,
+    preset: Preset = "tiny",
+    config: ConfigFile = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    init: Path | None = None,
+    options: Annotated[TrainOptions, Flat] = TrainOptions(),  # noqa: B008  # immutable
+) -> int:
+    """Train one round of self-supervised SOLO on coarse masks.
+
+    Args:
+        masks: COCO file of `soloist masks`, or of an earlier segmenter's `predict`.
+        out: Run folder; the same command again resumes it.
+        init: Run folder of an earlier segmenter to start from, instead of the backbone.
+    """
+    from soloist.data.coco import load_coco
+    from soloist.data.sources import find_images
+    from soloist.dry_run import plan_train
+    from soloist.engine.build import model_folder
+    from soloist.engine.distributed import join, on_main
+    from soloist.engine.runtime import choose_runtime
+    from soloist.engine.train import train as run_train
+    from soloist.run_report import write_run_report
+
+    settings = load_config(preset, config, given(options))
+    found = find_images(images)
+    labels = load_coco(masks)
+    start_from = None if init is None else model_folder(init)
+    runtime = choose_runtime(device, precision)
+    if dry_run:
+        return tell_plan("train", out, lambda: plan_train(found, labels, settings, runtime))
+    join(runtime.device)
+    with open_command("train", images, out, settings, overwrite, masks=masks, init=init) as run:
+        logger.info("train: %d images on %s", len(found), runtime)
+        run_train(
+            found, labels, run, settings, runtime, model_folder=run.model, start_from=start_from
+        )
+        on_main(lambda: write_run_report(run, found, []))
+        return finish(run)
+
+
+def fit(
+    images: Images,
+    *,
+    out: Path,
+    preset: Preset = "tiny",
+    config: ConfigFile = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    rounds: int | None = None,
+    budget: str | None = None,
+    gt: Path | None = None,
+    options: Annotated[FitOptions, Flat] = FitOptions(),  # noqa: B008  # immutable
+) -> int:
+    """Do it all: free masks, train, pseudo-labels, train again. Images in, segmenter out.
+
+    Args:
+        out: Run folder; the same command again resumes it.
+        rounds: Rounds of self-training after the first segmenter.
+        budget: Time for everything, such as 90m or 1h30m; the trainings are planned to fill it.
+        gt: COCO file of a validation set, to evaluate each stage on; never trained on.
+    """
+    from soloist.data.sources import find_images
+    from soloist.dry_run import plan_fit
+    from soloist.engine.distributed import join, on_main
+    from soloist.engine.runtime import choose_runtime
+    from soloist.run_report import print_results, write_run_report
+    from soloist.self_training import fit as run_fit
+
+    values = given(options)
+    if rounds is not None:
+        values["self_training"] = {**values.get("self_training", {}), "rounds": rounds}
+    settings = load_config(preset, config, values)
+    seconds = None if budget is None else parse_duration(budget)
+    found = find_images(images)
+    runtime = choose_runtime(device, precision)
+    if dry_run:
+        return tell_plan("fit", out, lambda: plan_fit(found, settings, runtime, budget=budget))
+    join(runtime.device)
+    with open_command("fit", images, out, settings, overwrite, budget=budget, gt=gt) as run:
+        logger.info("fit: %d images on %s", len(found), runtime)
+        result = run_fit(found, run, settings, runtime, budget_seconds=seconds, ground_truth=gt)
+        on_main(lambda: write_run_report(run, result.images, result.gallery, ground_truth=gt))
+        print_results(result.metrics)
+        return finish(run)
