@@ -26,6 +26,7 @@ from soloist.engine.train_data import TrainBatches
 from soloist.errors import DataError, TrainingError
 from soloist.losses import FreeSOLOCriterion
 from soloist.presets import override
+from soloist.structures import SOLOOutputs
 from soloist.targets import grid_targets
 
 STEPS = 6
@@ -176,6 +177,28 @@ def test_precision_may_change_between_runs_of_one_process(
     train(find_images(scenes / "images"), labels, run, config, bf16, model_folder=run.model)
     assert result(trained(tmp_path / "after", config)) == before
     assert result(run)[0] != before[0]
+
+
+def test_the_losses_get_the_network_s_own_precision(
+    tmp_path: Path,
+    config: Config,
+    scenes: Path,
+    labels: CocoFile,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The product of kernels and features is the largest of the losses: not for float32."""
+    seen: set[torch.dtype] = set()
+    original = train_module.batch_losses
+
+    def listening(criterion: Any, outputs: SOLOOutputs, *arguments: Any) -> Any:
+        seen.update({outputs.mask_features.dtype, *(maps.dtype for maps in outputs.kernels)})
+        return original(criterion, outputs, *arguments)
+
+    monkeypatch.setattr(train_module, "batch_losses", listening)
+    run = opened(tmp_path / "run", config)
+    bf16 = Runtime(device=torch.device("cpu"), precision="bf16")
+    train(find_images(scenes / "images"), labels, run, config, bf16, model_folder=run.model)
+    assert seen == {torch.bfloat16}
 
 
 # What a run leaves

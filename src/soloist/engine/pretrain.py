@@ -168,7 +168,8 @@ def pretrain(
             )
             set_rate(optimizer, rate)
             query, key, order = (item.to(runtime.device) for item in batch[:3])
-            terms = model(backbone.normalize(query), backbone.normalize(key), order)
+            with runtime.autocast():
+                terms = model(backbone.normalize(query), backbone.normalize(key), order)
             loss = terms["loss_global"] + terms["loss_dense"]
             accelerator.backward(loss)
             optimizer.step()

@@ -38,7 +38,11 @@ class Runtime:
             yield
 
     def accelerator(self) -> Accelerator:
-        """What prepares a training for this runtime: devices, processes and precision."""
+        """What prepares a training for this runtime's device and processes.
+
+        The loops call `autocast` themselves: Accelerate's own would turn each output of a network
+        into float32 and so let the losses' large products run in it.
+        """
         # Imported here: only trainings need it, and it takes a while.
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
@@ -46,10 +50,7 @@ class Runtime:
         join(self.device)
         # It would keep the first runtime of a process for good and refuse another one.
         AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-        return Accelerator(
-            mixed_precision="bf16" if self.precision == "bf16" else "no",
-            cpu=self.device.type == "cpu",
-        )
+        return Accelerator(mixed_precision="no", cpu=self.device.type == "cpu")
 
     def __str__(self) -> str:
         text = f"{self.device}, {self.precision}, {torch.get_num_threads()} threads"

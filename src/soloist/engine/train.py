@@ -135,7 +135,8 @@ def train(
             set_rate(optimizer, rate)
             height, width = largest(batch.images.shape[-2:])
             batch = batch_to(pad_batch(batch, (height, width)), runtime.device)
-            outputs = model(normalize(solo, batch.images))
+            with runtime.autocast():
+                outputs = model(normalize(solo, batch.images))
             losses = batch_losses(criterion, outputs, batch, config, step)
             stacked = torch.stack(list(losses.values()))
             row = dict(zip(losses, mean(stacked.detach()).tolist(), strict=True))
