@@ -38,7 +38,7 @@ LAYERS = (
     {"segmenter"},
     {"self_training"},
     {"run_report"},
-    {"api", "backbone_list", "demo", "doctor", "dry_run"},
+    {"api", "app", "backbone_list", "demo", "doctor", "dry_run"},
     {"cli"},
     {"__main__"},
 )

@@ -77,6 +77,13 @@ def test_a_small_mask_lies_over_a_large_one_whatever_the_order(order: tuple[int,
     assert drawn[0, 0].tolist() == large
 
 
+def test_draw_masks_takes_colours_of_the_masks() -> None:
+    masks = np.stack([block(4, 6, slice(0, 4), slice(0, 2)), block(4, 6, slice(0, 4), slice(3, 5))])
+    drawn = draw_masks(grey(4, 6), masks, colors=mask_colors(9)[[4, 7]], alpha=1.0)
+    assert np.array_equal(drawn[masks[0]], np.tile(mask_colors(9)[4], (8, 1)))
+    assert np.array_equal(drawn[masks[1]], np.tile(mask_colors(9)[7], (8, 1)))
+
+
 def test_draw_masks_without_masks_copies_the_image() -> None:
     image = grey(4, 5)
     drawn = draw_masks(image, np.zeros((0, 4, 5), dtype=np.bool_), scores=[])

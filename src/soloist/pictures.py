@@ -48,6 +48,7 @@ def draw_masks(
     masks: NDArray[np.bool_],
     *,
     scores: Sequence[float] | None = None,
+    colors: NDArray[np.uint8] | None = None,
     alpha: float = 0.45,
     outline: bool = True,
     line_width: int | None = None,
@@ -60,8 +61,9 @@ def draw_masks(
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        masks: (N, H, W) bool; mask k has colour k of `mask_colors`.
+        masks: (N, H, W) bool.
         scores: N numbers written on the masks with two digits; None writes nothing.
+        colors: (N, 3) uint8 RGB; None gives mask k colour k of `mask_colors`.
         alpha: Share of the colour inside a mask, in [0, 1].
         outline: Draw the mask's border in the full colour.
         line_width: Of the outline, in pixels; None grows with the image: 1 up to 450 pixels
@@ -85,8 +87,10 @@ def draw_masks(
     if line_width is None:
         line_width = max(1, round(min(height, width) / 300))
     canvas = image.copy()
-    colors = mask_colors(len(masks))
-    largest_first = np.argsort(-masks.sum(axis=(1, 2)), kind="stable")
+    if colors is None:
+        colors = mask_colors(len(masks))
+    areas = np.array([np.count_nonzero(mask) for mask in masks], dtype=np.int64)
+    largest_first = np.argsort(-areas, kind="stable")
     for index in largest_first:
         window = _window(masks[index])
         if window is None:

@@ -31,6 +31,7 @@ for verb in (
     learning.fit,
     labelling.predict,
     measuring.report,
+    introduction.app,
     introduction.backbones,
     introduction.doctor,
 ):

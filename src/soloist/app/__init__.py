@@ -1,0 +1,1 @@
+"""A small page to try a segmenter on one's own picture: `soloist app`."""
