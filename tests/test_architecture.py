@@ -34,6 +34,7 @@ LAYERS = (
         "pictures",
         "charts",
     },
+    {"datasets"},
     {"engine", "report", "overlays"},
     {"segmenter"},
     {"self_training"},

@@ -10,6 +10,7 @@ from PIL import Image
 from soloist.pictures import (
     draw_masks,
     draw_matches,
+    draw_outlines,
     jpeg_bytes,
     mask_colors,
     resize_masks,
@@ -182,3 +183,12 @@ def test_resized_masks_keep_pixels_half_covered() -> None:
 def test_jpeg_bytes_is_a_jpeg_of_the_same_size() -> None:
     with Image.open(io.BytesIO(jpeg_bytes(grey(5, 7)))) as image:
         assert (image.format, image.size) == ("JPEG", (7, 5))
+
+
+def test_outlines_of_one_colour_leave_the_inside() -> None:
+    masks = np.stack([block(8, 8, slice(1, 6), slice(1, 6)), np.zeros((8, 8), dtype=np.bool_)])
+    drawn = draw_outlines(grey(8, 8), masks, (0, 200, 0), line_width=1)
+    green = (drawn == (0, 200, 0)).all(axis=-1)
+    assert green.sum() == 16  # The border of five by five pixels.
+    assert not green[2:5, 2:5].any()
+    assert (drawn[~green] == 100).all()

@@ -313,7 +313,11 @@ def test_fit_from_python(
         **arguments,  # type: ignore[arg-type]
     )
     assert len(segmenter.predict(scenes / "images")) == 6
-    assert (tmp_path / "run" / "report.html").is_file()
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "Worst images" in page
+    assert 'href="evaluation/per_image.csv"' in page
+    table = (tmp_path / "run" / "evaluation" / "per_image.csv").read_text().splitlines()
+    assert len(table) == 1 + len(load_coco(truth).images)
     with pytest.raises(RunError, match="--overwrite"):
         soloist.fit(scenes / "images", tmp_path / "run", **arguments)  # type: ignore[arg-type]
 

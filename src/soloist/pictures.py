@@ -105,6 +105,33 @@ def draw_masks(
     return _write_scores(canvas, masks, scores)
 
 
+def draw_outlines(
+    image: NDArray[np.uint8],
+    masks: NDArray[np.bool_],
+    color: tuple[int, int, int],
+    *,
+    line_width: int = 2,
+) -> NDArray[np.uint8]:
+    """Draws the borders of masks in one colour, inside of each mask.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        masks: (N, H, W) bool.
+        color: RGB.
+        line_width: In pixels.
+
+    Returns:
+        (H, W, 3) uint8, a new array.
+    """
+    _check_image(image, "image")
+    canvas = image.copy()
+    for mask in masks:
+        window = _window(mask)
+        if window is not None:
+            canvas[window][_outline(mask[window], line_width)] = color
+    return canvas
+
+
 def draw_matches(
     left: NDArray[np.uint8],
     right: NDArray[np.uint8],

@@ -14,11 +14,14 @@ from rich.console import Console
 
 from soloist.config import Config
 from soloist.data.augment import CropPair, seeded
+from soloist.data.coco import load_coco
 from soloist.data.error_log import read_errors
 from soloist.data.images import read_image
-from soloist.data.sources import ImageRef, spread
+from soloist.data.sources import ImageRef, find_images, spread
 from soloist.engine.distributed import is_main
 from soloist.engine.evaluate import Metrics, format_table
+from soloist.engine.image_matching import match_images
+from soloist.engine.per_image import score_images, worst_images, write_per_image
 from soloist.engine.run_folder import STATE, RunFolder, read_metrics
 from soloist.engine.runtime import Runtime
 from soloist.errors import RunError
@@ -26,11 +29,14 @@ from soloist.files import atomic_path, write_json
 from soloist.models.backbones import Backbone
 from soloist.models.densecl import match_cells
 from soloist.pictures import draw_matches, jpeg_bytes
-from soloist.report import ReportContent, StageGallery, write_report
+from soloist.report import ReportContent, StageGallery, WorstImage, write_report
 
 REPORT_FILE = "report.html"
 # What the report shows is kept here, so that it can be written again without its command.
 RECIPE_FILE = "report.json"
+# The last stage's figures on each image of the ground truth.
+PER_IMAGE_FILE = "evaluation/per_image.csv"
+WORST_SHOWN = 12
 
 # The picture of dense matches: crop pairs, their side in pixels, and lines drawn per pair.
 MATCH_PAIRS = 4
@@ -92,16 +98,20 @@ def rewrite_report(folder: Path) -> Path:
     state = _read_json(folder / STATE)
     recipe = _read_json(folder / RECIPE_FILE)
     results_file = folder / "results.json"
-    truth = recipe["ground_truth"]
+    truth = None if recipe["ground_truth"] is None else Path(recipe["ground_truth"])
+    stages = [StageGallery(key, title, Path(at)) for key, title, at in recipe["stages"]]
+    judged = truth is not None and bool(stages)
     write_report(
         folder / REPORT_FILE,
         ReportContent(
             title=TITLES[state["command"]],
             summary="Nothing was labelled: everything below was learned from the images alone.",
             results=_read_json(results_file) if results_file.is_file() else {},
-            stages=[StageGallery(key, title, Path(at)) for key, title, at in recipe["stages"]],
+            stages=stages,
             images=[ImageRef(Path(path), name) for path, name in recipe["images"]],
-            ground_truth=None if truth is None else Path(truth),
+            ground_truth=truth,
+            worst=_judge_images(folder, stages[-1], truth) if judged and truth else (),
+            per_image=PER_IMAGE_FILE if judged else "",
             metrics=read_metrics(folder / "metrics.jsonl"),
             timing=list(state.get("timing", {}).items()),
             config=yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")),
@@ -110,6 +120,18 @@ def rewrite_report(folder: Path) -> Path:
         ),
     )
     return folder / REPORT_FILE
+
+
+def _judge_images(folder: Path, stage: StageGallery, ground_truth: Path) -> list[WorstImage]:
+    """Writes the table of a stage's images, and chooses the worst."""
+    predicted, truth = load_coco(stage.predictions), load_coco(ground_truth)
+    true_ids = match_images(predicted, truth)
+    scores = score_images(predicted, truth, true_ids, masks=True, max_dets=100)
+    write_per_image(folder / PER_IMAGE_FILE, scores)
+    images = {image.name: image for image in find_images(ground_truth)}
+    return [
+        WorstImage(images[one.name], one.summary()) for one in worst_images(scores, WORST_SHOWN)
+    ]
 
 
 def finish_pretrain(
@@ -160,7 +182,7 @@ def _match_picture(views: torch.Tensor, features: torch.Tensor) -> np.ndarray[An
 def print_results(results: Mapping[str, Metrics]) -> None:
     """Prints the table of stages on stdout, from the main process; nothing without results."""
     if results and is_main():
-        Console(width=100).print(format_table(results))
+        Console(width=120).print(format_table(results))
 
 
 def _read_json(path: Path) -> Any:

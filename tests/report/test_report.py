@@ -14,7 +14,7 @@ from PIL import Image
 from soloist.data.coco import CocoImage, encode_masks, write_coco
 from soloist.data.images import ImageRef
 from soloist.errors import DataError
-from soloist.report import ReportContent, StageGallery, write_report
+from soloist.report import ReportContent, StageGallery, WorstImage, write_report
 from soloist.report.content import stage_title
 from soloist.report.gallery import evenly_spread
 from soloist.report.html import render_report
@@ -339,3 +339,22 @@ def test_a_missing_file_of_masks_is_an_error(content: ReportContent, tmp_path: P
 )
 def test_stage_title(key: str, title: str) -> None:
     assert stage_title(key) == title
+
+
+def test_the_worst_images_are_drawn_and_the_table_is_linked(content: ReportContent) -> None:
+    first, second = content.images
+    worst = [WorstImage(second, "found 0 of 1"), WorstImage(first, "found 1 of 3")]
+    page = Page(render_report(replace(content, worst=worst, per_image="evaluation/t.csv")))
+    assert page.sections.index("worst") == page.sections.index("gallery") + 1
+    alts = [img["alt"] or "" for img in page.attributes("img")]
+    drawn = [alt for alt in alts if ": Worst, " in alt]
+    assert drawn == ["folder/b.png: Worst, found 0 of 1", "a.png: Worst, found 1 of 3"]
+    assert {"href": "evaluation/t.csv"} in page.attributes("a")
+    assert "Where SOLO found the smallest share" in page.text
+
+
+def test_a_worst_image_that_is_gone_is_listed(content: ReportContent, tmp_path: Path) -> None:
+    gone = WorstImage(ImageRef(tmp_path / "gone.png", "gone.png", 9), "found 0 of 1")
+    page = Page(render_report(replace(content, worst=[gone])))
+    assert "worst" not in page.sections
+    assert any("gone.png" in cell for cell in page.cells)

@@ -12,6 +12,7 @@ from cyclopts import App, CycloptsError
 
 from soloist import __version__
 from soloist.cli import introduction, labelling, learning, measuring
+from soloist.cli.data_sets import data
 from soloist.cli.runs import DONE, SOME_FAILED, USER_ERROR
 from soloist.engine.launch import launched
 from soloist.errors import SoloistError, TrainingError
@@ -37,6 +38,7 @@ for verb in (
 ):
     app.command(verb)
 app.command(measuring.evaluate, name="eval")
+app.command(data)
 
 
 def main() -> None:

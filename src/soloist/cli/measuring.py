@@ -7,6 +7,8 @@ from pathlib import Path
 
 from soloist.cli.runs import DONE
 
+_WORST_SHOWN = 5
+
 
 def evaluate(
     predictions: Path,
@@ -14,23 +16,52 @@ def evaluate(
     *,
     out: Path | None = None,
     max_dets: int = 100,
+    format: str | None = None,
+    split: str | None = None,
+    only: Path | None = None,
+    per_image: Path | None = None,
+    backend: str = "auto",
 ) -> int:
-    """Class-agnostic average precision and recall of masks and boxes.
+    """Class-agnostic average precision and recall of masks and boxes, and CorLoc.
 
     Args:
-        predictions: COCO file of masks with scores, of this or of another tool.
-        ground_truth: COCO file of the true masks.
+        predictions: COCO file with scores, or COCO result list, of this or of another tool;
+            masks or boxes alone.
+        ground_truth: COCO file of the true objects, or a data set in a folder: COCO, VOC,
+            Cityscapes, YOLO, label maps.
         out: JSON file for the figures, as fractions.
-        max_dets: Predictions per image that count, best first.
+        max_dets: Predictions per image that count, best first: 100 as COCO has it, or 1000.
+        format: Format of the ground truth, if it cannot be found out; see `soloist data check`.
+        split: Split of the ground truth, if it has several.
+        only: Text file with the names of the images that count, such as COCO20K's list.
+        per_image: CSV file with a row for each image.
+        backend: `pycocotools`, `faster-coco-eval` (equal, and faster), or `auto`.
     """
-    from soloist.engine.evaluate import evaluate as run_evaluate
+    from soloist.engine.evaluate import measure
+    from soloist.engine.per_image import worst_images, write_per_image
     from soloist.files import write_json
     from soloist.run_report import print_results
 
-    metrics = run_evaluate(predictions, ground_truth, max_dets=max_dets)
+    evaluation = measure(
+        predictions,
+        ground_truth,
+        max_dets=max_dets,
+        backend=backend,
+        format=format,
+        split=split,
+        only=only,
+    )
     if out is not None:
-        write_json(out, metrics, indent=2)
-    print_results({predictions.stem: metrics})
+        write_json(out, evaluation.to_json(), indent=2)
+    print_results({predictions.stem: evaluation.metrics})
+    lines = evaluation.protocol()
+    if per_image is not None:
+        write_per_image(per_image, evaluation.images_scored)
+        worst = worst_images(evaluation.images_scored, _WORST_SHOWN)
+        if worst:
+            lines += ["worst images:", *(f"  {one.summary()}" for one in worst)]
+        lines.append(str(per_image))
+    sys.stdout.write("\n".join(lines) + "\n")
     return DONE
 
 

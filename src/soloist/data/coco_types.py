@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from soloist.data.rle import decode_masks, mask_box_xywh
+from soloist.errors import DataError
 from soloist.structures import Instances
 
 CATEGORIES: Mapping[int, str] = {1: "object"}
@@ -42,9 +43,10 @@ class CocoAnnotation:
 
     Attributes:
         image_id: Which image it lies on.
-        segmentation: Compressed run lengths: `size` [H, W] and `counts`, an ASCII string.
+        segmentation: Compressed run lengths: `size` [H, W] and `counts`, an ASCII string; None
+            for an object that is a box alone, which only evaluation reads.
         box_xywh: (left, top, width, height) in pixels: the file's, else tight around the mask.
-        area: In pixels: the file's, else the mask's.
+        area: In pixels: the file's, else the mask's, else the box's.
         score: In [0, 1] as a rule; 1 where the file has none.
         category_id: The file's, else 1.
         iscrowd: A region of many objects, which evaluation ignores.
@@ -52,13 +54,24 @@ class CocoAnnotation:
     """
 
     image_id: int
-    segmentation: dict[str, Any]
+    segmentation: dict[str, Any] | None
     box_xywh: tuple[float, float, float, float]
     area: float
     score: float
     category_id: int
     iscrowd: bool
     index: int
+
+    @property
+    def rle(self) -> dict[str, Any]:
+        """The segmentation, where there must be one.
+
+        Raises:
+            DataError: If the object is a box alone.
+        """
+        if self.segmentation is None:
+            raise DataError("wanted an object with a mask, got a box alone; use a file with masks")
+        return self.segmentation
 
 
 @dataclass(frozen=True)
@@ -87,9 +100,18 @@ class CocoFile:
         """Annotations of all images together."""
         return sum(len(annotations) for annotations in self.annotations.values())
 
+    @property
+    def boxes_alone(self) -> int:
+        """How many annotations have no mask."""
+        return sum(
+            one.segmentation is None
+            for annotations in self.annotations.values()
+            for one in annotations
+        )
+
     def masks(self, image: CocoImage) -> NDArray[np.bool_]:
         """(N, H, W) bool: the decoded masks of one image."""
-        segmentations = [one.segmentation for one in self.annotations[image.id]]
+        segmentations = [one.rle for one in self.annotations[image.id]]
         return decode_masks(segmentations, (image.height, image.width))
 
     def instances(self, image: CocoImage) -> Instances:
@@ -107,7 +129,7 @@ class CocoFile:
         annotations = self.annotations[image.id]
         boxes = torch.zeros((len(annotations), 4))
         for row, annotation in enumerate(annotations):
-            left, top, width, height = mask_box_xywh(annotation.segmentation)
+            left, top, width, height = mask_box_xywh(annotation.rle)
             boxes[row] = torch.tensor([left, top, left + width, top + height])
         embeddings = torch.zeros((len(annotations), 0))
         if self.embeddings is not None:

@@ -65,7 +65,7 @@ def annotation_records(
             "id": first_id + row,
             "image_id": annotation.image_id,
             "category_id": annotation.category_id,
-            "segmentation": annotation.segmentation,
+            "segmentation": annotation.rle,
             "area": annotation.area,
             "bbox": list(annotation.box_xywh),
             "score": annotation.score,

@@ -27,6 +27,7 @@ __all__ = [
     "MAX_PIXELS",
     "ErrorLog",
     "ImageRef",
+    "exif_orientation",
     "find_images",
     "image_size",
     "read_image",
@@ -146,6 +147,19 @@ def image_size(path: str | Path) -> tuple[int, int]:
             height = image.tag_v2[TiffImagePlugin.IMAGELENGTH]
         swapped = _UPRIGHT.get(_orientation(image)) in _SWAPPING
     return (width, height) if swapped else (height, width)
+
+
+def exif_orientation(path: str | Path) -> int:
+    """How an image is stored, as EXIF numbers it: 1 is upright, 5 to 8 swap height and width.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: If the file is missing or not an image.
+    """
+    with _decoding(path), _open(path, max_pixels=None) as image:
+        return _orientation(image)
 
 
 def resized_size(size: tuple[int, int], short_side: int, max_side: int) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from soloist.data.coco_entries import image_name
 from soloist.errors import DataError
 from soloist.files import one_line, shown
 
@@ -37,6 +38,37 @@ class ImageRef:
     id: int | None = None
 
 
+class ImagePlaces:
+    """Where the images of a COCO file may lie: in the file's folder, beside it, or below.
+
+    The place that had the last image is looked at first.
+
+    Args:
+        file: The COCO file.
+    """
+
+    def __init__(self, file: Path) -> None:
+        folder, stem = file.parent, file.stem
+        self._folders = [
+            folder,
+            folder / "images",
+            folder / stem,
+            folder.parent / stem.removeprefix("instances_"),
+            folder.parent,  # LVIS names images by their folder, beside `annotations`.
+        ]
+
+    def find(self, name: str) -> Path:
+        """The first place where a file is; else the place that is most likely."""
+        for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
+            for folder in self._folders:
+                path = folder / spelling
+                if path.is_file():
+                    self._folders.remove(folder)
+                    self._folders.insert(0, folder)
+                    return path
+        return self._folders[0] / name
+
+
 def find_images(source: str | Path | Sequence[str | Path]) -> list[ImageRef]:
     """The images a source names, without opening any of them.
 
@@ -49,7 +81,7 @@ def find_images(source: str | Path | Sequence[str | Path]) -> list[ImageRef]:
     - A `.txt` list: one path a line, relative to the list's folder.
     - A COCO `.json`: its images, in its order; annotations are never read. File names are
       looked for in the file's folder, in `images/` and `<stem>/` beside it, and in the
-      standard layout's `../<stem without instances_>/`.
+      standard layout's `../<stem without instances_>/`, and in the folder above.
     - A sequence of those, one after the other; a file found twice is kept once. If two names
       or ids would be equal, names become relative to the files' common folder, or ids None.
 
@@ -211,20 +243,13 @@ def _find_in_coco(file: Path) -> list[ImageRef]:
             f"wanted a COCO file with a list `images`, got {shown(file)} without one; "
             "give the folder of the images instead"
         )
-    stem = file.stem
-    folder = file.parent
-    bases = [
-        folder,
-        folder / "images",
-        folder / stem,
-        folder.parent / stem.removeprefix("instances_"),
-    ]
+    places = ImagePlaces(file)
     refs: list[ImageRef] = []
     seen: set[str] = set()
     for index, record in enumerate(records):
-        name = record.get("file_name") if isinstance(record, dict) else None
+        name = image_name(record) if isinstance(record, dict) else None
         identity = record.get("id") if isinstance(record, dict) else None
-        if not isinstance(name, str) or not name or "\0" in name or type(identity) is not int:
+        if name is None or "\0" in name or type(identity) is not int:
             raise DataError(
                 f"wanted a string `file_name` and an integer `id` in {shown(file)}, got "
                 f"images[{index}] = {_shortened(record)}; correct that entry"
@@ -235,21 +260,8 @@ def _find_in_coco(file: Path) -> list[ImageRef]:
                 f"file_name {shown(name)} again; remove one of the two"
             )
         seen.add(name)
-        path = _resolve(name, bases)
-        refs.append(ImageRef(path, name, identity))
+        refs.append(ImageRef(places.find(name), name, identity))
     return refs
-
-
-def _resolve(name: str, bases: list[Path]) -> Path:
-    """The first place where a file is; else the first place. The place found moves to the front."""
-    for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
-        for base in bases:
-            path = base / spelling
-            if path.is_file():
-                bases.remove(base)
-                bases.insert(0, base)
-                return path
-    return bases[0] / name
 
 
 def _names_below_common_folder(paths: list[Path]) -> list[str]:

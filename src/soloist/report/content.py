@@ -48,6 +48,19 @@ class StageGallery:
 
 
 @dataclass(frozen=True)
+class WorstImage:
+    """An image on which the last stage missed objects.
+
+    Attributes:
+        image: The image.
+        summary: What was found there.
+    """
+
+    image: ImageRef
+    summary: str
+
+
+@dataclass(frozen=True)
 class ReportContent:
     """Everything a report tells.
 
@@ -60,6 +73,8 @@ class ReportContent:
         images: Rows of the gallery; `max_images` of them are shown, evenly spread. Their `name`
             (else their `path`'s name) is looked up in the COCO files.
         ground_truth: COCO file; the last column of the gallery.
+        worst: Images that the last stage did worst on, the worst first.
+        per_image: Relative address of a table with a row per image; empty without one.
         metrics: Rows of metrics.jsonl: `step`, `round` (0 without), `loss`, `loss_*` and
             `learning_rate`; other keys are ignored.
         timing: Stage and seconds, in order.
@@ -77,6 +92,8 @@ class ReportContent:
     stages: Sequence[StageGallery] = ()
     images: Sequence[ImageRef] = ()
     ground_truth: Path | None = None
+    worst: Sequence[WorstImage] = ()
+    per_image: str = ""
     metrics: Sequence[Mapping[str, float]] = ()
     timing: Sequence[tuple[str, float]] = ()
     config: Mapping[str, Any] = field(default_factory=dict)

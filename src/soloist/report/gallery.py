@@ -45,12 +45,16 @@ class Column:
 
     def chosen(self, ref: ImageRef) -> list[CocoAnnotation] | None:
         """The masks shown on an image, best first; None if the file does not know the image."""
+        objects = self.objects(ref)
+        return objects and [one for one in objects if one.score >= self.least_score]
+
+    def objects(self, ref: ImageRef) -> list[CocoAnnotation] | None:
+        """All masks on an image, best first; None if the file does not know the image."""
         image = self.images.get(ref.name) or self.images.get(PurePosixPath(ref.name).name)
         if image is None:
             return None
         annotations = [one for one in self.file.annotations[image.id] if not one.iscrowd]
-        annotations.sort(key=lambda one: -one.score)
-        return [one for one in annotations if one.score >= self.least_score]
+        return sorted(annotations, key=lambda one: -one.score)
 
 
 def make_columns(
@@ -102,15 +106,15 @@ def gallery_rows(
             logger.warning("left out of the report: %s", error)
             errors.append({"image": ref.name, "stage": "report", "error": str(error)})
             continue
-        cells = [_cell(pixels, "Image", ref.name, "")]
+        cells = [picture_cell(pixels, "Image", ref.name, "")]
         for column in columns:
             annotations = column.chosen(ref)
             if annotations is None:
                 cells.append(_empty_cell(column.title))
                 continue
-            masks = _small_masks(annotations, pixels.shape[:2])
+            masks = small_masks(annotations, pixels.shape[:2])
             count = f"{len(masks)} mask{'' if len(masks) == 1 else 's'}"
-            cells.append(_cell(draw_masks(pixels, masks), column.title, ref.name, count))
+            cells.append(picture_cell(draw_masks(pixels, masks), column.title, ref.name, count))
         name = escape(ref.name)
         rows.append(
             f'<article class="row"><h3 title="{name}">{name}</h3>'
@@ -153,16 +157,17 @@ def _by_name(file: CocoFile) -> dict[str, CocoImage]:
     return images | {image.file_name: image for image in file.images}
 
 
-def _small_masks(annotations: Sequence[CocoAnnotation], size: tuple[int, ...]) -> NDArray[np.bool_]:
+def small_masks(annotations: Sequence[CocoAnnotation], size: tuple[int, ...]) -> NDArray[np.bool_]:
     """(N, height, width) bool; decoded one by one, so that large images need little memory."""
     height, width = size
     masks = np.zeros((len(annotations), height, width), dtype=np.bool_)
     for mask, annotation in zip(masks, annotations, strict=True):
-        mask[:] = resize_masks(decode_mask(annotation.segmentation)[None], (height, width))[0]
+        mask[:] = resize_masks(decode_mask(annotation.rle)[None], (height, width))[0]
     return masks
 
 
-def _cell(pixels: NDArray[np.uint8], title: str, name: str, count: str) -> str:
+def picture_cell(pixels: NDArray[np.uint8], title: str, name: str, count: str) -> str:
+    """A picture with a caption, as HTML."""
     data = base64.b64encode(jpeg_bytes(pixels, THUMBNAIL_QUALITY)).decode("ascii")
     height, width = pixels.shape[:2]
     alt = f"{name}: {title}, {count}" if count else name

@@ -20,6 +20,7 @@ from soloist.data.coco import CocoFile, load_coco
 from soloist.files import write_text
 from soloist.report.content import ReportContent, stage_title
 from soloist.report.gallery import evenly_spread, gallery_rows, make_columns
+from soloist.report.worst import worst_cells
 
 _METRICS: tuple[tuple[str, str], ...] = (
     ("ap", "AP"),
@@ -91,18 +92,22 @@ def render_report(content: ReportContent) -> str:
     """
     predictions = {stage.key: load_coco(stage.predictions) for stage in content.stages}
     truth = None if content.ground_truth is None else load_coco(content.ground_truth)
-    rows, failures = gallery_rows(
-        evenly_spread(content.images, content.max_images),
-        make_columns(content, predictions, truth),
-    )
+    columns = make_columns(content, predictions, truth)
+    rows, failures = gallery_rows(evenly_spread(content.images, content.max_images), columns)
+    worst, more_failures = worst_cells(content, columns)
     results = {key: metrics for key, metrics in content.results.items() if metrics}
     sections = [
         _Section("results", "Results", _results(results)),
         _Section("gallery", "Gallery", _gallery(content, rows, has_truth=truth is not None)),
+        _Section("worst", "Worst images", _worst(content, worst)),
         _Section("scores", "Scores", _scores(content, predictions)),
         _Section("training", "Training", _training(content.metrics)),
         _Section("time", "Time", _timing(content.timing)),
-        _Section("failures", "Images that failed", _failures([*content.errors, *failures])),
+        _Section(
+            "failures",
+            "Images that failed",
+            _failures([*content.errors, *failures, *more_failures]),
+        ),
         _Section("settings", "Settings", _settings(content)),
         _Section("citing", "Citing", _citing()),
     ]
@@ -202,6 +207,18 @@ def _gallery(content: ReportContent, rows: Sequence[str], *, has_truth: bool) ->
         f'<p class="note">{escape(shown)}.{escape(rule)} Colours tell masks of one picture '
         "apart and mean nothing else.</p>"
         f'<div class="gallery" style="--columns: {columns}">{"".join(rows)}</div>'
+    )
+
+
+def _worst(content: ReportContent, cells: Sequence[str]) -> str:
+    if not cells:
+        return ""
+    table = escape(content.per_image, quote=True)
+    link = f' All images are in <a href="{table}">{table}</a>.' if table else ""
+    return (
+        f'<p class="note">Where {escape(content.stages[-1].title)} found the smallest share of the '
+        f"true objects (IoU of 0.5 or more). Green: true objects; orange: its best masks.{link}</p>"
+        f'<div class="row"><div class="cells" style="--columns: 4">{"".join(cells)}</div></div>'
     )
 
 

@@ -1,0 +1,160 @@
+"""COCO's matching and accumulation, by pycocotools or by a faster library that equals it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from soloist.data.coco_types import CocoAnnotation, CocoFile, CocoImage
+from soloist.data.rle import mask_area
+from soloist.errors import ConfigError, near_names
+
+logger = logging.getLogger(__name__)
+
+Backend = Literal["pycocotools", "faster-coco-eval"]
+IouType = Literal["segm", "bbox"]
+
+REFERENCE: Backend = "pycocotools"
+FASTER: Backend = "faster-coco-eval"
+
+
+def choose_backend(name: str) -> Backend:
+    """The library that does the matching.
+
+    Args:
+        name: `pycocotools`, `faster-coco-eval`, or `auto`: the faster one where it is installed.
+
+    Raises:
+        ConfigError: If there is no such library, or it is not installed.
+    """
+    installed = importlib.util.find_spec("faster_coco_eval") is not None
+    if name == "auto":
+        return FASTER if installed else REFERENCE
+    if name == REFERENCE:
+        return REFERENCE
+    if name != FASTER:
+        names = ("auto", REFERENCE, FASTER)
+        raise ConfigError(f"no backend named {name!r}; {near_names(name, names)}")
+    if not installed:
+        raise ConfigError(
+            "wanted the backend faster-coco-eval, which is not installed; "
+            "pip install 'soloist[fast]', or use --backend pycocotools"
+        )
+    return FASTER
+
+
+def backend_version(backend: Backend) -> str:
+    """Name and version, as reports state them."""
+    return f"{backend} {importlib.metadata.version(backend)}"
+
+
+def accumulate(
+    predicted: CocoFile,
+    truth: CocoFile,
+    true_ids: Mapping[int, int],
+    iou_type: IouType,
+    max_dets: Sequence[int],
+    backend: Backend = REFERENCE,
+) -> dict[str, NDArray[np.float64]]:
+    """Precision and recall with all classes taken as one (`useCats` 0).
+
+    Args:
+        predicted: The predictions.
+        truth: The ground truth.
+        true_ids: Ids of the ground truth's images by those of the predictions.
+        iou_type: What is compared: masks or boxes.
+        max_dets: M numbers of predictions an image that count, rising.
+        backend: Who does it.
+
+    Returns:
+        `precision` (10 IoUs, 101 recalls, 1, 4 sizes, M) and `recall` (10 IoUs, 1, 4 sizes, M)
+        in [0, 1]; -1 where there is no object.
+    """
+    masked = iou_type == "segm"
+    true_records = [
+        _record(annotation, image.id, annotation.area, masked)
+        for image in truth.images
+        for annotation in truth.annotations[image.id]
+    ]
+    records = []
+    for image_id, true_id in true_ids.items():
+        for annotation in predicted.annotations[image_id]:
+            box_area = annotation.box_xywh[2] * annotation.box_xywh[3]
+            area = mask_area(annotation.rle) if masked else box_area
+            records.append(_record(annotation, true_id, area, masked) | {"iscrowd": 0})
+    if backend == FASTER:
+        return _run_faster(truth.images, true_records, records, iou_type, max_dets)
+    return _run_pycocotools(truth.images, true_records, records, iou_type, max_dets)
+
+
+def _run_pycocotools(
+    images: Sequence[CocoImage],
+    true_records: list[dict[str, Any]],
+    records: list[dict[str, Any]],
+    iou_type: IouType,
+    max_dets: Sequence[int],
+) -> dict[str, NDArray[np.float64]]:
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress.
+        files = []
+        for entries in (true_records, records):
+            coco = COCO()
+            coco.dataset = _dataset(images, entries)
+            coco.createIndex()
+            files.append(coco)
+        evaluation = COCOeval(*files, iouType=iou_type)
+        return _evaluated(evaluation, max_dets)
+
+
+def _run_faster(
+    images: Sequence[CocoImage],
+    true_records: list[dict[str, Any]],
+    records: list[dict[str, Any]],
+    iou_type: IouType,
+    max_dets: Sequence[int],
+) -> dict[str, NDArray[np.float64]]:
+    from faster_coco_eval import COCO as FasterCOCO
+    from faster_coco_eval import COCOeval_faster
+
+    files = [FasterCOCO(_dataset(images, entries)) for entries in (true_records, records)]
+    evaluation = COCOeval_faster(*files, iouType=iou_type, print_function=logger.debug)
+    return _evaluated(evaluation, max_dets)
+
+
+def _evaluated(evaluation: Any, max_dets: Sequence[int]) -> dict[str, NDArray[np.float64]]:
+    evaluation.params.useCats = 0
+    evaluation.params.maxDets = list(max_dets)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return {name: np.asarray(evaluation.eval[name]) for name in ("precision", "recall")}
+
+
+def _dataset(images: Sequence[CocoImage], records: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "images": [
+            {"id": image.id, "height": image.height, "width": image.width} for image in images
+        ],
+        "categories": [{"id": 1, "name": "object"}],
+        "annotations": [{**record, "id": index} for index, record in enumerate(records, start=1)],
+    }
+
+
+def _record(annotation: CocoAnnotation, image_id: int, area: float, masked: bool) -> dict[str, Any]:
+    record = {
+        "image_id": image_id,
+        "category_id": 1,
+        "bbox": list(annotation.box_xywh),
+        "area": area,
+        "score": annotation.score,
+        "iscrowd": int(annotation.iscrowd),
+    }
+    return record | ({"segmentation": annotation.rle} if masked else {})
