@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, Self, cast, overload
 
@@ -43,6 +44,9 @@ segmenter = soloist.load("owner/name")  # the name of this repository
 segmenter.predict("photo.jpg")[0].save("masks.png")
 ```
 """
+
+# Trained on images alone; its recipe stands beside it.
+BUNDLED = Path(str(files("soloist") / "weights" / "segmenter"))
 
 Source = str | Path | NDArray[np.uint8] | Image.Image | Sequence[str | Path]
 
@@ -274,19 +278,20 @@ class Segmenter(
 
 
 def load(
-    path_or_id: str | Path,
+    path_or_id: str | Path | None = None,
     *,
     preset: str | None = None,
     device: str = "auto",
     precision: str = "auto",
 ) -> Segmenter:
-    """Loads a trained segmenter.
+    """Loads a trained segmenter: without a path, the one that comes with the package.
 
     Args:
         path_or_id: A run folder of `soloist train`, `fit` or `demo`, its model folder, a file
             such as the released FreeSOLO's (see `soloist.checkpoints.load_official`), or a
             repository on the hub: `owner/name` if there is no such path, or
-            `hf:owner/name@revision#sha256`.
+            `hf:owner/name@revision#sha256`. None for the bundled one; `weights/MODEL_CARD.md`
+            says what it has seen and what it is bad at.
         preset: Tells the architecture of such a file, as `paper-r101`; a folder knows its own.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         precision: `auto`, `bf16` or `fp32`.
@@ -294,6 +299,7 @@ def load(
     Raises:
         CheckpointError: If there is no complete model, or it does not fit the preset.
     """
+    path_or_id = BUNDLED if path_or_id is None else path_or_id
     return Segmenter.from_pretrained(path_or_id, preset=preset, device=device, precision=precision)
 
 

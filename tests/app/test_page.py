@@ -117,7 +117,8 @@ def server(model: Path, tmp_path: Path) -> Iterator[Server]:
 @pytest.fixture
 def browser_page() -> Iterator[Any]:
     """A page of a headless Chromium."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="wants playwright: pip install playwright")
+    reason = "wants playwright: pip install playwright"
+    playwright = pytest.importorskip("playwright.sync_api", reason=reason)
     if CHROMIUM is None:
         pytest.skip("wants a Chromium or Chrome in the path")
     with ExitStack() as stack:

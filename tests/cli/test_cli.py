@@ -495,6 +495,24 @@ def test_predictions_are_evaluated(
     assert "up to 100 an image" in outcome.out
 
 
+@pytest.mark.parametrize(
+    ("source", "folder"),
+    [
+        pytest.param("photos/a.jpg", "a", id="file"),
+        pytest.param("photos", "photos", id="folder"),
+        pytest.param("photos/*.jpg", "photos", id="pattern"),
+    ],
+)
+def test_photographs_alone_are_enough_to_predict(run: Run, source: str, folder: str) -> None:
+    out = Path("runs", "predict", folder)
+    outcome = run("predict", source)
+    assert outcome.status == DONE
+    assert outcome.out.splitlines() == [str(out / "masks.json"), str(out / "pictures")]
+    assert load_coco(out / "masks.json").images
+    assert [path.name for path in (out / "pictures").iterdir()] == ["a.jpg.overlay.jpg"]
+    assert run("predict", source).err.count("--overwrite") == 1
+
+
 def test_the_truth_itself_is_perfect(run: Run, scenes: Path) -> None:
     truth = scenes / "annotations.json"
     assert run("eval", truth, truth, "--out", "figures.json").status == DONE

@@ -30,14 +30,14 @@ def demo(*, out: Path = Path("runs/demo"), overwrite: Overwrite = False) -> int:
 
 def app(
     *,
-    model: str,
+    model: str | None = None,
     preset: str | None = None,
     device: Device = "auto",
     precision: Precision = "auto",
     port: int = 7860,
     browser: Annotated[bool, Parameter(help="Open the page in a browser.")] = True,
 ) -> int:
-    """Try a trained model on your own pictures, on a page in the browser: this machine only.
+    """Try a segmenter on your own pictures, on a page in the browser: this machine only.
 
     Args:
         model: As for `predict`.

@@ -18,7 +18,7 @@ from soloist.cli.arguments import (
     Preset,
 )
 from soloist.cli.options import given
-from soloist.cli.runs import label, tell_plan
+from soloist.cli.runs import folder_for, label, tell_plan
 from soloist.presets import load_config
 
 
@@ -70,8 +70,8 @@ def masks(
 def predict(
     images: Images,
     *,
-    model: str,
-    out: Path,
+    model: str | None = None,
+    out: Path | None = None,
     preset: str | None = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -80,12 +80,13 @@ def predict(
     overlays: Path | None = None,
     options: Annotated[PredictOptions, Flat] = PredictOptions(),  # noqa: B008  # immutable
 ) -> int:
-    """Segment images with a trained model: COCO JSON out.
+    """Segment images: COCO JSON and pictures out.
 
     Args:
         model: Run folder of `fit`, `train` or `demo`, a file such as the released FreeSOLO's, or
-            `owner/name` on the hub.
-        out: COCO file to write; its embeddings go beside it.
+            `owner/name` on the hub; without it the segmenter that comes with the package.
+        out: COCO file to write; its embeddings go beside it. Without it
+            `runs/predict/NAME/masks.json` after the first of the images, with pictures beside it.
         preset: What a file was trained with, such as `paper-r101`; a run folder knows its own.
         overlays: Folder for pictures of the masks.
     """
@@ -97,6 +98,10 @@ def predict(
     from soloist.presets import override
     from soloist.segmenter import load
 
+    if out is None:
+        folder = folder_for(images)
+        out = folder / "masks.json"
+        overlays = overlays or folder / "pictures"
     segmenter = load(model, preset=preset, device=device, precision=precision)
     if dry_run:
         return tell_plan("predict", out, lambda: plan_predict(find_images(images), segmenter))
@@ -112,6 +117,6 @@ def predict(
         out=out,
         overlays=overlays,
         short_side=inference.short_side,
-        settings={"model": model, "inference": asdict(inference)},
+        settings={"model": model or "bundled", "inference": asdict(inference)},
         overwrite=overwrite,
     )

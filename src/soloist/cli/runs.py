@@ -34,6 +34,12 @@ def parse_duration(text: str) -> float:
     return hours * 3600 + minutes * 60 + seconds
 
 
+def folder_for(images: list[str]) -> Path:
+    """Where predictions go if nobody says: `runs/predict/` and the name of the first source."""
+    plain = [part for part in Path(images[0]).absolute().parts if not re.search(r"[*?\[]", part)]
+    return Path("runs", "predict", Path(plain[-1]).stem or "images")
+
+
 def open_command(
     command: str, images: list[str], out: Path, config: Config, overwrite: bool, **inputs: object
 ) -> RunFolder:
@@ -104,4 +110,6 @@ def label(
     report_labels(title, summary)
     if launched().rank == 0:
         sys.stdout.write(f"{out}\n")
+        if overlays is not None:
+            sys.stdout.write(f"{overlays}\n")
     return failures_status(errors.count, errors.path)

@@ -1,0 +1,98 @@
+"""Makes the backbone and the segmenter that come with the package, from images alone.
+
+    python recipes/bundled_model.py STAMPS OUT [--quick] [--install]
+
+STAMPS is the stamps benchmark: the pictures of its folder `train` are used, its labels are not.
+OUT is a folder for the runs; each step resumes. The photographs come from Debian's package
+gcompris-qt-data, which `apt-get` fetches unless OUT/photographs is there.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from cyclopts import App
+from free_photographs import main as take_photographs
+
+from soloist.checkpoints import load_tensors, save_tensors
+from soloist.data.scenes import write_scenes
+
+WEIGHTS = Path(__file__).parents[1] / "src" / "soloist" / "weights"
+SCENES, SCENES_SEED, SCENES_TO_FIT = 1600, 100, 300
+PRETRAIN_STEPS = 900
+QUICK_PRETRAIN_STEPS, QUICK_TRAIN_STEPS = 150, 100
+
+app = App(help=__doc__, result_action="return_value")
+
+
+@app.default
+def make(stamps: Path, out: Path, *, quick: bool = False, install: bool = False) -> None:
+    """Makes both.
+
+    Args:
+        stamps: Folder of the stamps benchmark.
+        out: Folder for the data and the runs.
+        quick: Far fewer steps, to see that the recipe runs.
+        install: Put the results into the package, in place of those there.
+    """
+    photographs = fetch_photographs(out)
+    scenes = out / "scenes"
+    if not scenes.exists():
+        write_scenes(scenes, SCENES, seed=SCENES_SEED, split="train")
+    some_scenes = out / "some_scenes.txt"
+    names = sorted((scenes / "images").iterdir())[:SCENES_TO_FIT]
+    some_scenes.write_text("\n".join(str(path.absolute()) for path in names))
+
+    steps = QUICK_PRETRAIN_STEPS if quick else PRETRAIN_STEPS
+    backbone, segmenter = out / "backbone", out / "segmenter"
+    soloist("pretrain", stamps / "train", scenes / "images", "--out", backbone,
+            "--pretrain.steps", steps)  # fmt: skip
+    shorter = ("--train.steps", QUICK_TRAIN_STEPS) if quick else ()
+    soloist("fit", stamps / "train", photographs, some_scenes, "--out", segmenter,
+            "--preset", "tiny", "--backbone.weights", backbone, *shorter)  # fmt: skip
+    if install:
+        install_backbone(backbone / "model")
+        install_segmenter(segmenter / "model")
+
+
+def fetch_photographs(out: Path) -> Path:
+    """The photographs of Debian's package, fetched and unpacked if they are not there."""
+    folder = out / "photographs"
+    if not folder.is_dir():
+        out.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["apt-get", "download", "gcompris-qt-data"], cwd=out, check=True)
+        (package,) = out.glob("gcompris-qt-data_*.deb")
+        subprocess.run(["dpkg-deb", "-x", package, out / "unpacked"], check=True)
+        take_photographs(out / "unpacked", folder)
+    return folder
+
+
+def soloist(verb: str, *arguments: object) -> None:
+    """Runs a command that resumes, unless it has finished before."""
+    out = Path(str(arguments[arguments.index("--out") + 1]))
+    if (out / "report.html").is_file():
+        print(f"{out} is finished")
+        return
+    command = [sys.executable, "-m", "soloist", verb, *map(str, arguments)]
+    subprocess.run(command, check=True)
+
+
+def install_backbone(model: Path) -> None:
+    """Three stages of the backbone, as the package has them: the last served pretraining alone."""
+    tensors = load_tensors(model / "backbone.safetensors")
+    shipped = {name: tensor for name, tensor in tensors.items() if not name.startswith("layer4")}
+    record = (model / "config.json").read_text(encoding="utf-8")
+    save_tensors(WEIGHTS / "resnet18-densecl.safetensors", shipped, metadata={"soloist": record})
+
+
+def install_segmenter(model: Path) -> None:
+    """The segmenter's folder."""
+    for name in ("model.safetensors", "config.json"):
+        shutil.copyfile(model / name, WEIGHTS / "segmenter" / name)
+
+
+if __name__ == "__main__":
+    app()
