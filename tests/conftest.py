@@ -16,10 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from soloist.checkpoints.names import to_detectron2
 from soloist.config import BackboneConfig, Config, ModelConfig
+from soloist.data.coco import CocoImage, encode_masks, write_coco
 from soloist.data.scenes import write_scenes
 from soloist.engine.build import build_solo, save_solo
 from soloist.engine.runtime import Runtime
@@ -359,3 +361,56 @@ def official_r101(tmp_path_factory: pytest.TempPathFactory) -> Path:
     one = torch.tensor(0.01)
     repeated = {name: one.expand(tensor.shape) for name, tensor in state.items()}
     return save_official(tmp_path_factory.mktemp("official") / "model_0029999.pth", repeated)
+
+
+KIND_NAMES = ("red", "green", "blue")
+KIND_COLORS = ((220, 30, 30), (30, 200, 30), (30, 30, 220))
+# Rows and columns of the three squares on each image; the kinds change places.
+KIND_PLACES = ((2, 2), (2, 22), (22, 10))
+
+
+@pytest.fixture
+def write_masks(tmp_path: Path) -> Callable[..., Path]:
+    """Writes `masks.json`, three squares of three kinds on each of four images in `images`.
+
+    Annotation k is of kind k % 3 and lies on image k // 3; ids begin at 101.
+    """
+
+    def write(name: str = "masks.json", *, embedded: bool = True, classes: bool = False) -> Path:
+        rng = np.random.default_rng(0)
+        records = []
+        for number in range(4):
+            pixels = np.full((40, 40, 3), 128, dtype=np.uint8)
+            for kind, color in enumerate(KIND_COLORS):
+                top, left = KIND_PLACES[(kind + number) % 3]
+                mask = np.zeros((40, 40), dtype=np.bool_)
+                mask[top : top + 14, left : left + 14] = True
+                pixels[mask] = color
+                row = 3 * number + kind
+                records.append(
+                    {
+                        "id": 101 + row,
+                        "image_id": number + 1,
+                        "category_id": kind + 1 if classes else 1,
+                        "segmentation": encode_masks(mask[None])[0],
+                        "score": round(0.9 - 0.05 * row, 2),
+                        "note": f"mask {row}",
+                    }
+                )
+            path = tmp_path / "images" / f"{number}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(path)
+        # One direction for all, and a little of their own: what learned embeddings look like.
+        kinds = np.tile(np.eye(3, 6), (4, 1))
+        embeddings = 5 + kinds + rng.normal(0, 0.02, kinds.shape)
+        write_coco(
+            tmp_path / name,
+            [CocoImage(number + 1, f"{number}.png", 40, 40) for number in range(4)],
+            records,
+            info={"made": "by hand"},
+            embeddings=embeddings.astype(np.float32) if embedded else None,
+            categories=dict(enumerate(KIND_NAMES, start=1)) if classes else {1: "object"},
+        )
+        return tmp_path / name
+
+    return write

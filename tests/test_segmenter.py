@@ -215,10 +215,12 @@ def test_bf16_finds_nearly_the_same(model_folder: Path, picture: Path, result: R
 def test_filter_moves_all_fields_together(result: Result, keep: list[Any]) -> None:
     assert len(result) == 8
     chosen = torch.tensor(keep, dtype=torch.bool if True in keep else torch.int64)
+    assert result.filter(chosen).agreements is None
+    result = replace(result, agreements=torch.rand(8, 4))
     filtered = result.filter(chosen)
     assert isinstance(filtered, Result)
     assert (filtered.path, filtered.pixels) == (result.path, result.pixels)
-    for name in ("masks", "scores", "boxes", "embeddings"):
+    for name in ("masks", "scores", "boxes", "embeddings", "agreements"):
         assert torch.equal(getattr(filtered, name), getattr(result, name)[chosen])
 
 
@@ -229,6 +231,7 @@ def test_filter_carries_every_field() -> None:
         "scores",
         "boxes",
         "embeddings",
+        "agreements",
         "path",
         "pixels",
     }

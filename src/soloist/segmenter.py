@@ -71,6 +71,7 @@ class Result(Instances):
             scores=self.scores[keep],
             boxes=self.boxes[keep],
             embeddings=self.embeddings[keep],
+            agreements=None if self.agreements is None else self.agreements[keep],
             path=self.path,
             pixels=self.pixels,
         )

@@ -19,6 +19,8 @@ class Instances:
         scores: (N,) float32 in [0, 1], descending unless stated otherwise.
         boxes: (N, 4) float32 xyxy pixels, exclusive end, tight around the masks.
         embeddings: (N, E) float32 semantic embeddings.
+        agreements: (N, V) float32 in [0, 1]: the best overlap of each mask with those found in
+            each of V other views of the image; None where none were looked at.
     """
 
     image_size: tuple[int, int]
@@ -26,6 +28,7 @@ class Instances:
     scores: Tensor
     boxes: Tensor
     embeddings: Tensor
+    agreements: Tensor | None = None
 
     def __post_init__(self) -> None:
         n = len(self.scores)
@@ -39,6 +42,8 @@ class Instances:
             got = tuple(getattr(self, name).shape)
             if got != shape:
                 raise ValueError(f"Instances.{name} must be {shape}, got {got}")
+        if self.agreements is not None and len(self.agreements) != n:
+            raise ValueError(f"Instances.agreements must have {n} rows")
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -48,7 +53,7 @@ class Instances:
         moved = {
             field.name: getattr(self, field.name)[keep]
             for field in fields(self)
-            if field.name != "image_size"
+            if field.name != "image_size" and getattr(self, field.name) is not None
         }
         return type(self)(image_size=self.image_size, **moved)
 

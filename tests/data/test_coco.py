@@ -20,7 +20,9 @@ from soloist.data.coco import (
     encode_masks,
     instances_to_annotations,
     load_coco,
+    rle_iou,
     to_rle,
+    write_categories,
     write_coco,
 )
 from soloist.errors import DataError, RunError
@@ -430,3 +432,54 @@ def test_a_sidecar_elsewhere_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match="a file beside it"):
         load_coco(tmp_path / "a.json")
+
+
+def test_ids_and_agreements_are_read_where_they_are_sound(tmp_path: Path) -> None:
+    mask = encode_masks(np.ones((1, 4, 4), dtype=np.bool_))[0]
+    record = {"image_id": 1, "category_id": 1, "segmentation": mask}
+    records = [{**record, "id": 7, "agreements": [0.5, 1]}, {**record, "id": "b"}, record]
+    write_coco(tmp_path / "a.json", [CocoImage(1, "a.jpg", 4, 4)], records)
+    read = load_coco(tmp_path / "a.json").annotations[1]
+    assert [one.id for one in read] == [7, 2, 3]
+    assert [one.agreements for one in read] == [(0.5, 1), (), ()]
+    assert [record.get("agreements") for record in annotation_records(read)] == [
+        [0.5, 1],
+        None,
+        None,
+    ]
+    records[0]["agreements"] = ["much"]
+    write_coco(tmp_path / "a.json", [CocoImage(1, "a.jpg", 4, 4)], records)
+    with pytest.raises(DataError, match=r"annotations\[0\] .* agreements as a list of numbers"):
+        load_coco(tmp_path / "a.json")
+
+
+def test_overlaps_of_compressed_masks_are_those_of_the_pixels() -> None:
+    rng = np.random.default_rng(0)
+    masks, others = rng.random((3, 9, 7)) > 0.5, rng.random((4, 9, 7)) > 0.3
+    masks[2] = False
+    expected = [[(a & b).sum() / max((a | b).sum(), 1) for b in others] for a in masks]
+    np.testing.assert_allclose(rle_iou(encode_masks(masks), encode_masks(others)), expected)
+    empty = encode_masks(np.zeros((1, 9, 7), dtype=np.bool_))
+    assert rle_iou(empty, empty).tolist() == [[0]]
+    assert rle_iou([], encode_masks(others)).shape == (0, 4)
+
+
+def test_new_categories_leave_all_else_as_it_was(tmp_path: Path) -> None:
+    mask = encode_masks(np.ones((1, 4, 4), dtype=np.bool_))[0]
+    record = {"id": 3, "image_id": 1, "category_id": 1, "segmentation": mask, "mine": {"a": 1}}
+    content = {
+        "info": {"year": 2022, "embeddings": "gone.npy"},
+        "licenses": [{"id": 1}],
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 4, "width": 4, "license": 1}],
+        "annotations": [record],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    source = load_coco(tmp_path / "a.json")
+    write_categories(source, tmp_path / "b.json", [5], {5: "five"}, info={"by": "hand"})
+    assert json.loads((tmp_path / "b.json").read_text()) == {
+        **content,
+        "info": {"year": 2022, "by": "hand"},
+        "annotations": [{**record, "category_id": 5}],
+        "categories": [{"id": 5, "name": "five"}],
+    }
+    assert not (tmp_path / "b.embeddings.npy").exists()

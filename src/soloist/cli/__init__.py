@@ -11,7 +11,7 @@ import sys
 from cyclopts import App, CycloptsError
 
 from soloist import __version__
-from soloist.cli import introduction, labelling, learning, measuring
+from soloist.cli import exploring, introduction, labelling, learning, measuring
 from soloist.cli.data_sets import data
 from soloist.cli.runs import DONE, SOME_FAILED, USER_ERROR
 from soloist.engine.launch import launched
@@ -31,6 +31,9 @@ for verb in (
     learning.train,
     learning.fit,
     labelling.predict,
+    exploring.cluster,
+    exploring.search,
+    exploring.estimate,
     measuring.report,
     introduction.app,
     introduction.backbones,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     TrainOptions = Any
     FitOptions = Any
     PredictOptions = Any
+    FeatureOptions = Any
 else:
     PretrainOptions = option_group("backbone", "pretrain", "seed")
     MasksOptions = option_group("backbone", "extract", "free_mask")
@@ -47,5 +48,6 @@ else:
         "seed",
     )
     PredictOptions = option_group("inference")
+    FeatureOptions = option_group("backbone", "extract")
 
 Flat = Parameter(name="*")

@@ -22,8 +22,13 @@ from soloist.data.coco_entries import (
     read_segmentation,
 )
 from soloist.data.coco_types import CATEGORIES, CocoAnnotation, CocoFile, CocoImage
-from soloist.data.coco_write import annotation_records, instances_to_annotations, write_coco
-from soloist.data.rle import decode_mask, decode_masks, encode_masks, to_rle
+from soloist.data.coco_write import (
+    annotation_records,
+    instances_to_annotations,
+    write_categories,
+    write_coco,
+)
+from soloist.data.rle import decode_mask, decode_masks, encode_masks, rle_iou, to_rle
 from soloist.errors import DataError
 from soloist.files import one_line, shown
 
@@ -40,7 +45,9 @@ __all__ = [
     "load_coco",
     "read_categories",
     "read_json",
+    "rle_iou",
     "to_rle",
+    "write_categories",
     "write_coco",
 ]
 
@@ -95,12 +102,14 @@ def load_coco(
                 f"wanted a different {kind} for each of the {len(own_images)} images of "
                 f"{shown(path)}, got {different} different ones; remove the doubles"
             )
+    info = content.get("info")
     return CocoFile(
         path=path,
         images=own_images,
         annotations=_annotations(path, records, by_id, need_masks),
         categories=read_categories(path, content),
-        embeddings=_load_embeddings(path, content.get("info"), len(records)),
+        embeddings=_load_embeddings(path, info, len(records)),
+        info=info if isinstance(info, dict) else {},
     )
 
 

@@ -77,6 +77,8 @@ def read_annotation_entry(
         category_id=integer(record, "category_id", where) if "category_id" in record else 1,
         iscrowd=bool(record.get("iscrowd", 0)),
         index=index,
+        id=record["id"] if type(record.get("id")) is int else index + 1,
+        agreements=_agreements(record, where),
     )
 
 
@@ -113,6 +115,13 @@ def integer(record: Mapping[str, Any], key: str, where: str) -> int:
     if type(value) is not int:
         raise DataError(f"{where}: wanted an integer under {key}, got {value!r}")
     return value
+
+
+def _agreements(record: Mapping[str, Any], where: str) -> tuple[float, ...]:
+    values = record.get("agreements", [])
+    if not isinstance(values, list) or not all(map(_is_number, values)):
+        raise DataError(f"{where}: wanted agreements as a list of numbers, got {values!r}")
+    return tuple(values)
 
 
 def _number(record: Mapping[str, Any], key: str, where: str) -> float:

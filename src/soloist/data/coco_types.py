@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,9 @@ class CocoAnnotation:
         category_id: The file's, else 1.
         iscrowd: A region of many objects, which evaluation ignores.
         index: Its place in the file, and the row of its embedding.
+        id: The file's; where that is no integer, its place counted from 1.
+        agreements: The best overlap with the masks of each other view of the image, as
+            `soloist estimate` writes them; empty in other files.
     """
 
     image_id: int
@@ -61,6 +64,8 @@ class CocoAnnotation:
     category_id: int
     iscrowd: bool
     index: int
+    id: int
+    agreements: tuple[float, ...] = ()
 
     @property
     def rle(self) -> dict[str, Any]:
@@ -87,6 +92,7 @@ class CocoFile:
         embeddings: (A, E) float of the file's A annotations in its order, read from disk as
             rows are used; None where it has none.
         bare: The file is a result list, which has ids but no file names.
+        info: The file's `info`, such as what made it.
     """
 
     path: Path
@@ -95,6 +101,7 @@ class CocoFile:
     categories: Mapping[int, str]
     embeddings: NDArray[np.floating] | None
     bare: bool = False
+    info: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Annotations of all images together."""

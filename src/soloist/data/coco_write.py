@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from soloist.data.coco_types import CATEGORIES, CocoAnnotation, CocoImage
+from soloist.data.coco_types import CATEGORIES, CocoAnnotation, CocoFile, CocoImage
 from soloist.data.rle import encode_masks, mask_area, mask_box_xywh
-from soloist.files import atomic_path
+from soloist.files import atomic_path, write_json
 from soloist.structures import Instances
 
 _SCORE_DIGITS = 6  # More than float32 scores mean; keeps files small.
+_AGREEMENT_DIGITS = 4
 
 
 def instances_to_annotations(
@@ -33,6 +34,7 @@ def instances_to_annotations(
         N dicts ready for JSON; `bbox` is tight around the mask, `area` counts its pixels.
     """
     scores = instances.scores.tolist()
+    agreements = [] if instances.agreements is None else instances.agreements.tolist()
     return [
         {
             "id": first_id + row,
@@ -43,6 +45,7 @@ def instances_to_annotations(
             "bbox": mask_box_xywh(rle),
             "score": round(score, _SCORE_DIGITS),
             "iscrowd": 0,
+            **({"agreements": _rounded(agreements[row])} if agreements else {}),
         }
         for row, (rle, score) in enumerate(zip(encode_masks(instances.masks), scores, strict=True))
     ]
@@ -70,6 +73,7 @@ def annotation_records(
             "bbox": list(annotation.box_xywh),
             "score": annotation.score,
             "iscrowd": int(annotation.iscrowd),
+            **({"agreements": list(annotation.agreements)} if annotation.agreements else {}),
         }
         for row, annotation in enumerate(annotations)
     ]
@@ -128,8 +132,49 @@ def write_coco(
             np.save(sidecar_part, embeddings, allow_pickle=False)
 
 
+def write_categories(
+    source: CocoFile,
+    path: str | Path,
+    category_ids: Sequence[int],
+    categories: Mapping[int, str],
+    *,
+    info: Mapping[str, Any],
+) -> None:
+    """Writes a COCO file once more with other categories; all else in it stays.
+
+    Args:
+        source: The file, no bare result list.
+        path: The new JSON file; embeddings are copied beside it.
+        category_ids: A ids, in the order of the source's annotations.
+        categories: Names by id.
+        info: Further keys of `info`.
+
+    Raises:
+        RunError: If a file cannot be written.
+    """
+    path = Path(path)
+    sidecar = _sidecar(path)
+    # Read again: what is loaded leaves out the keys that Soloist does not use.
+    content = json.loads(source.path.read_text(encoding="utf-8-sig"))
+    content["info"] = {**source.info, **info}
+    content["info"].pop("embeddings", None)
+    if source.embeddings is not None:
+        content["info"]["embeddings"] = sidecar.name
+    content["categories"] = [{"id": key, "name": name} for key, name in categories.items()]
+    for annotation, category_id in zip(content["annotations"], category_ids, strict=True):
+        annotation["category_id"] = category_id
+    with atomic_path(sidecar) as part:
+        if source.embeddings is not None:
+            np.save(part, source.embeddings, allow_pickle=False)
+        write_json(path, content)
+
+
 def _sidecar(path: Path) -> Path:
     return path.with_name(f"{path.stem}.embeddings.npy")
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(value, _AGREEMENT_DIGITS) for value in values]
 
 
 def _dump(obj: Any) -> str:

@@ -118,6 +118,25 @@ def mask_box_xywh(rle: Mapping[str, Any]) -> list[float]:
     return [float(value) for value in coco_mask.toBbox(rle)]
 
 
+def rle_iou(
+    masks: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]
+) -> NDArray[np.float64]:
+    """Intersection over union of every mask with every other one, without decoding them.
+
+    Args:
+        masks: N checked, compressed masks.
+        others: M of them, of the same size.
+
+    Returns:
+        (N, M) float64 in [0, 1]; 0 between two empty masks.
+    """
+    if not masks or not others:
+        return np.zeros((len(masks), len(others)))
+    ious: NDArray[np.float64] = coco_mask.iou(list(masks), list(others), [0] * len(others))
+    # The C library divides by an empty union.
+    return np.nan_to_num(ious, nan=0.0)
+
+
 def _checked_rle(rle: Mapping[str, Any], size: tuple[int, int] | None) -> dict[str, Any]:
     own_size = rle.get("size")
     if not (

@@ -92,7 +92,8 @@ class Dataset:
             images.append(CocoImage(image.id, image.name, height, width))
             objects = self.objects(image)
             annotations[image.id] = tuple(
-                replace(one, index=index) for index, one in enumerate(objects, start=count)
+                replace(one, index=index, id=index + 1)
+                for index, one in enumerate(objects, start=count)
             )
             count += len(objects)
         return CocoFile(
@@ -138,4 +139,5 @@ def true_object(
         category_id=category_id,
         iscrowd=iscrowd,
         index=0,
+        id=1,
     )

@@ -1,0 +1,212 @@
+"""The verbs that explore masks: `cluster`, `search` and `estimate`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from cyclopts.types import NonNegativeInt, PositiveInt
+
+from soloist.cli.arguments import (
+    ConfigFile,
+    Device,
+    FeatureOptions,
+    Flat,
+    Images,
+    Overwrite,
+    Precision,
+    Preset,
+)
+from soloist.cli.options import given
+from soloist.cli.runs import DONE, failures_status
+from soloist.presets import load_config
+
+SHOWN_IMAGES = 10
+"""Images that `estimate` prints; its file has all."""
+
+MaskImages = Annotated[
+    list[str] | None,
+    Parameter(
+        help="Where the images are; without it where they were predicted from, or beside the file.",
+        negative="",
+    ),
+]
+
+
+def cluster(
+    predictions: Path,
+    *,
+    groups: int | Literal["auto"],
+    out: Path | None = None,
+    sheets: Path | None = None,
+    gt: Path | None = None,
+    images: MaskImages = None,
+    min_score: float = 0.0,
+    features: Literal["embeddings", "backbone"] = "embeddings",
+    center: bool = True,
+    seed: NonNegativeInt = 0,
+    preset: Preset = "tiny",
+    config: ConfigFile = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    overwrite: Overwrite = False,
+    options: Annotated[FeatureOptions, Flat] = FeatureOptions(),  # noqa: B008  # immutable
+) -> int:
+    """Group masks that look alike: a COCO file with the groups as its categories.
+
+    Args:
+        predictions: COCO file of `soloist predict` or `masks`, its embeddings beside it.
+        groups: How many; `auto` takes the number of the highest silhouette.
+        out: COCO file to write; without it `NAME-groups.json` beside the predictions.
+        sheets: Folder for contact sheets, one a group and one of all.
+        gt: COCO file with classes, to compare the groups with; nothing is learned from it.
+        min_score: Masks below it do not shape the groups; they get the nearest one.
+        features: What is compared: the masks' embeddings, or the mean of a backbone's features
+            under each mask. The options below choose that backbone.
+        center: Compare without the direction that all masks share.
+        seed: Of the starts of k-means.
+    """
+    from rich.console import Console
+
+    from soloist.data.coco import load_coco
+    from soloist.engine.evaluate import load_ground_truth
+    from soloist.engine.extract import FreeMaskExtractor
+    from soloist.engine.label import errors_beside
+    from soloist.engine.pooling import pool_features
+    from soloist.engine.runtime import choose_runtime
+    from soloist.semantics.groups import (
+        draw_groups,
+        group_masks,
+        group_table,
+        score_groups,
+        write_groups,
+    )
+    from soloist.semantics.sources import embeddings_of, image_paths
+
+    out = out or predictions.with_name(f"{predictions.stem}-groups.json")
+    errors = errors_beside(out, overwrite=overwrite)
+    file = load_coco(predictions)
+    truth = None if gt is None else load_ground_truth(gt)
+    from_backbone = features == "backbone"
+    paths = image_paths(file, images or []) if from_backbone or sheets is not None else {}
+    if from_backbone:
+        settings = load_config(preset, config, given(options))
+        extractor = FreeMaskExtractor(settings, choose_runtime(device, precision))
+        vectors = pool_features(file, paths, extractor, errors)
+    else:
+        vectors = embeddings_of(file)
+    count = None if groups == "auto" else groups
+    made = group_masks(file, vectors, count, least_score=min_score, center=center, seed=seed)
+    scores = None if truth is None else score_groups(made, file, truth, seed=seed)
+    made_with = {"features": features, "min_score": min_score, "center": center, "seed": seed}
+    write_groups(made, file, out, {**made_with, "scores": scores})
+    Console(width=100).print(group_table(made))
+    if scores is not None:
+        sys.stdout.write(
+            "{matched} of {objects} objects matched, {classes} classes in {groups} groups: "
+            "NMI {nmi:.3f} (by chance {chance_nmi:.3f}), "
+            "purity {purity:.3f} (by chance {chance_purity:.3f})\n".format(**scores)
+        )
+    if sheets is not None:
+        sys.stdout.write(f"{draw_groups(made, paths, sheets)[0]}\n")
+    sys.stdout.write(f"{out}\n")
+    return failures_status(errors.count, errors.path)
+
+
+def search(
+    predictions: Path,
+    mask_id: int,
+    *,
+    count: PositiveInt = 20,
+    out: Path | None = None,
+    images: MaskImages = None,
+    elsewhere: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Find the masks that look most like one of them, by the cosine of their embeddings.
+
+    Args:
+        predictions: COCO file of `soloist predict` or `masks`, its embeddings beside it.
+        mask_id: Id of an annotation in the file.
+        count: How many to find.
+        out: Folder for a contact sheet, the mask itself first.
+        elsewhere: Leave out the other masks of the same image.
+    """
+    from rich.console import Console
+
+    from soloist.data.coco import load_coco
+    from soloist.semantics.search import draw_look_alikes, look_alikes, match_table
+    from soloist.semantics.sources import embeddings_of, image_paths
+
+    file = load_coco(predictions)
+    paths = {} if out is None else image_paths(file, images or [])
+    query, found = look_alikes(file, embeddings_of(file), mask_id, count=count, elsewhere=elsewhere)
+    Console(width=100).print(match_table(found))
+    if out is not None:
+        sys.stdout.write(f"{draw_look_alikes(query, found, paths, out)}\n")
+    return DONE
+
+
+def estimate(
+    images: Images,
+    *,
+    model: str,
+    out: Path,
+    against: str | None = None,
+    gt: Path | None = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    overwrite: Overwrite = False,
+) -> int:
+    """Estimate without labels how good a model's masks are, and which images need a look.
+
+    Each image is segmented as it is, mirrored, smaller, larger and in other colours; masks that
+    come back are likely right.
+
+    Args:
+        model: As for `predict`.
+        out: JSON file for the estimates; the masks go to `NAME.masks.json` beside it.
+        against: A second model, such as the run's `rounds/0`; its masks count as one more view.
+        gt: COCO file of the true masks, to compare the estimates with; they do not depend on it.
+    """
+    from rich.console import Console
+
+    from soloist.data.sources import find_images
+    from soloist.engine.distributed import is_main, join, on_main
+    from soloist.engine.evaluate import load_ground_truth
+    from soloist.engine.label import errors_beside
+    from soloist.files import write_json
+    from soloist.quality import (
+        ViewLabeler,
+        bin_table,
+        comparison_lines,
+        estimate_quality,
+        image_table,
+        label_views,
+    )
+    from soloist.segmenter import load
+
+    truth = None if gt is None else load_ground_truth(gt)
+    segmenter = load(model, device=device, precision=precision)
+    other = None if against is None else load(against, device=device, precision=precision)
+    join(segmenter.runtime.device)
+    errors = errors_beside(out, overwrite=overwrite)
+    file = label_views(
+        find_images(images),
+        ViewLabeler(segmenter, other),
+        out.with_name(f"{out.stem}.masks.json"),
+        short_side=segmenter.config.inference.short_side,
+        settings={"command": "estimate", "images": images, "model": model, "against": against},
+        errors=errors,
+        overwrite=overwrite,
+    )
+    report = estimate_quality(file, truth)
+    on_main(lambda: write_json(out, report, indent=2))
+    if is_main():
+        console = Console(width=100)
+        console.print(bin_table(report))
+        console.print(image_table(report, SHOWN_IMAGES))
+        lines = comparison_lines(report["comparison"]) if truth is not None else []
+        sys.stdout.write("\n".join([*lines, str(out)]) + "\n")
+    return failures_status(errors.count, errors.path)
