@@ -2,13 +2,24 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from soloist.errors import RunError
-from soloist.files import atomic_path, one_line, shown, write_json, write_text
+from soloist import files
+from soloist.errors import ConfigError, RunError, require
+from soloist.files import (
+    atomic_path,
+    claimed,
+    one_line,
+    plain_json,
+    shown,
+    write_json,
+    write_text,
+)
 
 
 def write_half(target: Path, error: Exception) -> None:
@@ -120,3 +131,96 @@ def test_a_path_is_shown_on_one_line(text: str, expected: str) -> None:
 )
 def test_an_error_is_told_on_one_line(error: Exception, expected: str) -> None:
     assert one_line(error) == expected
+
+
+def test_settings_as_json_has_them() -> None:
+    plain = plain_json({"sizes": (1, 2), "limit": float("inf"), "deep": {"name": "\udcff"}})
+    assert plain == {"sizes": [1, 2], "limit": "Infinity", "deep": {"name": "\udcff"}}
+
+
+# Claims
+
+locking = pytest.mark.skipif(os.name == "nt", reason="no locks on this system")
+
+
+@locking
+def test_a_claim_is_granted_once_at_a_time(tmp_path: Path) -> None:
+    lock = tmp_path / "locks" / "00000"
+    with claimed(lock) as first:
+        with claimed(lock) as second, claimed(tmp_path / "locks" / "00001") as other:
+            assert (first, second, other) == (True, False, True)
+        # What was not granted leaves the claim as it is.
+        with claimed(lock) as third:
+            assert not third
+    assert list(lock.parent.iterdir()) == []
+    with claimed(lock) as again:
+        assert again
+
+
+@locking
+def test_a_claim_is_free_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), claimed(tmp_path / "lock"):
+        raise KeyError
+    with claimed(tmp_path / "lock") as again:
+        assert again
+
+
+@locking
+def test_a_claim_is_waited_for(tmp_path: Path) -> None:
+    order: list[str] = []
+    started = threading.Event()
+
+    def wait() -> None:
+        started.set()
+        with claimed(tmp_path / "lock", wait=True):
+            order.append("second")
+
+    with claimed(tmp_path / "lock"):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        started.wait()
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_without_locks_every_claim_is_granted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(files, "fcntl", None)
+    with claimed(tmp_path / "lock") as first, claimed(tmp_path / "lock") as second:
+        assert first
+        assert second
+
+
+@locking
+@pytest.mark.parametrize("reason", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_grants_every_claim_and_tells(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    reason: int,
+) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(reason, os.strerror(reason))
+
+    caplog.set_level(logging.WARNING, logger="soloist")
+    monkeypatch.setattr("soloist.files.fcntl.flock", refuse)
+    with claimed(tmp_path / "lock") as mine:
+        assert mine
+    assert "no locks here" in caplog.text
+
+
+def test_a_claim_where_nothing_can_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(RunError, match="choose a folder you may write to"):
+        claimed(tmp_path / "file" / "lock").__enter__()
+
+
+# Optional packages
+
+
+def test_an_absent_package_is_told_with_its_remedy() -> None:
+    require("json", extra="none", wanted="this test")
+    with pytest.raises(ConfigError, match=r"^it needs no_such; pip install 'soloist\[some\]'$"):
+        require("no_such", extra="some", wanted="it")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib.util import find_spec
 
 
 class SoloistError(ValueError):
@@ -43,3 +44,18 @@ def near_names(name: str, known: Iterable[str], *, most: int = 20) -> str:
         return f"{len(known)} are known"
     more = f" and {len(known) - most} more" if len(known) > most else ""
     return f"known: {', '.join(known[:most])}{more}"
+
+
+def require(package: str, *, extra: str, wanted: str) -> None:
+    """Checks that an optional package is installed.
+
+    Args:
+        package: What is imported.
+        extra: The extra of soloist that brings it.
+        wanted: What it is needed for.
+
+    Raises:
+        ConfigError: If it is absent.
+    """
+    if find_spec(package) is None:
+        raise ConfigError(f"{wanted} needs {package}; pip install 'soloist[{extra}]'")

@@ -1,20 +1,29 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all, and claiming work that several processes could do."""
 
 from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from soloist.errors import RunError
 
+try:
+    import fcntl
+except ImportError:  # Windows.
+    fcntl = None  # type: ignore[assignment]  # asked for before use
+
+logger = logging.getLogger(__name__)
+
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 def shown(path: str | Path) -> str:
@@ -95,3 +104,57 @@ def write_json(path: str | Path, obj: Any, *, indent: int | None = None) -> None
         ValueError: If a number is not finite.
     """
     write_text(path, json.dumps(obj, indent=indent, allow_nan=False) + "\n")
+
+
+def plain_json(obj: Mapping[str, Any]) -> dict[str, Any]:
+    """What JSON gives back of a mapping; `inf`, which JSON does not know, becomes a text."""
+    plain: dict[str, Any] = json.loads(json.dumps(obj), parse_constant=str)
+    return plain
+
+
+@contextmanager
+def claimed(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Claims a piece of work among processes, also of other machines, by locking a file.
+
+    The system frees the lock when its process ends, however it ends: nothing goes stale. Where a
+    file system has no locks every claim is granted, so what is claimed must come out right, if
+    late, when it is done twice.
+
+    Args:
+        path: The file to lock; made if needed, and removed afterwards.
+        wait: Wait until the claim is free.
+
+    Yields:
+        Whether it is this process's.
+
+    Raises:
+        RunError: If the file cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab")
+    except OSError as error:
+        raise RunError(
+            f"cannot write {shown(path)}: {error.strerror}; choose a folder you may write to"
+        ) from error
+    with file:
+        mine = _lock(file.fileno(), wait=wait)
+        yield mine
+        if mine:
+            # Before the lock is freed: the next to claim it makes a file anew.
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _lock(descriptor: int, *, wait: bool) -> bool:
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        logger.warning("no locks here (%s): processes may do the same twice", error.strerror)
+    return True

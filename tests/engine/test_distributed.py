@@ -33,6 +33,7 @@ from soloist.engine.distributed import (
 )
 from soloist.engine.extract import FreeMaskExtractor
 from soloist.engine.label import LabelSummary, errors_beside, label_images
+from soloist.engine.merge import merge_shards
 from soloist.engine.run_folder import RunFolder, open_run, read_metrics
 from soloist.engine.runtime import Runtime
 from soloist.engine.train import StepPlan, train
@@ -260,6 +261,15 @@ def test_one_process_goes_on_with_what_two_left(tmp_path: Path, two: Launched) -
     for file in ("cut.json", "cut.embeddings.npy"):
         assert (two.folder / file).read_bytes() == (tmp_path / file).read_bytes()
     assert not list(two.folder.glob("*.partial*"))
+
+
+def test_merged_shards_equal_the_labels_of_one_process(tmp_path: Path, two: Launched) -> None:
+    summary = label(tmp_path / "masks.json", two.folder, two.config)
+    told = [[summary.images, summary.instances, summary.failed]] * 2
+    assert two.facts["shards"] == told
+    merge_shards(two.folder / "shards", tmp_path / "merged" / "masks.json")
+    for file in ("masks.json", "masks.embeddings.npy"):
+        assert (tmp_path / "merged" / file).read_bytes() == (tmp_path / file).read_bytes()
 
 
 def test_pretraining_leaves_equal_weights_and_queues_everywhere(two: Launched) -> None:

@@ -106,3 +106,14 @@ def test_a_terminal_shows_a_bar_and_no_lines(
     assert "12 masks" in shown.err
     assert shown.out == ""
     assert caplog.messages == []
+
+
+def test_what_other_processes_did_counts(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="soloist")
+    with track("masks", 100) as tracker:
+        tracker.advance(20)
+        clock.now += 100
+        tracker.reach(10)
+        assert caplog.messages == []
+        tracker.reach(50)
+    assert caplog.messages == ["masks 50/100, 2 min left "]

@@ -27,6 +27,7 @@ from soloist.engine.build import build_backbone
 from soloist.engine.distributed import gather, gather_rows, is_main, join, mean, processes, rank
 from soloist.engine.extract import FreeMaskExtractor
 from soloist.engine.label import Labeler, errors_beside, label_images
+from soloist.engine.label_shards import ShardJob, label_shards
 from soloist.engine.pretrain import pretrain
 from soloist.engine.run_folder import RunFolder, open_run
 from soloist.engine.runtime import Runtime, choose_runtime
@@ -74,6 +75,17 @@ def main(folder: Path, scenes: Path) -> None:
             wrap=lambda labeler: FailsSecond(labeler) if rank() else labeler,
         )
     )
+
+    job = ShardJob(
+        folder / "shards",
+        "masks",
+        make_labeler=lambda: FreeMaskExtractor(config, runtime),
+        short_side=config.extract.short_side,
+    )
+    summary = label_shards(
+        job, lambda: find_images(folder / "images"), settings={"by": "test"}, shard_size=1
+    )
+    facts["shards"] = gather([[summary.images, summary.instances, summary.failed]])
 
     models = noted_models()
     with open_run(

@@ -31,6 +31,7 @@ for verb in (
     learning.train,
     learning.fit,
     labelling.predict,
+    labelling.merge,
     exploring.cluster,
     exploring.search,
     exploring.estimate,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -21,6 +21,20 @@ Precision = Annotated[str, Parameter(help="`auto`, `bf16` or `fp32`.")]
 Overwrite = Annotated[bool, Parameter(help="Replace what is at --out.", negative="")]
 DryRun = Annotated[
     bool, Parameter(help="Check everything, say what would be done, stop.", negative="")
+]
+ShardSize = Annotated[
+    int | None,
+    Parameter(
+        help="For very large sets: --out is a folder of Parquet files of so many images each, "
+        "which any number of commands fill together; `soloist merge` makes it one file."
+    ),
+]
+Engine = Annotated[
+    Literal["local", "ray"],
+    Parameter(help="Who labels the shards: this machine's process, or workers of Ray."),
+]
+RayWorkers = Annotated[
+    int | None, Parameter(help="Processes on Ray; by default one a GPU, else one a core.")
 ]
 
 # A dataclass made at import has no static type; its values are checked by `load_config`.

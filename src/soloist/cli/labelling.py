@@ -1,14 +1,16 @@
-"""The verbs that write masks of images: `masks` and `predict`."""
+"""The verbs that write masks of images: `masks` and `predict`, and `merge` for their shards."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from soloist.cli.arguments import (
     ConfigFile,
     Device,
     DryRun,
+    Engine,
     Flat,
     Images,
     MasksOptions,
@@ -16,10 +18,15 @@ from soloist.cli.arguments import (
     Precision,
     PredictOptions,
     Preset,
+    RayWorkers,
+    ShardSize,
 )
 from soloist.cli.options import given
-from soloist.cli.runs import folder_for, label, tell_plan
+from soloist.cli.runs import DONE, Sharding, folder_for, label, tell_plan
 from soloist.presets import load_config
+
+if TYPE_CHECKING:
+    from soloist.segmenter import Segmenter
 
 
 def masks(
@@ -33,12 +40,15 @@ def masks(
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     overlays: Path | None = None,
+    shard_size: ShardSize = None,
+    engine: Engine = "local",
+    ray_workers: RayWorkers = None,
     options: Annotated[MasksOptions, Flat] = MasksOptions(),  # noqa: B008  # immutable
 ) -> int:
     """Take coarse object masks out of a backbone's features (Free Mask): COCO JSON out.
 
     Args:
-        out: COCO file to write; its embeddings go beside it.
+        out: COCO file to write; its embeddings go beside it. With --shard-size, a folder.
         overlays: Folder for pictures of the masks.
     """
     from dataclasses import asdict
@@ -49,6 +59,7 @@ def masks(
     from soloist.engine.extract import FreeMaskExtractor
     from soloist.engine.runtime import choose_runtime
 
+    sharding = Sharding.checked(out, shard_size, engine, ray_workers)
     settings = load_config(preset, config, given(options))
     runtime = choose_runtime(device, precision)
     if dry_run:
@@ -58,12 +69,14 @@ def masks(
     return label(
         "masks",
         images,
-        lambda: FreeMaskExtractor(settings, runtime),
+        # On Ray the worker's machine is asked, not this one.
+        lambda: FreeMaskExtractor(settings, choose_runtime(device, precision)),
         out=out,
         overlays=overlays,
         short_side=settings.extract.short_side,
         settings={name: chosen[name] for name in ("backbone", "extract", "free_mask")},
         overwrite=overwrite,
+        sharding=sharding,
     )
 
 
@@ -78,6 +91,9 @@ def predict(
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     overlays: Path | None = None,
+    shard_size: ShardSize = None,
+    engine: Engine = "local",
+    ray_workers: RayWorkers = None,
     options: Annotated[PredictOptions, Flat] = PredictOptions(),  # noqa: B008  # immutable
 ) -> int:
     """Segment images: COCO JSON and pictures out.
@@ -85,8 +101,8 @@ def predict(
     Args:
         model: Run folder of `fit`, `train` or `demo`, a file such as the released FreeSOLO's, or
             `owner/name` on the hub; without it the segmenter that comes with the package.
-        out: COCO file to write; its embeddings go beside it. Without it
-            `runs/predict/NAME/masks.json` after the first of the images, with pictures beside it.
+        out: COCO file to write; its embeddings go beside it. With --shard-size, a folder. Without
+            it `runs/predict/NAME/masks.json` after the first of the images, pictures beside it.
         preset: What a file was trained with, such as `paper-r101`; a run folder knows its own.
         overlays: Folder for pictures of the masks.
     """
@@ -100,23 +116,50 @@ def predict(
 
     if out is None:
         folder = folder_for(images)
-        out = folder / "masks.json"
+        out = folder / ("masks.json" if shard_size is None else "shards")
         overlays = overlays or folder / "pictures"
-    segmenter = load(model, preset=preset, device=device, precision=precision)
+    sharding = Sharding.checked(out, shard_size, engine, ray_workers)
+
+    def loaded() -> Segmenter:
+        segmenter = load(model, preset=preset, device=device, precision=precision)
+        inference = override(
+            segmenter.config.inference, given(options).get("inference", {}), where="options"
+        )
+        segmenter.config = replace(segmenter.config, inference=inference)
+        return segmenter
+
+    segmenter = loaded()
     if dry_run:
         return tell_plan("predict", out, lambda: plan_predict(find_images(images), segmenter))
     join(segmenter.runtime.device)
-    inference = override(
-        segmenter.config.inference, given(options).get("inference", {}), where="options"
-    )
-    segmenter.config = replace(segmenter.config, inference=inference)
     return label(
         "predict",
         images,
-        lambda: segmenter,
+        loaded if engine == "ray" else lambda: segmenter,
         out=out,
         overlays=overlays,
-        short_side=inference.short_side,
-        settings={"model": model or "bundled", "inference": asdict(inference)},
+        short_side=segmenter.config.inference.short_side,
+        settings={"model": model or "bundled", "inference": asdict(segmenter.config.inference)},
         overwrite=overwrite,
+        sharding=sharding,
     )
+
+
+def merge(folder: Path, *, out: Path, partial: bool = False, overwrite: Overwrite = False) -> int:
+    """Make one COCO file of the shards that `masks` or `predict` made with --shard-size.
+
+    Args:
+        folder: The folder of shards.
+        out: COCO file to write; its embeddings go beside it.
+        partial: Leave out shards that are missing.
+    """
+    from soloist.errors import require
+    from soloist.self_training import report_labels
+
+    require("pyarrow", extra="parquet", wanted="soloist merge")
+    from soloist.engine.merge import merge_shards
+
+    summary = merge_shards(folder, out, partial=partial, overwrite=overwrite)
+    report_labels("merge", summary)
+    sys.stdout.write(f"{out}\n")
+    return DONE

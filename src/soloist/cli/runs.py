@@ -6,19 +6,73 @@ import logging
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from soloist.config import Config
 from soloist.engine.launch import launched
-from soloist.errors import ConfigError
+from soloist.errors import ConfigError, require
 
 if TYPE_CHECKING:
+    from soloist.engine.label_shards import ShardJob, Work
     from soloist.engine.run_folder import RunFolder
 
 DONE, SOME_FAILED, USER_ERROR = 0, 1, 2
+# Above so many images one JSON file is slow to make and to read.
+MANY_IMAGES = 100_000
 
 logger = logging.getLogger("soloist")
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """How a very large set is labelled into a folder of shards.
+
+    Attributes:
+        size: Images a shard.
+        engine: `local` or `ray`.
+        ray_workers: Processes on Ray; None for as many as there are GPUs or cores.
+    """
+
+    size: int
+    engine: str
+    ray_workers: int | None
+
+    @classmethod
+    def checked(
+        cls, out: Path, size: int | None, engine: str, ray_workers: int | None
+    ) -> Self | None:
+        """What the options say; None for one COCO file.
+
+        Raises:
+            ConfigError: If they do not fit each other, or need a package that is absent.
+        """
+        if size is None:
+            if engine == "ray":
+                raise ConfigError("--engine ray labels shards: add --shard-size, such as 1000")
+            return None
+        if out.suffix.lower() == ".json":
+            raise ConfigError(
+                f"--shard-size makes a folder, got --out {out}; name a folder, or leave it out"
+            )
+        if ray_workers is not None and ray_workers < 1:
+            raise ConfigError(f"--ray-workers must be at least 1, got {ray_workers}")
+        require("pyarrow", extra="parquet", wanted="--shard-size")
+        if engine == "ray":
+            require("ray", extra="ray", wanted="--engine ray")
+            if launched().world_size > 1:
+                raise ConfigError("--engine ray starts its own processes; run it without torchrun")
+        return cls(size, engine, ray_workers)
+
+    def work(self, job: ShardJob) -> Work | None:
+        """What labels the shards; None for this process."""
+        if self.engine == "local":
+            return None
+        from soloist.engine.on_ray import work_on_ray
+
+        return work_on_ray(job, self.ray_workers)
 
 
 def parse_duration(text: str) -> float:
@@ -87,29 +141,53 @@ def label(
     short_side: int,
     settings: dict[str, Any],
     overwrite: bool,
+    sharding: Sharding | None,
 ) -> int:
-    """Labels images into a COCO file: what `masks` and `predict` share."""
+    """Labels images into a COCO file or shards: what `masks` and `predict` share."""
     from soloist.data.sources import find_images
     from soloist.engine.label import errors_beside, label_images
     from soloist.overlays import OverlayWriter
     from soloist.self_training import report_labels
 
-    images = find_images(sources)
-    errors = errors_beside(out, overwrite=overwrite)
-    summary = label_images(
-        images,
-        make_labeler(),
-        out,
-        title=title,
-        short_side=short_side,
-        settings={"command": title, "images": sources, **settings},
-        errors=errors,
-        overwrite=overwrite,
-        on_result=None if overlays is None else OverlayWriter(overlays),
-    )
+    settings = {"command": title, "images": sources, **settings}
+    on_result = None if overlays is None else OverlayWriter(overlays.absolute())
+    if sharding is None:
+        images = find_images(sources)
+        if len(images) > MANY_IMAGES:
+            logger.warning(
+                "%d images into one JSON file: --out FOLDER --shard-size 1000 needs less memory "
+                "and lets more processes help; `soloist merge` then makes the file",
+                len(images),
+            )
+        errors = errors_beside(out, overwrite=overwrite)
+        summary = label_images(
+            images,
+            make_labeler(),
+            out,
+            title=title,
+            short_side=short_side,
+            settings=settings,
+            errors=errors,
+            overwrite=overwrite,
+            on_result=on_result,
+        )
+        failed, path = errors.count, errors.path
+    else:
+        from soloist.engine.label_shards import ERRORS, ShardJob, label_shards
+
+        job = ShardJob(out.absolute(), title, make_labeler, short_side, on_result)
+        summary = label_shards(
+            job,
+            partial(find_images, sources),
+            settings=settings,
+            shard_size=sharding.size,
+            overwrite=overwrite,
+            work=sharding.work(job),
+        )
+        failed, path = summary.failed, out / ERRORS
     report_labels(title, summary)
     if launched().rank == 0:
         sys.stdout.write(f"{out}\n")
         if overlays is not None:
             sys.stdout.write(f"{overlays}\n")
-    return failures_status(errors.count, errors.path)
+    return failures_status(failed, path)

@@ -23,6 +23,8 @@ from soloist.data.coco_entries import (
 )
 from soloist.data.coco_types import CATEGORIES, CocoAnnotation, CocoFile, CocoImage
 from soloist.data.coco_write import (
+    EmbeddingBlocks,
+    annotation_entry,
     annotation_records,
     instances_to_annotations,
     write_categories,
@@ -37,6 +39,8 @@ __all__ = [
     "CocoAnnotation",
     "CocoFile",
     "CocoImage",
+    "EmbeddingBlocks",
+    "annotation_entry",
     "annotation_records",
     "decode_mask",
     "decode_masks",

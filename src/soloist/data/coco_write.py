@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,19 @@ from soloist.structures import Instances
 
 _SCORE_DIGITS = 6  # More than float32 scores mean; keeps files small.
 _AGREEMENT_DIGITS = 4
+
+
+@dataclass(frozen=True)
+class EmbeddingBlocks:
+    """Embeddings that are not in memory all at once.
+
+    Attributes:
+        shape: (A, E) of all blocks together.
+        blocks: (n, E) float32 each, in the order of the annotations.
+    """
+
+    shape: tuple[int, int]
+    blocks: Iterable[NDArray[np.float32]]
 
 
 def instances_to_annotations(
@@ -36,17 +50,16 @@ def instances_to_annotations(
     scores = instances.scores.tolist()
     agreements = [] if instances.agreements is None else instances.agreements.tolist()
     return [
-        {
-            "id": first_id + row,
-            "image_id": image_id,
-            "category_id": category_id,
-            "segmentation": rle,
-            "area": mask_area(rle),
-            "bbox": mask_box_xywh(rle),
-            "score": round(score, _SCORE_DIGITS),
-            "iscrowd": 0,
-            **({"agreements": _rounded(agreements[row])} if agreements else {}),
-        }
+        annotation_entry(
+            first_id + row,
+            image_id,
+            rle,
+            area=mask_area(rle),
+            box_xywh=mask_box_xywh(rle),
+            score=round(score, _SCORE_DIGITS),
+            category_id=category_id,
+            agreements=_rounded(agreements[row]) if agreements else (),
+        )
         for row, (rle, score) in enumerate(zip(encode_masks(instances.masks), scores, strict=True))
     ]
 
@@ -64,19 +77,45 @@ def annotation_records(
         N dicts ready for JSON.
     """
     return [
-        {
-            "id": first_id + row,
-            "image_id": annotation.image_id,
-            "category_id": annotation.category_id,
-            "segmentation": annotation.rle,
-            "area": annotation.area,
-            "bbox": list(annotation.box_xywh),
-            "score": annotation.score,
-            "iscrowd": int(annotation.iscrowd),
-            **({"agreements": list(annotation.agreements)} if annotation.agreements else {}),
-        }
+        annotation_entry(
+            first_id + row,
+            annotation.image_id,
+            annotation.rle,
+            area=annotation.area,
+            box_xywh=annotation.box_xywh,
+            score=annotation.score,
+            category_id=annotation.category_id,
+            iscrowd=annotation.iscrowd,
+            agreements=annotation.agreements,
+        )
         for row, annotation in enumerate(annotations)
     ]
+
+
+def annotation_entry(
+    number: int,
+    image_id: int,
+    segmentation: Mapping[str, Any],
+    *,
+    area: float,
+    box_xywh: Iterable[float],
+    score: float,
+    category_id: int = 1,
+    iscrowd: bool = False,
+    agreements: Sequence[float] = (),
+) -> dict[str, Any]:
+    """One entry of COCO's `annotations`, ready for JSON; arguments as in `CocoAnnotation`."""
+    entry = {
+        "id": number,
+        "image_id": image_id,
+        "category_id": category_id,
+        "segmentation": segmentation,
+        "area": area,
+        "bbox": list(box_xywh),
+        "score": score,
+        "iscrowd": int(iscrowd),
+    }
+    return entry | ({"agreements": list(agreements)} if agreements else {})
 
 
 def write_coco(
@@ -85,7 +124,7 @@ def write_coco(
     annotations: Iterable[Mapping[str, Any]],
     *,
     info: Mapping[str, Any] | None = None,
-    embeddings: NDArray[np.floating] | None = None,
+    embeddings: NDArray[np.floating] | EmbeddingBlocks | None = None,
     categories: Mapping[int, str] = CATEGORIES,
 ) -> None:
     """Writes a COCO file and the sidecar of its embeddings, whole or not at all.
@@ -98,7 +137,7 @@ def write_coco(
         images: Entries of `images`.
         annotations: A entries of `annotations`, as from `instances_to_annotations`.
         info: Further keys of `info`.
-        embeddings: (A, E) float16 or float32, row k for the k-th annotation.
+        embeddings: (A, E) float16 or float32, row k for the k-th annotation, or blocks of them.
         categories: Names by id.
 
     Raises:
@@ -127,9 +166,25 @@ def write_coco(
                 count += 1
             file.write("]}\n")
         if embeddings is not None:
-            if embeddings.ndim != 2 or len(embeddings) != count:
+            if len(embeddings.shape) != 2 or embeddings.shape[0] != count:
                 raise ValueError(f"embeddings must be ({count}, E), got {embeddings.shape}")
-            np.save(sidecar_part, embeddings, allow_pickle=False)
+            if isinstance(embeddings, EmbeddingBlocks):
+                _save_blocks(sidecar_part, embeddings)
+            else:
+                np.save(sidecar_part, embeddings, allow_pickle=False)
+
+
+def _save_blocks(path: Path, embeddings: EmbeddingBlocks) -> None:
+    """What `np.save` would write, block by block."""
+    rows = 0
+    with path.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": embeddings.shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for block in embeddings.blocks:
+            file.write(np.ascontiguousarray(block, dtype="<f4").data)
+            rows += len(block)
+    if rows != embeddings.shape[0]:
+        raise ValueError(f"embeddings must be {embeddings.shape}, got {rows} rows")
 
 
 def write_categories(

@@ -19,6 +19,11 @@ def read_errors(path: Path) -> list[dict[str, str]]:
     return _entries(path.read_text(encoding="utf-8", errors="replace"), path)
 
 
+def error_line(image: str, stage: str, message: str) -> str:
+    """The line of an `errors.jsonl` about one image."""
+    return json.dumps({"image": image, "stage": stage, "error": message}) + "\n"
+
+
 class ErrorLog:
     """Images that failed, one JSON line each, written at once so that a crash loses none.
 
@@ -65,11 +70,11 @@ class ErrorLog:
         logger.warning("%s: %s failed: %s", stage, shown(image), message)
         if self.path is None:
             return
-        line = json.dumps({"image": image, "stage": stage, "error": message})
+        line = error_line(image, stage, message)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8", newline="\n") as file:
-                file.write(line + "\n")
+                file.write(line)
         except OSError as problem:
             raise RunError(
                 f"cannot write {shown(self.path)}: {problem.strerror}; "

@@ -13,16 +13,15 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from soloist.data.coco import CocoImage, instances_to_annotations, write_coco
+from soloist.data.coco import CocoImage, EmbeddingBlocks, instances_to_annotations, write_coco
 from soloist.errors import RunError
-from soloist.files import shown, write_json
+from soloist.files import plain_json, shown, write_json
 from soloist.structures import Instances
 
 logger = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ class Journal:
         self._target = target
         self._head = target.with_name(f"{target.stem}.partial.json")
         try:
-            self._open(_plain(settings), part)
+            self._open(plain_json(settings), part)
         except OSError as error:
             raise RunError(
                 f"cannot write beside {shown(target)} ({error.strerror}); choose another --out"
@@ -92,16 +91,11 @@ class Journal:
             self._target,
             images,
             _renumbered(ordered),
-            info=_plain(info),
+            info=plain_json(info),
             embeddings=self._ordered_embeddings(ordered),
         )
         for path in (*(file for part in self._parts for file in part.files), self._head):
             path.unlink(missing_ok=True)
-        self._merged.unlink(missing_ok=True)
-
-    @property
-    def _merged(self) -> Path:
-        return self._target.with_name(f"{self._target.stem}.partial.ordered")
 
     def _open(self, settings: Mapping[str, Any], number: int) -> None:
         if number == 0:
@@ -130,26 +124,19 @@ class Journal:
         found = (name.fullmatch(file) for file in os.listdir(self._target.parent))
         return {int(match[1] or 0) for match in found if match}
 
-    def _ordered_embeddings(self, ordered: list[_Place]) -> NDArray[np.float32]:
+    def _ordered_embeddings(self, ordered: list[_Place]) -> EmbeddingBlocks:
         """Rows in the order of the file."""
         size = max(part.embedding_size for part in self._parts)
-        shape = (len(self), size)
-        if 0 in shape:
-            return np.zeros(shape, dtype=np.float32)
-        if len(self._parts) == 1 and _is_ascending(ordered):
-            return self._own.rows()
-        merged = np.memmap(self._merged, dtype=np.float32, mode="w+", shape=shape)
+        return EmbeddingBlocks((len(self), size), self._ordered_rows(ordered))
+
+    def _ordered_rows(self, ordered: list[_Place]) -> Iterator[NDArray[np.float32]]:
         rows = {part: part.rows() for part in self._parts if part.annotations}
-        end = 0
         for part, record in _records(ordered):
             annotations = record["annotations"]
             if annotations:
                 # Annotation ids tell where the rows were appended.
                 first = annotations[0]["id"] - 1
-                count = len(annotations)
-                merged[end : end + count] = rows[part][first : first + count]
-                end += count
-        return merged
+                yield rows[part][first : first + len(annotations)]
 
 
 class _Part:
@@ -205,6 +192,8 @@ class _Part:
     def rows(self) -> NDArray[np.float32]:
         """(annotations, embedding_size) embeddings in the order they were added, on disk."""
         shape = (self.annotations, self.embedding_size)
+        if 0 in shape:
+            return np.zeros(shape, dtype=np.float32)
         return np.memmap(self._rows, dtype=np.float32, mode="r", shape=shape)
 
     def _note(self, record: Mapping[str, Any], offset: int) -> None:
@@ -219,10 +208,6 @@ class _Place(NamedTuple):
 
     part: _Part
     offset: int
-
-
-def _is_ascending(ordered: list[_Place]) -> bool:
-    return all(first.offset < second.offset for first, second in pairwise(ordered))
 
 
 def _records(ordered: list[_Place]) -> Iterator[tuple[_Part, dict[str, Any]]]:
@@ -241,9 +226,3 @@ def _renumbered(ordered: list[_Place]) -> Iterator[dict[str, Any]]:
         for annotation in record["annotations"]:
             number += 1
             yield {**annotation, "id": number}
-
-
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON gives them back; `inf`, which JSON does not know, becomes a text."""
-    plain: dict[str, Any] = json.loads(json.dumps(settings), parse_constant=str)
-    return plain

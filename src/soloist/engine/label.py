@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,22 @@ IMAGES_FOR_ESTIMATE = 5
 
 Labeler = Callable[[NDArray[np.uint8], tuple[int, int]], Instances]
 """Pixels (H', W', 3), perhaps decoded at reduced size, and the full (H, W) to instances."""
+OnResult = Callable[[ImageRef, NDArray[np.uint8], Instances], None]
+"""Called with each image, its pixels and its instances, by the process that labels it."""
+
+
+class Labelled(NamedTuple):
+    """What was found on an image.
+
+    Attributes:
+        pixels: (H', W', 3) uint8 RGB, perhaps reduced.
+        size: (height, width) of the file, which masks refer to.
+        instances: The objects.
+    """
+
+    pixels: NDArray[np.uint8]
+    size: tuple[int, int]
+    instances: Instances
 
 
 @dataclass(frozen=True)
@@ -64,7 +80,7 @@ def label_images(
     settings: Mapping[str, Any],
     errors: ErrorLog,
     overwrite: bool = False,
-    on_result: Callable[[ImageRef, NDArray[np.uint8], Instances], None] | None = None,
+    on_result: OnResult | None = None,
 ) -> LabelSummary:
     """Labels images into a COCO file, continuing what a killed run left.
 
@@ -79,14 +95,13 @@ def label_images(
         settings: What the result depends on; part of the file's `info`.
         errors: Where unreadable images are listed.
         overwrite: Replace a finished file.
-        on_result: Called with each image, its pixels and its instances, by the process that
-            labels it.
+        on_result: Called with what was found on each image.
 
     Raises:
         RunError: If the file exists and is not to be replaced.
         DataError: If none of the images can be read.
     """
-    on_main(partial(_check_output, out, overwrite=overwrite))
+    on_main(partial(check_output, out, overwrite=overwrite))
     journal = _open_journal(out, settings)
     numbers = {image.name: number for number, image in enumerate(images, start=1)}
     left = [image for image in images if image.name not in journal.done]
@@ -96,18 +111,15 @@ def label_images(
     def label_share() -> None:
         with track(title, len(images), done=len(images) - len(left)) as tracker:
             own = left[rank() :: processes()]
-            for count, (image, decoded) in enumerate(_decode_ahead(own, short_side), start=1):
-                try:
-                    pixels, size = decoded.result()
-                except DataError as error:
-                    failures.append((image.name, error))
-                    errors.add(image.name, title, error)
+            for count, (image, found) in enumerate(each_labelled(own, labeler, short_side), 1):
+                if isinstance(found, DataError):
+                    failures.append((image.name, found))
+                    errors.add(image.name, title, found)
                 else:
-                    instances = labeler(pixels, size)
                     number = image.id if image.id is not None else numbers[image.name]
-                    journal.add(CocoImage(number, image.name, *size), instances)
+                    journal.add(CocoImage(number, image.name, *found.size), found.instances)
                     if on_result is not None:
-                        on_result(image, pixels, instances)
+                        on_result(image, found.pixels, found.instances)
                 if count == IMAGES_FOR_ESTIMATE and len(own) > 2 * count and is_main():
                     rest = (time.monotonic() - start) / count * (len(own) - count)
                     logger.info("%s: %d images, about %s", title, len(left), duration(rest))
@@ -135,6 +147,19 @@ def label_images(
     return on_main(finish)
 
 
+def each_labelled(
+    images: Sequence[ImageRef], labeler: Labeler, short_side: int
+) -> Iterator[tuple[ImageRef, Labelled | DataError]]:
+    """Each image with what was found on it, or why it could not be read."""
+    for image, decoded in _decode_ahead(images, short_side):
+        try:
+            pixels, size = decoded.result()
+        except DataError as error:
+            yield image, error
+        else:
+            yield image, Labelled(pixels, size, labeler(pixels, size))
+
+
 def _open_journal(out: Path, settings: Mapping[str, Any]) -> Journal:
     """The journal on every process, on the main one first, before any adds to it."""
     first: list[Journal] = []
@@ -153,7 +178,7 @@ def errors_beside(out: Path, *, overwrite: bool) -> ErrorLog:
     """
 
     def start_anew() -> Path:
-        _check_output(out, overwrite=overwrite)
+        check_output(out, overwrite=overwrite)
         path = out.with_name(f"{out.stem}.errors.jsonl")
         try:
             path.unlink(missing_ok=True)
@@ -167,7 +192,12 @@ def errors_beside(out: Path, *, overwrite: bool) -> ErrorLog:
     return ErrorLog(path if is_main() else None)
 
 
-def _check_output(out: Path, *, overwrite: bool) -> None:
+def check_output(out: Path, *, overwrite: bool) -> None:
+    """Checks that a file may be written.
+
+    Raises:
+        RunError: If it is a folder, or exists and is not to be replaced.
+    """
     if out.is_dir():
         raise RunError(f"--out must be a file such as masks.json, {shown(out)} is a folder")
     if out.exists() and not overwrite:

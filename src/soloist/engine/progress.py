@@ -51,6 +51,11 @@ class Tracker:
             left = duration((self._total - self._done) / rate)
             logger.info("%s %d/%d, %s left %s", self._title, self._done, self._total, left, note)
 
+    def reach(self, done: int) -> None:
+        """Counts what other processes did: at least `done` units are finished."""
+        if done > self._done:
+            self.advance(done - self._done)
+
     def set_total(self, total: int) -> None:
         """Changes how many units there are."""
         self._total = total

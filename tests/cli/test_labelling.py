@@ -1,0 +1,131 @@
+"""`masks`, `predict` and `merge` over shards; what they share with plain files is in `test_cli`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from soloist.cli import run_command, runs
+from soloist.cli.runs import DONE, SOME_FAILED, USER_ERROR
+from soloist.engine.launch import Launch
+
+
+@pytest.fixture(autouse=True)
+def _working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scenes: Path, tiny_options: dict[str, Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(scenes / "images", "photos")
+    Path("tiny.yaml").write_text(yaml.safe_dump(tiny_options), encoding="utf-8")
+
+
+FAST = "--device cpu --precision fp32"
+
+
+def run(command: str, *more: str | Path) -> int:
+    return run_command([*command.split(), *map(str, more)])
+
+
+@pytest.mark.parametrize("verb", ["masks", "predict"])
+def test_the_merged_file_is_the_one_without_shards(verb: str, model_folder: Path) -> None:
+    how = ["--config", "tiny.yaml"] if verb == "masks" else ["--model", str(model_folder)]
+    Path("photos/000003.jpg").write_text("no picture")
+    plain = run(f"{verb} photos --out plain/all.json {FAST}", *how)
+    shards = run(f"{verb} photos --out shards --shard-size 2 {FAST}", *how)
+    assert (plain, shards) == (SOME_FAILED, SOME_FAILED)
+    assert run("merge shards --out merged/all.json") == DONE
+    plain_file, merged_file = Path("plain/all.json"), Path("merged/all.json")
+    assert json.loads(merged_file.read_text()) == json.loads(plain_file.read_text())
+    sidecar = "all.embeddings.npy"
+    assert Path("merged", sidecar).read_bytes() == Path("plain", sidecar).read_bytes()
+    for errors in ("shards/errors.jsonl", "plain/all.errors.jsonl"):
+        (entry,) = map(json.loads, Path(errors).read_text().splitlines())
+        assert (entry["image"], entry["stage"]) == ("000003.jpg", verb)
+    # Nothing is missing any more: the same command says the same.
+    assert run(f"{verb} photos --out shards --shard-size 2 {FAST}", *how) == SOME_FAILED
+
+
+def test_overlays_are_drawn_from_shards_too() -> None:
+    command = f"masks photos --out shards --shard-size 4 --overlays drawn --config tiny.yaml {FAST}"
+    assert run(command) == DONE
+    assert len(list(Path("drawn").iterdir())) == len(list(Path("photos").iterdir()))
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        pytest.param("masks photos --out new.json --shard-size 5", "--shard-size makes a folder",
+                     id="json"),
+        pytest.param("masks photos --out new --shard-size 0", "from 1 to 10,000, got 0",
+                     id="no-size"),
+        pytest.param("masks photos --out photos --shard-size 5", "holds files that are no shards",
+                     id="foreign"),
+        pytest.param("masks photos --out tiny.yaml --shard-size 5", "is a file", id="file"),
+        pytest.param("masks photos --out new.json --engine ray", "add --shard-size", id="ray"),
+        pytest.param("masks photos --out new --shard-size 5 --ray-workers 0", "at least 1",
+                     id="no-worker"),
+        pytest.param("masks photos --out new --engine spark", "Choose from", id="engine"),
+        pytest.param("merge photos --out new.json", "without manifest.parquet", id="no-shards"),
+        pytest.param("merge none --out new.json", "without manifest.parquet", id="none"),
+        pytest.param("merge photos --out tiny.yaml", "exists; add --overwrite", id="exists"),
+    ],
+)  # fmt: skip
+def test_a_mistake_ends_in_one_line(
+    capsys: pytest.CaptureFixture[str], command: str, told: str
+) -> None:
+    assert run(command) == USER_ERROR
+    err = capsys.readouterr().err
+    assert told in err
+    assert err.startswith("soloist: ")
+    assert err.count("\n") == 1
+    assert not Path("new").exists()
+
+
+def test_ray_is_not_started_once_for_each_process_of_a_launcher(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("soloist.errors.find_spec", lambda name: object())
+    monkeypatch.setattr("soloist.cli.runs.launched", lambda: Launch(world_size=2))
+    assert run("masks photos --out new --shard-size 5 --engine ray") == USER_ERROR
+    assert capsys.readouterr().err.endswith("run it without torchrun\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "package", "extra"),
+    [
+        pytest.param("masks photos --out new --shard-size 5", "pyarrow", "parquet", id="shards"),
+        pytest.param("merge new --out new.json", "pyarrow", "parquet", id="merge"),
+        pytest.param("masks photos --out new --shard-size 5 --engine ray", "ray", "ray", id="ray"),
+    ],
+)
+def test_an_absent_package_is_told_with_its_remedy(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    package: str,
+    extra: str,
+) -> None:
+    absent = {package}
+    monkeypatch.setattr(
+        "soloist.errors.find_spec", lambda name: None if name in absent else object()
+    )
+    assert run(command) == USER_ERROR
+    told = f"needs {package}; pip install 'soloist[{extra}]'\n"
+    assert capsys.readouterr().err.endswith(told)
+
+
+def test_shards_are_proposed_for_very_many_images(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, logger="soloist")
+    many = len(list(Path("photos").iterdir()))
+    for most, told in ((many, False), (many - 1, True)):
+        monkeypatch.setattr(runs, "MANY_IMAGES", most)
+        assert run(f"masks photos --out {most}.json --config tiny.yaml {FAST}") == DONE
+        assert ("--shard-size 1000" in caplog.text) == told
