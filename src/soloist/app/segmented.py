@@ -19,7 +19,10 @@ from soloist.pictures import draw_masks, mask_colors, resize_masks, thumbnail
 from soloist.segmenter import Result, Segmenter
 
 MAX_PIXELS = 25_000_000
-"""Of a picture: a hundred masks of this size, kept while the page is open, are 2.5 GB."""
+"""Of a picture: a hundred masks of this size, kept while the page is open, are 2.5 GB.
+
+Finding them takes about three times as much for a moment.
+"""
 
 PREVIEW_SIDE = 1024
 """Most pixels of a side of what the page shows; it is drawn anew whenever a slider moves."""

@@ -40,8 +40,9 @@ def app(
     """Try a segmenter on your own pictures, on a page in the browser: this machine only.
 
     Args:
-        model: As for `predict`.
-        preset: As for `predict`.
+        model: Run folder of `fit`, `train` or `demo`, a file such as the released FreeSOLO's, or
+            `owner/name` on the hub; without it the segmenter that comes with the package.
+        preset: What a file was trained with, such as `paper-r101`; a run folder knows its own.
         port: Where the page is served.
     """
     import logging
