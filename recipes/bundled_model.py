@@ -23,7 +23,8 @@ from soloist.data.scenes import write_scenes
 WEIGHTS = Path(__file__).parents[1] / "src" / "soloist" / "weights"
 SCENES, SCENES_SEED, SCENES_TO_FIT = 1600, 100, 300
 PRETRAIN_STEPS = 900
-QUICK_PRETRAIN_STEPS, QUICK_TRAIN_STEPS = 150, 100
+# A quick run takes one picture in so many, and these numbers of steps.
+QUICK_PICTURES, QUICK_PRETRAIN_STEPS, QUICK_TRAIN_STEPS = 8, 150, 100
 
 app = App(help=__doc__, result_action="return_value")
 
@@ -35,24 +36,26 @@ def make(stamps: Path, out: Path, *, quick: bool = False, install: bool = False)
     Args:
         stamps: Folder of the stamps benchmark.
         out: Folder for the data and the runs.
-        quick: Far fewer steps, to see that the recipe runs.
+        quick: Far fewer pictures and steps, to see that the recipe runs.
         install: Put the results into the package, in place of those there.
     """
     photographs = fetch_photographs(out)
     scenes = out / "scenes"
     if not scenes.exists():
         write_scenes(scenes, SCENES, seed=SCENES_SEED, split="train")
-    some_scenes = out / "some_scenes.txt"
-    names = sorted((scenes / "images").iterdir())[:SCENES_TO_FIT]
-    some_scenes.write_text("\n".join(str(path.absolute()) for path in names))
-
+    pasted, generated = pictures_in(stamps / "train"), pictures_in(scenes / "images")
+    every = QUICK_PICTURES if quick else 1
+    to_pretrain = listed(out / "to_pretrain.txt", (pasted + generated)[::every])
+    to_fit = listed(
+        out / "to_fit.txt",
+        (pasted + pictures_in(photographs) + generated[:SCENES_TO_FIT])[::every],
+    )
     steps = QUICK_PRETRAIN_STEPS if quick else PRETRAIN_STEPS
     backbone, segmenter = out / "backbone", out / "segmenter"
-    soloist("pretrain", stamps / "train", scenes / "images", "--out", backbone,
-            "--pretrain.steps", steps)  # fmt: skip
+    soloist("pretrain", to_pretrain, "--out", backbone, "--pretrain.steps", steps)
     shorter = ("--train.steps", QUICK_TRAIN_STEPS) if quick else ()
-    soloist("fit", stamps / "train", photographs, some_scenes, "--out", segmenter,
-            "--preset", "tiny", "--backbone.weights", backbone, *shorter)  # fmt: skip
+    soloist("fit", to_fit, "--out", segmenter, "--preset", "tiny",
+            "--backbone.weights", backbone, *shorter)  # fmt: skip
     if install:
         install_backbone(backbone / "model")
         install_segmenter(segmenter / "model")
@@ -68,6 +71,17 @@ def fetch_photographs(out: Path) -> Path:
         subprocess.run(["dpkg-deb", "-x", package, out / "unpacked"], check=True)
         take_photographs(out / "unpacked", folder)
     return folder
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """All files of a folder, in the order of their names."""
+    return sorted(folder.iterdir())
+
+
+def listed(path: Path, pictures: list[Path]) -> Path:
+    """Writes a list of pictures that the verbs read."""
+    path.write_text("\n".join(str(picture.absolute()) for picture in pictures), encoding="utf-8")
+    return path
 
 
 def soloist(verb: str, *arguments: object) -> None:

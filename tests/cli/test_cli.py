@@ -513,6 +513,17 @@ def test_photographs_alone_are_enough_to_predict(run: Run, source: str, folder: 
     assert run("predict", source).err.count("--overwrite") == 1
 
 
+def test_pictures_show_masks_from_a_score_on(run: Run, model_folder: Path) -> None:
+    shown = []
+    for score in ("0", "2"):
+        how = ("--overlays", f"pictures-{score}", "--overlay-score", score)
+        out = f"new-{score}.json"
+        assert run("predict", "photos", "--model", model_folder, "--out", out, *how).status == DONE
+        shown.append(Path(f"pictures-{score}", "a.jpg.overlay.jpg").read_bytes())
+    assert shown[0] != shown[1]
+    assert Path("new-0.json").stat().st_size == Path("new-2.json").stat().st_size
+
+
 def test_the_truth_itself_is_perfect(run: Run, scenes: Path) -> None:
     truth = scenes / "annotations.json"
     assert run("eval", truth, truth, "--out", "figures.json").status == DONE

@@ -91,6 +91,7 @@ def predict(
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     overlays: Path | None = None,
+    overlay_score: float = 0.15,
     shard_size: ShardSize = None,
     engine: Engine = "local",
     ray_workers: RayWorkers = None,
@@ -105,6 +106,7 @@ def predict(
             it `runs/predict/NAME/masks.json` after the first of the images, pictures beside it.
         preset: What a file was trained with, such as `paper-r101`; a run folder knows its own.
         overlays: Folder for pictures of the masks.
+        overlay_score: Masks of a lower score are in the file, but not in the pictures.
     """
     from dataclasses import asdict, replace
 
@@ -138,6 +140,7 @@ def predict(
         loaded if engine == "ray" else lambda: segmenter,
         out=out,
         overlays=overlays,
+        overlay_score=overlay_score,
         short_side=segmenter.config.inference.short_side,
         settings={"model": model or "bundled", "inference": asdict(segmenter.config.inference)},
         overwrite=overwrite,

@@ -141,6 +141,7 @@ def label(
     short_side: int,
     settings: dict[str, Any],
     overwrite: bool,
+    overlay_score: float = 0.0,
     sharding: Sharding | None,
 ) -> int:
     """Labels images into a COCO file or shards: what `masks` and `predict` share."""
@@ -150,7 +151,9 @@ def label(
     from soloist.self_training import report_labels
 
     settings = {"command": title, "images": sources, **settings}
-    on_result = None if overlays is None else OverlayWriter(overlays.absolute())
+    on_result = None
+    if overlays is not None:
+        on_result = OverlayWriter(overlays.absolute(), score_threshold=overlay_score)
     if sharding is None:
         images = find_images(sources)
         if len(images) > MANY_IMAGES:
