@@ -40,8 +40,10 @@ LAYERS = (
     {"engine", "report", "overlays", "contact_sheets"},
     {"segmenter", "semantics"},
     {"self_training", "quality"},
+    {"finetuning"},
     {"run_report"},
     {"api", "app", "backbone_list", "demo", "doctor", "dry_run"},
+    {"finetune_table"},
     {"cli"},
     {"__main__"},
 )

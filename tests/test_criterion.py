@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from soloist.config import LossConfig
+from soloist.config import Config, LossConfig
 from soloist.losses import FreeSOLOCriterion
 from soloist.ops.affinity import neighbors
-from soloist.presets import override
+from soloist.presets import override, supervised
 from soloist.structures import GridTargets, LevelTargets, SOLOOutputs
 from soloist.targets import grid_targets
 
@@ -353,6 +353,53 @@ def test_full_mask_dice_only_where_it_is_asked_for() -> None:
     batch = random_batch([(2, 1, 0)])
     assert "loss_full_mask_dice" not in batch.losses()
     assert "loss_full_mask_dice" in batch.losses(config=LossConfig(full_mask_dice=1.0))
+
+
+@pytest.mark.parametrize(
+    "off", ["max_projection", "avg_projection", "pairwise_affinity", "full_mask_dice"]
+)
+def test_a_mask_term_of_weight_zero_is_left_out_and_changes_no_other(off: str) -> None:
+    batch = random_batch([[2, 1, 0], [0, 3, 1]])
+    config = LossConfig(full_mask_dice=2.0)
+    whole = batch.losses(config=config)
+    without = batch.losses(config=override(config, {off: 0.0}, where="test"))
+    assert without.keys() == whole.keys() - {f"loss_{off}"}
+    assert all(torch.equal(without[name], whole[name]) for name in without)
+
+
+def test_supervised_losses_reach_the_whole_network_also_without_an_object() -> None:
+    config = supervised(Config()).loss
+    for positives in ([[2, 1, 0]], [[0, 0, 0]]):
+        batch = random_batch(positives)
+        losses = batch.losses(config=config)
+        assert set(losses) == {"loss_category", "loss_semantic", "loss_full_mask_dice"}
+        torch.autograd.backward(list(losses.values()))
+        tensors = [*batch.outputs.category_logits, *batch.outputs.kernels]
+        assert all(tensor.grad is not None for tensor in [*tensors, batch.outputs.mask_features])
+
+
+def test_each_class_has_its_own_focal_loss() -> None:
+    """Two classes of alike logits: twice the loss of a background cell, once that of a positive."""
+    batch = random_batch([[0, 0, 0]])
+    one = batch.losses()["loss_category"]
+    batch.outputs = replace(
+        batch.outputs,
+        category_logits=tuple(x.repeat(1, 2, 1, 1) for x in batch.outputs.category_logits),
+    )
+    background = [
+        tuple(replace(level, category=torch.full_like(level.category, 2)) for level in image)
+        for image in batch.targets
+    ]
+    two = replace(batch, targets=background).losses()["loss_category"]
+    torch.testing.assert_close(two, 2 * one)
+    cell = background[0][0].category.clone()
+    cell[1, 2] = 1
+    first = replace(background[0][0], category=cell)
+    batch.targets = [(first, *background[0][1:])]
+    logit = batch.outputs.category_logits[0][0, 1, 1, 2]
+    positive = 0.25 * torch.sigmoid(-logit) ** 2 * -torch.nn.functional.logsigmoid(logit)
+    negative = 0.75 * torch.sigmoid(logit) ** 2 * -torch.nn.functional.logsigmoid(-logit)
+    torch.testing.assert_close(batch.losses()["loss_category"], (two + positive - negative) / 2)
 
 
 def test_order_of_the_images_does_not_matter() -> None:

@@ -161,7 +161,8 @@ def views(masks: Sequence[Tensor]) -> list[View]:
         smooth = F.interpolate(coarse, SIZE, mode="bilinear")[0]
         image = (smooth * 40 + 3 * waves(3, *SIZE) + 128).to(torch.uint8)
         embeddings = waves(len(of_view), 5, phase=number)
-        result.append(View(image, image, of_view, embeddings, unread_rows=6))
+        labels = torch.zeros(len(of_view), dtype=torch.int64)
+        result.append(View(image, image, of_view, embeddings, labels, unread_rows=6))
     return result
 
 

@@ -221,6 +221,24 @@ def test_classes_compete_only_among_themselves() -> None:
     assert len(double) == 2 * len(single) >= 2
     torch.testing.assert_close(double.scores[::2], single.scores)
     torch.testing.assert_close(double.scores[1::2], single.scores)
+    assert single.labels is None
+    assert double.labels is not None
+    assert double.labels.tolist() == [0, 1] * len(single)
+    kept = double.filter(double.labels == 1)
+    assert torch.equal(kept.masks, single.masks)
+    assert kept.labels is not None
+    assert kept.labels.tolist() == [1] * len(single)
+
+
+def test_labels_are_the_channels_of_the_cells() -> None:
+    outputs = random_outputs(batch=1, classes=3)
+    silent = tuple(
+        torch.cat([x[:, :1] - 50, x[:, 1:2], x[:, 2:] - 50], dim=1) for x in outputs.category_logits
+    )
+    (found,) = segment(replace(outputs, category_logits=silent))
+    assert found.labels is not None
+    assert len(found) > 0
+    assert set(found.labels.tolist()) == {1}
 
 
 def test_masks_not_larger_than_the_stride_are_dropped() -> None:

@@ -214,13 +214,15 @@ def test_bf16_finds_nearly_the_same(model_folder: Path, picture: Path, result: R
 )
 def test_filter_moves_all_fields_together(result: Result, keep: list[Any]) -> None:
     assert len(result) == 8
+    result = replace(result, labels=torch.arange(8), categories={4: "a"})
     chosen = torch.tensor(keep, dtype=torch.bool if True in keep else torch.int64)
     assert result.filter(chosen).agreements is None
     result = replace(result, agreements=torch.rand(8, 4))
     filtered = result.filter(chosen)
     assert isinstance(filtered, Result)
-    assert (filtered.path, filtered.pixels) == (result.path, result.pixels)
-    for name in ("masks", "scores", "boxes", "embeddings", "agreements"):
+    for name in ("path", "pixels", "categories"):
+        assert getattr(filtered, name) is getattr(result, name)
+    for name in ("masks", "scores", "boxes", "embeddings", "labels", "agreements"):
         assert torch.equal(getattr(filtered, name), getattr(result, name)[chosen])
 
 
@@ -231,9 +233,11 @@ def test_filter_carries_every_field() -> None:
         "scores",
         "boxes",
         "embeddings",
+        "labels",
         "agreements",
         "path",
         "pixels",
+        "categories",
     }
 
 

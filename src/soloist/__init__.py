@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from soloist.api import evaluate, extract_masks, fit
+    from soloist.api import evaluate, extract_masks, finetune, fit
     from soloist.segmenter import Result, Segmenter, load
 
 _HOMES = {
@@ -19,11 +19,12 @@ _HOMES = {
     "Segmenter": "soloist.segmenter",
     "evaluate": "soloist.api",
     "extract_masks": "soloist.api",
+    "finetune": "soloist.api",
     "fit": "soloist.api",
     "load": "soloist.segmenter",
 }
 
-__all__ = ["Result", "Segmenter", "evaluate", "extract_masks", "fit", "load"]
+__all__ = ["Result", "Segmenter", "evaluate", "extract_masks", "finetune", "fit", "load"]
 
 
 def __getattr__(name: str) -> Any:

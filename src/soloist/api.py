@@ -15,12 +15,14 @@ from soloist.engine.extract import FreeMaskExtractor
 from soloist.engine.label import LabelSummary, errors_beside, label_images
 from soloist.engine.run_folder import open_run
 from soloist.engine.runtime import choose_runtime
+from soloist.finetuning import choose_labelled, finetune_config, with_classes
+from soloist.finetuning import finetune as finetune_run
 from soloist.presets import load_config
 from soloist.run_report import write_run_report
 from soloist.segmenter import Segmenter, load
 from soloist.self_training import fit as fit_run
 
-__all__ = ["evaluate", "extract_masks", "fit"]
+__all__ = ["evaluate", "extract_masks", "finetune", "fit"]
 
 Sources = str | Path | Sequence[str | Path]
 
@@ -109,6 +111,61 @@ def fit(
         result = fit_run(
             found, run, config, runtime, budget_seconds=budget_seconds, ground_truth=truth
         )
+        on_main(partial(write_run_report, run, result.images, result.gallery, ground_truth=truth))
+        run.finish()
+    return load(run.path, device=device, precision=precision)
+
+
+def finetune(
+    data: str | Path,
+    out: str | Path,
+    *,
+    init: str | Path,
+    labels: str = "100%",
+    images: Sources | None = None,
+    preset: str = "tiny",
+    options: Mapping[str, Any] | None = None,
+    ground_truth: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    overwrite: bool = False,
+) -> Segmenter:
+    """Learns classes from a few true labels; see `soloist finetune`.
+
+    Args:
+        data: COCO file of true masks with categories.
+        out: Run folder; the same call again resumes an unfinished run.
+        init: `scratch`, `backbone`, or the run folder, model folder or file of a segmenter.
+        labels: How many of the labelled images are used: a percentage or a number.
+        images: Where the images are; None looks beside the file.
+        preset: `paper` (= `paper-r50`), `paper-r101`, `small` or `tiny`.
+        options: Nested values that win over the preset's.
+        ground_truth: COCO file of a validation set with the same categories.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        precision: `auto`, `bf16` or `fp32`.
+        overwrite: Replace a finished run.
+
+    Returns:
+        The trained segmenter.
+
+    Raises:
+        SoloistError: For what a caller can cause.
+    """
+    config = finetune_config(preset, None, options or {}, init=str(init))
+    chosen = choose_labelled(find_images(images or data), data, labels, config.seed)
+    config = with_classes(config, chosen.labels)
+    truth = None if ground_truth is None else Path(ground_truth)
+    inputs = {"data": str(data), "images": str(images), "init": str(init), "labels": labels}
+    runtime = choose_runtime(device, precision)
+    join(runtime.device)
+    with open_run(
+        Path(out),
+        command="finetune",
+        inputs={**inputs, "gt": str(truth)},
+        config=config,
+        overwrite=overwrite,
+    ) as run:
+        result = finetune_run(chosen, run, config, runtime, init=str(init), ground_truth=truth)
         on_main(partial(write_run_report, run, result.images, result.gallery, ground_truth=truth))
         run.finish()
     return load(run.path, device=device, precision=precision)

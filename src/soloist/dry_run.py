@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from torch import nn
 
 from soloist.config import Config
 from soloist.data.coco import CocoFile
 from soloist.data.sources import ImageRef
-from soloist.engine.build import build_backbone, build_solo
+from soloist.engine.build import build_backbone, build_solo, carry_over
 from soloist.engine.runtime import Runtime
 from soloist.engine.train_data import match_labels
+from soloist.finetuning import Labelled, check_truth, new_parts, start_from
 from soloist.models.backbones import Backbone
 from soloist.segmenter import Segmenter
 
@@ -60,6 +62,32 @@ def plan_train(
         f"masks: {len(labels)} in {labels.path.name}; {len(pairs)} of the images have some",
         _network(config),
         _training("SOLO", config.train.steps, config.train.batch_size, len(pairs)),
+    ]
+
+
+def plan_finetune(
+    chosen: Labelled, config: Config, runtime: Runtime, *, init: str, ground_truth: Path | None
+) -> list[str]:
+    """Lines about `soloist finetune`; the network is built and its weights are read.
+
+    Raises:
+        SoloistError: For what would end the command as well.
+    """
+    if ground_truth is not None:
+        check_truth(chosen, ground_truth)
+    solo = build_solo(config.backbone, config.model)
+    start = start_from(init)
+    parts = (
+        new_parts(init, config)
+        if start is None
+        else carry_over(solo, start, chosen.labels.categories)
+    )
+    return [
+        _images(chosen.images, runtime),
+        chosen.summary(),
+        f"network: SOLO, {_parameters(solo)} parameters",
+        f"start: {parts}",
+        _training("SOLO", config.train.steps, config.train.batch_size, len(chosen.images)),
     ]
 
 

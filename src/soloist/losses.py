@@ -239,9 +239,9 @@ class FreeSOLOCriterion:
             step: Optimiser steps taken before this one; drives the warm-up of the affinity term.
 
         Returns:
-            Weighted float32 scalars `loss_category`, `loss_semantic`, `loss_max_projection`,
-            `loss_avg_projection`, `loss_pairwise_affinity`, and `loss_full_mask_dice` where its
-            weight is above 0. Their sum is the objective.
+            Weighted float32 scalars `loss_category`, `loss_semantic`, and those of
+            `loss_max_projection`, `loss_avg_projection`, `loss_pairwise_affinity` and
+            `loss_full_mask_dice` whose weight is above 0. Their sum is the objective.
         """
         config = self.config
         positives = _Positives.collect(targets)
@@ -326,22 +326,30 @@ class FreeSOLOCriterion:
     def _terms_of_image(
         self, logits: Tensor, targets: Tensor, instances: Tensor, color_similarity: Tensor
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Sums and weights of the mask terms of P masks, given the N instances of one image."""
+        """Sums and weights of the mask terms of P masks, given the N instances of one image.
+
+        A term of weight 0 is left out.
+        """
         soft_masks = logits.sigmoid()
         ones = torch.ones_like(logits[:, 0, 0])
-        # The sigmoid grows with the logit, so it may follow the maximum.
-        highest = Projections(*(values.sigmoid() for values in max_projections(logits)))
-        max_targets = Projections(*(values[instances] for values in max_projections(targets)))
-        avg_targets = Projections(*(values[instances] for values in mean_projections(targets)))
-        pairs = pair_weights(targets, color_similarity, threshold=self.config.color_threshold)
-        terms = {
-            "max_projection": (projection_loss(highest, max_targets), ones),
-            "avg_projection": (projection_loss(mean_projections(soft_masks), avg_targets), ones),
-            "pairwise_affinity": (
+        terms: dict[str, tuple[Tensor, Tensor]] = {}
+        if self.config.max_projection > 0:
+            # The sigmoid grows with the logit, so it may follow the maximum.
+            highest = Projections(*(values.sigmoid() for values in max_projections(logits)))
+            wanted = Projections(*(values[instances] for values in max_projections(targets)))
+            terms["max_projection"] = (projection_loss(highest, wanted), ones)
+        if self.config.avg_projection > 0:
+            wanted = Projections(*(values[instances] for values in mean_projections(targets)))
+            terms["avg_projection"] = (
+                projection_loss(mean_projections(soft_masks), wanted),
+                ones,
+            )
+        if self.config.pairwise_affinity > 0:
+            pairs = pair_weights(targets, color_similarity, threshold=self.config.color_threshold)
+            terms["pairwise_affinity"] = (
                 pairwise_affinity_loss(logits, instances, pairs),
                 pairs.totals[instances],
-            ),
-        }
+            )
         if self.config.full_mask_dice > 0:
             terms["full_mask_dice"] = (full_mask_dice(soft_masks, targets[instances]), ones)
         return terms

@@ -60,8 +60,8 @@ def postprocess(
 
     Returns:
         One `Instances` per image, best first: scores are objectness times maskness after the
-        suppression of duplicates, embeddings are unit vectors. Classes are dropped: the method
-        has one.
+        suppression of duplicates, embeddings are unit vectors. With several classes (K > 1) each
+        is scored by itself, masks compete within their class only, and labels say which it is.
 
     Raises:
         ValueError: If there is not one size per image and one stride per level.
@@ -144,6 +144,7 @@ def select_instances(
             scores=scores,
             boxes=(extent_boxes if config.compat == "released" else masks_to_boxes)(masks),
             embeddings=functional.normalize(candidates.embeddings[cells[best]].float(), dim=1),
+            labels=labels[best] if candidates.scores.shape[1] > 1 else None,
         )
         # A thin mask can vanish when the image is smaller than the mask features.
         return instances.filter(instances.boxes[:, 2] > 0)

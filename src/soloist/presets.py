@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
@@ -40,6 +40,9 @@ GENERAL_FREE_MASK = FreeMaskConfig(
 # An object and the ring around it have the same maximum projections: at the paper's 0.1 short
 # trainings learn many rings (docs/results.md).
 SHORT_AVG_PROJECTION = 1.0
+
+# Weight of the masks' dice beside the focal loss of the classes (SOLO, Wang et al., ECCV 2020).
+SOLO_MASK_WEIGHT = 3.0
 
 # Everything the paper and its released configuration set; config/ has the source of each value
 # beside it. Both leave the backbone's weights to the user: DenseCL's, as a file.
@@ -116,7 +119,11 @@ PRESETS: dict[str, Config] = {
 
 
 def load_config(
-    preset: str, file: Path | None = None, overrides: Mapping[str, Any] | None = None
+    preset: str,
+    file: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    change: Callable[[Config], Config] = lambda config: config,
 ) -> Config:
     """A preset, changed by a YAML file, changed by command-line values.
 
@@ -126,13 +133,14 @@ def load_config(
         preset: `paper` (the same as `paper-r50`), `paper-r101`, `small` or `tiny`.
         file: YAML with any of the fields, nested by stage.
         overrides: Nested values that win over both.
+        change: What a command makes of the preset before either.
 
     Raises:
         ConfigError: If a name is unknown or a value does not fit its field.
     """
     if preset not in PRESETS:
         raise ConfigError(f"no preset named {preset!r}; {near_names(preset, PRESETS)}")
-    config = PRESETS[preset]
+    config = change(PRESETS[preset])
     if file is not None:
         config = override(config, _spelt_out(_read_yaml(file)), where=str(file))
     return override(config, _spelt_out(overrides or {}), where="options")
@@ -236,6 +244,20 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
     if not isinstance(content, Mapping):
         raise ConfigError(f"{path} must hold options by name, got {type(content).__name__}")
     return content
+
+
+def supervised(config: Config) -> Config:
+    """The configuration for true masks: focal and dice loss as SOLO weighs them, nothing weak."""
+    loss = replace(
+        config.loss,
+        semantic=0.0,
+        max_projection=0.0,
+        avg_projection=0.0,
+        pairwise_affinity=0.0,
+        full_mask_dice=SOLO_MASK_WEIGHT,
+        compat="none",
+    )
+    return replace(config, loss=loss)
 
 
 def released(config: Config) -> Config:

@@ -82,10 +82,15 @@ class ViewLabeler:
         segmenter: Gives the masks.
         against: A second segmenter, such as that of the round before: its masks on the image as
             it is are one more view.
+
+    Attributes:
+        views: The other views of an image.
+        categories: Names of the segmenter's classes by category id.
     """
 
     def __init__(self, segmenter: Segmenter, against: Segmenter | None = None) -> None:
         self._segmenter = segmenter
+        self.categories = segmenter.categories
         scaled = [View(f"scale {scale}", _scaled(segmenter, scale)) for scale in SCALES]
         self.views = [
             View("mirrored", segmenter, _mirror, mirrored=True),
@@ -154,6 +159,7 @@ def label_views(
         short_side=short_side,
         settings=settings,
         errors=errors,
+        categories=labeler.categories,
         overwrite=overwrite,
     )
     return load_coco(out)

@@ -48,6 +48,12 @@ TITLES = {
     "fit": "From images to a segmenter",
     "train": "One round of SOLO",
     "pretrain": "A backbone from unlabelled images",
+    "finetune": "A segmenter of classes, from true labels",
+}
+SUMMARY = "Nothing was labelled: everything below was learned from the images alone."
+SUMMARIES = {
+    "finetune": "The images of labelled_images.txt were labelled by hand; results are those of a "
+    "validation set, with all classes taken as one, and as the mean over classes.",
 }
 
 
@@ -105,7 +111,7 @@ def rewrite_report(folder: Path) -> Path:
         folder / REPORT_FILE,
         ReportContent(
             title=TITLES[state["command"]],
-            summary="Nothing was labelled: everything below was learned from the images alone.",
+            summary=SUMMARIES.get(state["command"], SUMMARY),
             results=_read_json(results_file) if results_file.is_file() else {},
             stages=stages,
             images=[ImageRef(Path(path), name) for path, name in recipe["images"]],
@@ -179,10 +185,12 @@ def _match_picture(views: torch.Tensor, features: torch.Tensor) -> np.ndarray[An
     return draw_matches(left, right, centers(chosen), centers(match[chosen]))
 
 
-def print_results(results: Mapping[str, Metrics]) -> None:
+def print_results(
+    results: Mapping[str, Metrics], *, title: str = "class-agnostic, percent"
+) -> None:
     """Prints the table of stages on stdout, from the main process; nothing without results."""
     if results and is_main():
-        Console(width=120).print(format_table(results))
+        Console(width=120).print(format_table(results, title=title))
 
 
 def _read_json(path: Path) -> Any:

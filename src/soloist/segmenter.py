@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, Self, cast, overload
@@ -17,10 +17,10 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from soloist.config import Config
-from soloist.data.coco import CocoImage, instances_to_annotations, write_coco
+from soloist.data.coco import CATEGORIES, CocoImage, instances_to_annotations, write_coco
 from soloist.data.images import read_image, read_with_size, resized_size, to_rgb
 from soloist.data.sources import ImageRef, find_images
-from soloist.engine.build import load_solo, normalize, save_solo
+from soloist.engine.build import load_categories, load_solo, normalize, save_solo
 from soloist.engine.runtime import Runtime, choose_runtime
 from soloist.hub import fetch_model, model_reference
 from soloist.models.backbones import Backbone, NameFormat
@@ -58,23 +58,12 @@ class Result(Instances):
     Attributes:
         path: The image file; None when pixels were given.
         pixels: (H, W, 3) uint8 RGB; None when they are to be read from `path` when needed.
+        categories: Names of classes by category id; label k is the k-th of them.
     """
 
     path: Path | None = None
     pixels: NDArray[np.uint8] | None = None
-
-    def filter(self, keep: Tensor) -> Self:
-        """The objects chosen by a (N,) bool mask or by (K,) int64 indices, in that order."""
-        return type(self)(
-            image_size=self.image_size,
-            masks=self.masks[keep],
-            scores=self.scores[keep],
-            boxes=self.boxes[keep],
-            embeddings=self.embeddings[keep],
-            agreements=None if self.agreements is None else self.agreements[keep],
-            path=self.path,
-            pixels=self.pixels,
-        )
+    categories: Mapping[int, str] = field(default_factory=lambda: CATEGORIES)
 
     def plot(self) -> Image.Image:
         """The image with its masks drawn over it."""
@@ -91,8 +80,13 @@ class Result(Instances):
         path = Path(path)
         if path.suffix.lower() == ".json":
             image = CocoImage(1, self._name(), *self.image_size)
-            annotations = instances_to_annotations(self, 1, 1)
-            write_coco(path, [image], annotations, embeddings=self.embeddings.numpy())
+            write_coco(
+                path,
+                [image],
+                instances_to_annotations(self, 1, 1, self.categories),
+                embeddings=self.embeddings.numpy(),
+                categories=self.categories,
+            )
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         self.plot().save(path)
@@ -105,8 +99,8 @@ class Result(Instances):
             "images": [
                 {"id": image_id, "file_name": self._name(), "height": height, "width": width}
             ],
-            "annotations": instances_to_annotations(self, image_id, 1),
-            "categories": [{"id": 1, "name": "object"}],
+            "annotations": instances_to_annotations(self, image_id, 1, self.categories),
+            "categories": [{"id": key, "name": name} for key, name in self.categories.items()],
         }
 
     def _name(self) -> str:
@@ -129,9 +123,17 @@ class Segmenter(
         network: The SOLO network, in evaluation mode.
         config: Its configuration; the section inference is read.
         runtime: Device and precision.
+        categories: Names of its classes by category id, in their order.
     """
 
-    def __init__(self, network: SOLO, config: Config, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        network: SOLO,
+        config: Config,
+        runtime: Runtime,
+        categories: Mapping[int, str] = CATEGORIES,
+    ) -> None:
+        self.categories = categories
         self.network = network.to(runtime.device).eval()
         self.config = config
         self.runtime = runtime
@@ -184,11 +186,11 @@ class Segmenter(
         precision: str = "auto",
     ) -> Self:
         network, config = load_solo(path, preset)
-        return cls(network, config, choose_runtime(device, precision))
+        return cls(network, config, choose_runtime(device, precision), load_categories(path))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """The part of `save_pretrained` that is ours: the model folder."""
-        save_solo(save_directory, self.network.state_dict(), self.config)
+        save_solo(save_directory, self.network.state_dict(), self.config, self.categories)
 
     @torch.inference_mode()
     def __call__(self, pixels: NDArray[np.uint8], size: tuple[int, int]) -> Instances:
@@ -256,7 +258,7 @@ class Segmenter(
             size = (source.shape[0], source.shape[1])
             # Of their own: a result outlives what the caller does with the array.
             source = source.copy()
-            yield _result(self(source, size), None, source)
+            yield self._result(self(source, size), None, source)
             return
         for image in find_images(source):
             yield self.predict_file(image)
@@ -275,7 +277,22 @@ class Segmenter(
     def predict_file(self, image: ImageRef) -> Result:
         """Segments one image file."""
         pixels, size = read_with_size(image.path, short_side=self.config.inference.short_side)
-        return _result(self(pixels, size), image.path, None)
+        return self._result(self(pixels, size), image.path, None)
+
+    def _result(
+        self, instances: Instances, path: Path | None, pixels: NDArray[np.uint8] | None
+    ) -> Result:
+        return Result(
+            image_size=instances.image_size,
+            masks=instances.masks.cpu(),
+            scores=instances.scores.cpu(),
+            boxes=instances.boxes.cpu(),
+            embeddings=instances.embeddings.cpu(),
+            labels=None if instances.labels is None else instances.labels.cpu(),
+            path=path,
+            pixels=pixels,
+            categories=self.categories,
+        )
 
 
 def load(
@@ -302,15 +319,3 @@ def load(
     """
     path_or_id = BUNDLED if path_or_id is None else path_or_id
     return Segmenter.from_pretrained(path_or_id, preset=preset, device=device, precision=precision)
-
-
-def _result(instances: Instances, path: Path | None, pixels: NDArray[np.uint8] | None) -> Result:
-    return Result(
-        image_size=instances.image_size,
-        masks=instances.masks.cpu(),
-        scores=instances.scores.cpu(),
-        boxes=instances.boxes.cpu(),
-        embeddings=instances.embeddings.cpu(),
-        path=path,
-        pixels=pixels,
-    )

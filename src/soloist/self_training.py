@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soloist.config import Config, SelfTrainingConfig
-from soloist.data.coco import load_coco
+from soloist.data.coco import CATEGORIES, load_coco
 from soloist.data.sources import ImageRef, find_images, spread
-from soloist.engine.build import CONFIG_FILE, load_solo
+from soloist.engine.build import CONFIG_FILE, load_categories, load_solo
 from soloist.engine.distributed import is_main, on_main
 from soloist.engine.evaluate import Metrics, evaluate, load_ground_truth
 from soloist.engine.extract import FreeMaskExtractor
@@ -105,7 +103,7 @@ def fit(
         load_ground_truth(load_coco(ground_truth))
     free = run.path / "free_masks.json"
     extracted = on_main(free.is_file)
-    with _timed(run, "free masks", done=extracted):
+    with run.timed("free masks", done=extracted):
         if not extracted:
             extract_masks(images, free, run, config, runtime)
     stages = [Stage("free_masks", None)]
@@ -114,7 +112,7 @@ def fit(
     for number in range(rounds + 1):
         labels = free if previous is None else run.path / f"pseudo_labels_{number}.json"
         if previous is not None and not on_main(labels.is_file):
-            with _timed(run, f"pseudo-labels {number}"):
+            with run.timed(f"pseudo-labels {number}"):
                 write_pseudo_labels(images, labels, previous, run, config, runtime)
         coarse = load_coco(labels)
         if previous is not None and len(coarse) == 0:
@@ -133,7 +131,7 @@ def fit(
                 left = budget_seconds - on_main(partial(_seconds_used, run))
                 budget = max(0.0, TRAINING_SHARE * left / (rounds + 1 - number))
             start_from = previous if config.self_training.start_from == "previous" else None
-            with _timed(run, f"training {number}"):
+            with run.timed(f"training {number}"):
                 train(
                     images,
                     coarse,
@@ -246,7 +244,7 @@ def show_stages(
     for stage in stages:
         out = run.path / "evaluation" / f"{stage.key}.json"
         labelled = on_main(out.is_file)
-        with _timed(run, f"evaluation of {stage.key}", done=labelled):
+        with run.timed(f"evaluation of {stage.key}", done=labelled):
             if not labelled:
                 label_images(
                     shown,
@@ -256,6 +254,7 @@ def show_stages(
                     short_side=config.extract.short_side,
                     settings={"stage": stage.key},
                     errors=run.errors,
+                    categories=load_categories(stage.model) if stage.model else CATEGORIES,
                 )
         gallery.append(StageGallery(stage.key, stage_title(stage.key), out))
         if ground_truth is not None:
@@ -290,13 +289,3 @@ def report_labels(what: str, summary: LabelSummary) -> None:
 def _seconds_used(run: RunFolder) -> float:
     """Time of the stages so far, over all sessions of the run."""
     return float(sum(run.state.get("timing", {}).values()))
-
-
-@contextmanager
-def _timed(run: RunFolder, stage: str, *, done: bool = False) -> Iterator[None]:
-    """Records the time of a stage in the run's state; a finished one keeps its time."""
-    start = time.monotonic()
-    yield
-    if not done and is_main():
-        timing = {**run.state.get("timing", {}), stage: time.monotonic() - start}
-        run.update_state(timing=timing)

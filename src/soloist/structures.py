@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Self
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ class Instances:
         scores: (N,) float32 in [0, 1], descending unless stated otherwise.
         boxes: (N, 4) float32 xyxy pixels, exclusive end, tight around the masks.
         embeddings: (N, E) float32 semantic embeddings.
+        labels: (N,) int64 class of each object in [0, K); None where all are one class.
         agreements: (N, V) float32 in [0, 1]: the best overlap of each mask with those found in
             each of V other views of the image; None where none were looked at.
     """
@@ -28,6 +29,7 @@ class Instances:
     scores: Tensor
     boxes: Tensor
     embeddings: Tensor
+    labels: Tensor | None = None
     agreements: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -38,6 +40,8 @@ class Instances:
             "boxes": (n, 4),
             "embeddings": (n, self.embeddings.shape[-1]),
         }
+        if self.labels is not None:
+            wanted["labels"] = (n,)
         for name, shape in wanted.items():
             got = tuple(getattr(self, name).shape)
             if got != shape:
@@ -50,12 +54,12 @@ class Instances:
 
     def filter(self, keep: Tensor) -> Self:
         """The instances chosen by a (N,) bool mask or by (K,) int64 indices, in that order."""
-        moved = {
-            field.name: getattr(self, field.name)[keep]
-            for field in fields(self)
-            if field.name != "image_size" and getattr(self, field.name) is not None
+        moved: dict[str, Any] = {
+            field.name: value[keep]
+            for field in fields(Instances)
+            if isinstance(value := getattr(self, field.name), Tensor)
         }
-        return type(self)(image_size=self.image_size, **moved)
+        return replace(self, **moved)
 
     def top_k(self, k: int) -> Self:
         """The k instances of highest score, best first; ties keep their order."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,29 @@ def test_polygons_need_a_size() -> None:
 
 
 # Writing and reading
+
+
+@pytest.mark.parametrize(
+    ("labels", "categories", "ids"),
+    [
+        pytest.param(None, {1: "object"}, [1, 1, 1], id="no-classes"),
+        pytest.param([2, 0, 2], {30: "a", 4: "b", 9: "c"}, [9, 30, 9], id="in-their-order"),
+        pytest.param([1, 0, 1], {1: "object"}, [1, 1, 1], id="classes-without-names"),
+        pytest.param(None, {5: "a"}, [5, 5, 5], id="one-class"),
+    ],
+)
+def test_labels_become_categories(
+    labels: list[int] | None, categories: dict[int, str], ids: list[int]
+) -> None:
+    instances = make_instances(random_masks(3, 4, 6), [0.5] * 3)
+    labelled = replace(instances, labels=None if labels is None else torch.tensor(labels))
+    records = instances_to_annotations(labelled, 7, 1, categories)
+    assert [record["category_id"] for record in records] == ids
+
+
+def test_a_file_without_categories_has_none(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(coco_text())
+    assert load_coco(tmp_path / "a.json").categories == {}
 
 
 def test_instances_become_annotations_with_tight_boxes() -> None:

@@ -133,7 +133,7 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
     shards.write(0, ROWS)
     whole = bytearray(shards.file(0).read_bytes())
     # Within the compressed embeddings, the last column of the file.
-    last = pq.read_metadata(shards.file(0)).row_group(0).column(9)
+    last = pq.read_metadata(shards.file(0)).row_group(0).column(10)
     whole[last.data_page_offset + last.total_compressed_size - 5] ^= 4
     shards.file(0).write_bytes(whole)
     assert shards.facts(0).instances == 2

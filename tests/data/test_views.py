@@ -178,7 +178,13 @@ def test_odd_pictures_without_objects_make_views(shape: tuple[int, int]) -> None
 def flat_view(color: int, masks: Tensor, mark: float) -> View:
     """A view of one colour; its embeddings are `mark`."""
     image = torch.full((3, *masks.shape[1:]), color, dtype=torch.uint8)
-    return View(image, image, masks, torch.full((len(masks), 1), mark))
+    return View(
+        image,
+        image,
+        masks,
+        torch.full((len(masks), 1), mark),
+        torch.full((len(masks),), int(mark)),
+    )
 
 
 def pasted_views(view: View, donor: View, count: int) -> list[View]:
@@ -201,6 +207,7 @@ def test_a_pasted_object_hides_what_is_below() -> None:
         assert not (under & over).any()
         assert (under | over).all()
         assert view.embeddings.flatten().tolist() == [1.0, 2.0]
+        assert view.labels.tolist() == [1, 2]
         # The pixels tell the same as the masks, for the network and for the affinity loss.
         assert bool((view.image[:, over] == 200).all())
         assert bool((view.image[:, under] == 10).all())
@@ -213,7 +220,9 @@ def test_an_object_hidden_wholly_is_dropped() -> None:
     small[0, 13:17, 13:17] = True
     below = flat_view(10, small, mark=1.0)
     donor = flat_view(200, torch.ones((1, 90, 90), dtype=torch.bool), mark=2.0)
-    marks = [view.embeddings.flatten().tolist() for view in pasted_views(below, donor, 20)]
+    views = pasted_views(below, donor, 20)
+    marks = [view.embeddings.flatten().tolist() for view in views]
+    assert [view.labels.tolist() for view in views] == marks
     assert [2.0] in marks
     assert all(mark in ([1.0], [2.0], [1.0, 2.0]) for mark in marks)
 
@@ -284,7 +293,8 @@ def test_without_distortion_a_strong_view_is_the_weak_one() -> None:
 
 def test_erasing_hides_part_of_the_picture_only() -> None:
     image = torch.full((3, 64, 64), 99, dtype=torch.uint8)
-    view = View(image, image, torch.ones((1, 64, 64), dtype=torch.bool), torch.zeros(1, 1))
+    whole = torch.ones((1, 64, 64), dtype=torch.bool)
+    view = View(image, image, whole, torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64))
     with seeded(0):
         strong = ViewMaker(replace(PLAIN, erase=1.0)).strong(view, [])
     erased = (strong.image == 0).all(dim=0).float().mean().item()

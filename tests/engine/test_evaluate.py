@@ -153,9 +153,10 @@ def random_scene(folder: Path) -> tuple[Path, Path]:
     return folder / "results.json", folder / "truth.json"
 
 
+@pytest.mark.parametrize("classes", [False, True])
 @pytest.mark.parametrize(("kind", "iou_type"), [("mask", "segm"), ("box", "bbox")])
 def test_metrics_equal_those_of_plain_pycocotools(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, iou_type: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, iou_type: str, classes: bool
 ) -> None:
     results, truth = random_scene(tmp_path)
     # Results with a box alone, or a mask alone: their size is that of what is compared.
@@ -166,16 +167,52 @@ def test_metrics_equal_those_of_plain_pycocotools(
     ]
     coco = COCO(str(truth))
     evaluation = COCOeval(coco, coco.loadRes(bare), iou_type)
-    evaluation.params.useCats = 0
+    evaluation.params.useCats = int(classes)
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
     capsys.readouterr()
     expected = dict(zip(NAMES, evaluation.stats[:9], strict=True))
-    metrics = evaluate(results, truth)
+    metrics = evaluate(results, truth, classes=classes)
     assert {name: metrics[f"{kind}_{name}"] for name in NAMES} == pytest.approx(expected, abs=1e-12)
-    assert 0.05 < expected["ap"] < 0.95
+    # Classes were drawn without regard to each other: most predictions are of the wrong one.
+    assert (0.001 if classes else 0.05) < expected["ap"] < 0.95
     assert capsys.readouterr().out == ""
+
+
+def test_an_object_found_as_another_class_is_not_found(tmp_path: Path) -> None:
+    """Two objects found, one of them as the other's class: a third class has no object."""
+    names = {1: "a", 2: "b", 3: "c"}
+    image = CocoImage(1, "a.jpg", SIZE, SIZE)
+    true = [record(square(*A), 1), record(square(*B), 2, category_id=2)]
+    found = [record(square(*A), 1, score=0.9), record(square(*B), 2, score=0.8, category_id=1)]
+    found.append(record(square(*AWAY), 3, score=0.7, category_id=3))
+    write_coco(tmp_path / "truth.json", [image], true, categories=names)
+    write_coco(tmp_path / "found.json", [image], found, categories=names)
+    files = tmp_path / "found.json", tmp_path / "truth.json"
+    assert evaluate(*files)["mask_ap"] == pytest.approx(1)
+    assert evaluate(*files, classes=True)["mask_ap"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("own", "true", "told"),
+    [
+        pytest.param({1: "object"}, {1: "cat"}, "category 1 to be 'cat' as in", id="no-classes"),
+        pytest.param({2: "cat"}, {1: "cat"}, "got none in", id="other-ids"),
+        pytest.param({1: "cat"}, {}, "a name for each category, got", id="nameless-truth"),
+    ],
+)
+def test_classes_that_differ_are_told(
+    tmp_path: Path, own: dict[int, str], true: dict[int, str], told: str
+) -> None:
+    image = CocoImage(1, "a.jpg", SIZE, SIZE)
+    for name, names in (("own.json", own), ("true.json", true)):
+        write_coco(tmp_path / name, [image], [record(square(*A), 1, score=1)], categories=names)
+    files = tmp_path / "own.json", tmp_path / "true.json"
+    assert evaluate(*files)["mask_ap"] == pytest.approx(1)
+    with pytest.raises(DataError, match=told) as caught:
+        evaluate(*files, classes=True)
+    assert "\n" not in str(caught.value)
 
 
 # Matching

@@ -7,16 +7,19 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
+from soloist.data.coco import CATEGORIES, load_coco
 from soloist.data.shards import ShardFolder
 from soloist.data.sources import ImageRef, find_images
 from soloist.engine.label import Labeler, LabelSummary, errors_beside, label_images
@@ -43,11 +46,14 @@ def label(
             seen.append(image.name)
 
     arguments = {"settings": SETTINGS, "shard_size": 3, **options}
-    job = ShardJob(out, "masks", lambda: labeler, short_side=100, on_result=note)
+    categories = arguments.pop("categories", CATEGORIES)
+    job = ShardJob(out, "masks", lambda: labeler, 100, note, categories)
     return label_shards(job, lambda: find_images(pictures), **arguments)
 
 
-def label_plainly(pictures: Path, out: Path, labeler: Labeler) -> LabelSummary:
+def label_plainly(
+    pictures: Path, out: Path, labeler: Labeler, categories: Mapping[int, str] = CATEGORIES
+) -> LabelSummary:
     return label_images(
         find_images(pictures),
         labeler,
@@ -56,14 +62,17 @@ def label_plainly(pictures: Path, out: Path, labeler: Labeler) -> LabelSummary:
         short_side=100,
         settings=SETTINGS,
         errors=errors_beside(out, overwrite=False),
+        categories=categories,
     )
 
 
-def check_whole(pictures: Path, folder: Path, labeler: Labeler) -> None:
+def check_whole(
+    pictures: Path, folder: Path, labeler: Labeler, categories: Mapping[int, str] = CATEGORIES
+) -> None:
     """The merged file and the account of failures are those of the command without shards."""
     plain = folder.parent / "plain" / "masks.json"
     merged = folder.parent / "merged" / "masks.json"
-    label_plainly(pictures, plain, labeler)
+    label_plainly(pictures, plain, labeler, categories)
     merge_shards(folder, merged)
     assert json.loads(merged.read_text()) == json.loads(plain.read_text())
     sidecar = "masks.embeddings.npy"
@@ -89,6 +98,26 @@ def test_the_merged_file_is_the_one_without_shards(
         "shards",
     ]
     assert not list((out / "locks").iterdir())
+
+
+def test_classes_are_those_of_the_file_without_shards(
+    pictures: Path, tmp_path: Path, toy_labeler: Labeler
+) -> None:
+    def classes(pixels: NDArray[np.uint8], size: tuple[int, int]) -> Instances:
+        found = toy_labeler(pixels, size)
+        return replace(found, labels=torch.arange(len(found)) % 2)
+
+    names = {7: "cat", 3: "dog"}
+    out = tmp_path / "out"
+    label(pictures, out, classes, categories=names)
+    check_whole(pictures, out, classes, names)
+    merged = load_coco(tmp_path / "merged" / "masks.json")
+    assert merged.categories == names
+    found = [[one.category_id for one in ones] for ones in merged.annotations.values()]
+    assert found == [([7, 3] * len(ones))[: len(ones)] for ones in found]
+    assert sum(map(len, found)) == INSTANCES
+    with pytest.raises(RunError, match=r"shards of other settings \(categories"):
+        label(pictures, out, classes, categories={7: "cat", 3: "wolf"})
 
 
 # Going on

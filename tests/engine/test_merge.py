@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from soloist.data.coco import load_coco
+from soloist.data.coco import annotation_entry, load_coco
 from soloist.data.manifest import write_manifest
 from soloist.data.shards import MANIFEST, ShardFolder, ShardRow
 from soloist.data.sources import ImageRef
@@ -21,7 +21,7 @@ KilledAt = Callable[[Any, str, int], AbstractContextManager[None]]
 
 def row(name: str) -> ShardRow:
     rle = {"size": [2, 3], "counts": "222"}
-    one = {"segmentation": rle, "area": 2, "bbox": [1.0, 0.0, 1.0, 2.0], "score": 0.5}
+    one = annotation_entry(1, 1, rle, area=2, box_xywh=[1.0, 0.0, 1.0, 2.0], score=0.5)
     return ShardRow(name, (2, 3), [one], np.full((1, 4), float(name[0]), np.float32))
 
 

@@ -64,7 +64,7 @@ def results(truth: Path) -> Path:
             records.append(
                 {
                     "image_id": one["image_id"],
-                    "category_id": 1,
+                    "category_id": one["category_id"],
                     "segmentation": encode_masks(moved[None])[0],
                     "bbox": [min(left + shift, SIZE - side), top, side, side],
                     "score": round(float(rng.random()), 1),
@@ -95,14 +95,15 @@ def boxes_of(metrics: dict[str, float | None]) -> dict[str, float | None]:
 
 
 @pytest.mark.skipif(not FASTER_INSTALLED, reason="faster-coco-eval is not installed")
+@pytest.mark.parametrize("classes", [False, True])
 @pytest.mark.parametrize("max_dets", [11, 100, 1000])
 def test_the_faster_library_equals_the_reference(
-    truth: Path, results: Path, max_dets: int, caplog: pytest.LogCaptureFixture
+    truth: Path, results: Path, max_dets: int, classes: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        faster = evaluate(results, truth, max_dets=max_dets, backend=FASTER)
+        faster = evaluate(results, truth, max_dets=max_dets, classes=classes, backend=FASTER)
     assert caplog.text == ""
-    reference = evaluate(results, truth, max_dets=max_dets, backend=REFERENCE)
+    reference = evaluate(results, truth, max_dets=max_dets, classes=classes, backend=REFERENCE)
     assert faster == pytest.approx(reference, abs=1e-6)
     assert 0.1 < (reference["mask_ap"] or 0) < 0.9
 
@@ -199,6 +200,23 @@ def test_the_command_states_its_protocol(
     assert 0 <= figures["box_corloc"] <= 1
     assert figures["notes"] == []
     assert {"mask_ar1", "mask_ar10", "mask_ar100", "mask_ar1000", "box_ap_l"} <= set(figures)
+
+
+def test_the_command_counts_classes_by_themselves(
+    truth: Path, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "figures.json"
+    command = ["eval", str(results), str(truth), "--classes", "--out", str(out)]
+    assert run_command(command) == DONE
+    told = capsys.readouterr().out
+    assert "mean over classes, percent" in told
+    assert "up to 100 an image and class count (maxDets)" in told
+    assert "means over classes (useCats 1)" in told
+    figures = json.loads(out.read_text())
+    assert figures["use_cats"] == 1
+    expected = evaluate(results, truth, classes=True)
+    assert expected != evaluate(results, truth)
+    assert {name: figures[name] for name in expected} == expected
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from soloist.presets import override
 
 Golden = Callable[[str], Mapping[str, NDArray[Any]]]
 NONE = torch.zeros(0, 2)
+NO_LABELS = torch.zeros(0, dtype=torch.int64)
 
 
 @pytest.fixture
@@ -43,7 +44,13 @@ def batches(scenes: Path, tiny_config: Config) -> TrainBatches:
 def view(height: int, width: int, objects: int, value: int = 9) -> View:
     image = torch.full((3, height, width), value, dtype=torch.uint8)
     masks = torch.ones((objects, height, width), dtype=torch.bool)
-    return View(image, image + 1, masks, torch.full((objects, 2), float(value)))
+    return View(
+        image,
+        image + 1,
+        masks,
+        torch.full((objects, 2), float(value)),
+        torch.full((objects,), value),
+    )
 
 
 # Padding and joining
@@ -88,7 +95,9 @@ def test_colours_are_rounded_and_not_those_of_the_distorted_picture() -> None:
     colors = torch.zeros((3, 32, 32), dtype=torch.uint8)
     colors[:, ::2] = 5  # 2.5 on average
     colors[:, :, ::4] += 1
-    distorted = View(255 - colors, colors, torch.zeros((0, 32, 32), dtype=torch.bool), NONE)
+    distorted = View(
+        255 - colors, colors, torch.zeros((0, 32, 32), dtype=torch.bool), NONE, NO_LABELS
+    )
     assert collate([distorted], []).colors.flatten().tolist() == [3] * 192  # 2.75
     theirs = collate([distorted], [], released_colors=True)
     assert theirs.colors.flatten().tolist() == [252] * 192  # 252.25, of what the network gets

@@ -11,7 +11,7 @@ import sys
 from cyclopts import App, CycloptsError
 
 from soloist import __version__
-from soloist.cli import exploring, introduction, labelling, learning, measuring
+from soloist.cli import exploring, finetuning, introduction, labelling, learning, measuring
 from soloist.cli.data_sets import data
 from soloist.cli.runs import DONE, SOME_FAILED, USER_ERROR
 from soloist.engine.launch import launched
@@ -30,6 +30,8 @@ for verb in (
     labelling.masks,
     learning.train,
     learning.fit,
+    finetuning.finetune,
+    finetuning.finetune_table,
     labelling.predict,
     labelling.merge,
     exploring.cluster,

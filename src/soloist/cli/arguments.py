@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     MasksOptions = Any
     TrainOptions = Any
     FitOptions = Any
+    FinetuneOptions = Any
+    FinetuneTableOptions = Any
     PredictOptions = Any
     FeatureOptions = Any
 else:
@@ -61,6 +63,9 @@ else:
         "self_training",
         "seed",
     )
+    supervised = "backbone", "model", "loss", "augment", "train", "inference"
+    FinetuneOptions = option_group(*supervised, "seed")
+    FinetuneTableOptions = option_group(*supervised)
     PredictOptions = option_group("inference")
     FeatureOptions = option_group("backbone", "extract")
 

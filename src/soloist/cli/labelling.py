@@ -145,6 +145,7 @@ def predict(
         settings={"model": model or "bundled", "inference": asdict(segmenter.config.inference)},
         overwrite=overwrite,
         sharding=sharding,
+        categories=segmenter.categories,
     )
 
 

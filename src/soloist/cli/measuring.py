@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from soloist.cli.runs import DONE
 
@@ -16,13 +19,14 @@ def evaluate(
     *,
     out: Path | None = None,
     max_dets: int = 100,
+    classes: Annotated[bool, Parameter(negative="")] = False,
     format: str | None = None,
     split: str | None = None,
     only: Path | None = None,
     per_image: Path | None = None,
     backend: str = "auto",
 ) -> int:
-    """Class-agnostic average precision and recall of masks and boxes, and CorLoc.
+    """Average precision and recall of masks and boxes, and CorLoc; classes taken as one or not.
 
     Args:
         predictions: COCO file with scores, or COCO result list, of this or of another tool;
@@ -30,7 +34,10 @@ def evaluate(
         ground_truth: COCO file of the true objects, or a data set in a folder: COCO, VOC,
             Cityscapes, YOLO, label maps.
         out: JSON file for the figures, as fractions.
-        max_dets: Predictions per image that count, best first: 100 as COCO has it, or 1000.
+        max_dets: Predictions per image that count, best first: 100 as COCO has it, or 1000. With
+            --classes, of each class.
+        classes: Count each class by itself and give the means over classes, as COCO does; CorLoc
+            and the table of images take classes as one all the same.
         format: Format of the ground truth, if it cannot be found out; see `soloist data check`.
         split: Split of the ground truth, if it has several.
         only: Text file with the names of the images that count, such as COCO20K's list.
@@ -46,6 +53,7 @@ def evaluate(
         predictions,
         ground_truth,
         max_dets=max_dets,
+        classes=classes,
         backend=backend,
         format=format,
         split=split,
@@ -53,7 +61,8 @@ def evaluate(
     )
     if out is not None:
         write_json(out, evaluation.to_json(), indent=2)
-    print_results({predictions.stem: evaluation.metrics})
+    title = "mean over classes, percent" if classes else "class-agnostic, percent"
+    print_results({predictions.stem: evaluation.metrics}, title=title)
     lines = evaluation.protocol()
     if per_image is not None:
         write_per_image(per_image, evaluation.images_scored)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -143,13 +143,16 @@ def label(
     overwrite: bool,
     overlay_score: float = 0.0,
     sharding: Sharding | None,
+    categories: Mapping[int, str] | None = None,
 ) -> int:
     """Labels images into a COCO file or shards: what `masks` and `predict` share."""
+    from soloist.data.coco import CATEGORIES
     from soloist.data.sources import find_images
     from soloist.engine.label import errors_beside, label_images
     from soloist.overlays import OverlayWriter
     from soloist.self_training import report_labels
 
+    categories = categories or CATEGORIES
     settings = {"command": title, "images": sources, **settings}
     on_result = None
     if overlays is not None:
@@ -171,6 +174,7 @@ def label(
             short_side=short_side,
             settings=settings,
             errors=errors,
+            categories=categories,
             overwrite=overwrite,
             on_result=on_result,
         )
@@ -178,7 +182,7 @@ def label(
     else:
         from soloist.engine.label_shards import ERRORS, ShardJob, label_shards
 
-        job = ShardJob(out.absolute(), title, make_labeler, short_side, on_result)
+        job = ShardJob(out.absolute(), title, make_labeler, short_side, on_result, categories)
         summary = label_shards(
             job,
             partial(find_images, sources),

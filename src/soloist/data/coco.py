@@ -168,7 +168,7 @@ def read_categories(path: Path, content: Mapping[str, Any]) -> dict[int, str]:
         where = f"categories[{index}] of {shown(path)}"
         key = integer(mapping(record, where), "id", where)
         categories[key] = str(record.get("name", key))
-    return categories or dict(CATEGORIES)
+    return categories
 
 
 def _load_embeddings(path: Path, info: Any, count: int) -> NDArray[np.floating] | None:

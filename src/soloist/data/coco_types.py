@@ -88,7 +88,7 @@ class CocoFile:
         images: In the file's order.
         annotations: Those of each image id, in the file's order; images without any have an
             empty tuple.
-        categories: Names by id.
+        categories: Names by id; empty where the file names none.
         embeddings: (A, E) float of the file's A annotations in its order, read from disk as
             rows are used; None where it has none.
         bare: The file is a result list, which has ids but no file names.

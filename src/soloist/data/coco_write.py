@@ -34,7 +34,10 @@ class EmbeddingBlocks:
 
 
 def instances_to_annotations(
-    instances: Instances, image_id: int, first_id: int, category_id: int = 1
+    instances: Instances,
+    image_id: int,
+    first_id: int,
+    categories: Mapping[int, str] = CATEGORIES,
 ) -> list[dict[str, Any]]:
     """The objects of one image as entries of COCO's `annotations`.
 
@@ -42,13 +45,18 @@ def instances_to_annotations(
         instances: N objects.
         image_id: The image's id.
         first_id: Id of the first annotation; the others count up.
-        category_id: The category of all.
+        categories: Names by id; label k is the k-th of them. The one category is that of all.
 
     Returns:
         N dicts ready for JSON; `bbox` is tight around the mask, `area` counts its pixels.
     """
     scores = instances.scores.tolist()
     agreements = [] if instances.agreements is None else instances.agreements.tolist()
+    ids = list(categories)
+    # Of a network whose classes have no names the file tells none.
+    labels = [0] * len(scores)
+    if instances.labels is not None and len(ids) > 1:
+        labels = instances.labels.tolist()
     return [
         annotation_entry(
             first_id + row,
@@ -57,10 +65,12 @@ def instances_to_annotations(
             area=mask_area(rle),
             box_xywh=mask_box_xywh(rle),
             score=round(score, _SCORE_DIGITS),
-            category_id=category_id,
+            category_id=ids[label],
             agreements=_rounded(agreements[row]) if agreements else (),
         )
-        for row, (rle, score) in enumerate(zip(encode_masks(instances.masks), scores, strict=True))
+        for row, (rle, score, label) in enumerate(
+            zip(encode_masks(instances.masks), scores, labels, strict=True)
+        )
     ]
 
 

@@ -19,7 +19,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from soloist.data.coco import CocoImage, EmbeddingBlocks, instances_to_annotations, write_coco
+from soloist.data.coco import (
+    CATEGORIES,
+    CocoImage,
+    EmbeddingBlocks,
+    instances_to_annotations,
+    write_coco,
+)
 from soloist.errors import RunError
 from soloist.files import plain_json, shown, write_json
 from soloist.structures import Instances
@@ -37,13 +43,22 @@ class Journal:
         settings: What the results depend on; results of other settings are not continued.
         part: Number of the process that adds images. Process 0 opens the journal before the
             others do: it drops what cannot be continued.
+        categories: Names by id; see `instances_to_annotations`.
 
     Raises:
         RunError: If the journal cannot be read or written.
     """
 
-    def __init__(self, target: Path, settings: Mapping[str, Any], *, part: int = 0) -> None:
+    def __init__(
+        self,
+        target: Path,
+        settings: Mapping[str, Any],
+        *,
+        part: int = 0,
+        categories: Mapping[int, str] = CATEGORIES,
+    ) -> None:
         self._target = target
+        self._categories = categories
         self._head = target.with_name(f"{target.stem}.partial.json")
         try:
             self._open(plain_json(settings), part)
@@ -63,7 +78,7 @@ class Journal:
 
     def add(self, image: CocoImage, instances: Instances) -> None:
         """Appends a finished image."""
-        self._own.add(image, instances)
+        self._own.add(image, instances, self._categories)
 
     def refresh(self, processes: int = 0) -> None:
         """Reads what others have added: these processes, and those of earlier runs."""
@@ -93,6 +108,7 @@ class Journal:
             _renumbered(ordered),
             info=plain_json(info),
             embeddings=self._ordered_embeddings(ordered),
+            categories=self._categories,
         )
         for path in (*(file for part in self._parts for file in part.files), self._head):
             path.unlink(missing_ok=True)
@@ -155,8 +171,10 @@ class _Part:
     def files(self) -> tuple[Path, Path]:
         return self.lines, self._rows
 
-    def add(self, image: CocoImage, instances: Instances) -> None:
-        annotations = instances_to_annotations(instances, image.id, self.annotations + 1)
+    def add(self, image: CocoImage, instances: Instances, categories: Mapping[int, str]) -> None:
+        annotations = instances_to_annotations(
+            instances, image.id, self.annotations + 1, categories
+        )
         rows = instances.embeddings.detach().cpu().numpy().astype(np.float32)
         record = {
             "image": [image.id, image.file_name, image.height, image.width],

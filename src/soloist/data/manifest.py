@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from soloist.data.coco_types import CATEGORIES
 from soloist.data.sources import ImageRef
 from soloist.errors import ConfigError, DataError
 from soloist.files import atomic_path, one_line, plain_json, shown
@@ -39,7 +40,8 @@ class Manifest:
     Attributes:
         path: The file.
         settings: What the results depend on: entries of the merged file's `info`.
-        fingerprint: Tells images, settings and shard size apart from all others.
+        categories: Names of the classes of objects by category id, in the order of labels.
+        fingerprint: Tells images, settings, categories and shard size apart from all others.
         shard_size: Images in every shard but the last.
         images: How many there are.
 
@@ -52,6 +54,10 @@ class Manifest:
         try:
             self._file = pq.ParquetFile(path)
             head = json.loads(self._file.metadata.metadata[_KEY])
+            self.settings: Mapping[str, Any] = head["settings"]
+            self.categories: Mapping[int, str] = dict(head["categories"])
+            self.fingerprint: str = head["fingerprint"]
+            self.shard_size: int = head["shard_size"]
         except FileNotFoundError as error:
             raise DataError(
                 f"wanted a folder made by `masks` or `predict` with --shard-size, got "
@@ -62,9 +68,6 @@ class Manifest:
                 f"cannot read the manifest {shown(path)}: {one_line(error)}; begin anew with "
                 "--overwrite"
             ) from error
-        self.settings: Mapping[str, Any] = head["settings"]
-        self.fingerprint: str = head["fingerprint"]
-        self.shard_size: int = head["shard_size"]
         self.images: int = self._file.metadata.num_rows
 
     @property
@@ -108,7 +111,12 @@ def check_shard_size(shard_size: int) -> None:
 
 
 def write_manifest(
-    path: Path, images: Iterable[ImageRef], settings: Mapping[str, Any], *, shard_size: int
+    path: Path,
+    images: Iterable[ImageRef],
+    settings: Mapping[str, Any],
+    *,
+    shard_size: int,
+    categories: Mapping[int, str] = CATEGORIES,
 ) -> None:
     """Writes a manifest, whole or not at all.
 
@@ -117,13 +125,19 @@ def write_manifest(
         images: At least one, taken one shard at a time, so that a generator keeps memory flat.
         settings: What the results depend on.
         shard_size: Images a shard, 1 to `MAX_SHARD_SIZE`.
+        categories: Names of the classes of objects by category id, in the order of labels.
 
     Raises:
         ConfigError: If the shard size is out of range or makes too many shards.
         RunError: If the file cannot be written.
     """
     check_shard_size(shard_size)
-    head: dict[str, Any] = {"settings": plain_json(settings), "shard_size": shard_size}
+    head: dict[str, Any] = {
+        "settings": plain_json(settings),
+        # Pairs: JSON would make the ids text.
+        "categories": list(categories.items()),
+        "shard_size": shard_size,
+    }
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     with (
         atomic_path(path) as temporary,

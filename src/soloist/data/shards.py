@@ -1,8 +1,9 @@
 """Results of very large sets: a folder of Parquet files, one for each shard of a manifest.
 
 Each row is an image; its objects are lists in the columns `counts` (run lengths in COCO's
-compressed form), `score`, `bbox` (x, y, width, height), `area` and `embedding`. An image that could
-not be read has a row with an `error` and no size. Other tools read the files as they are.
+compressed form), `score`, `category_id`, `bbox` (x, y, width, height), `area` and `embedding`. An
+image that could not be read has a row with an `error` and no size. Other tools read the files as
+they are.
 """
 
 from __future__ import annotations
@@ -37,12 +38,13 @@ _SCHEMA = pa.schema(
         ("error", pa.string()),
         ("counts", pa.list_(pa.binary())),
         ("score", pa.list_(pa.float64())),
+        ("category_id", pa.list_(pa.int64())),
         ("bbox", pa.list_(pa.list_(pa.float32()))),
         ("area", pa.list_(pa.int64())),
         ("embedding", pa.list_(pa.list_(pa.float32()))),
     ]
 )
-_OBJECTS = ("counts", "score", "bbox", "area")
+_OBJECTS = ("counts", "score", "category_id", "bbox", "area")
 
 
 @dataclass(frozen=True)
@@ -190,9 +192,16 @@ class ShardFolder:
             self.manifest.entries(shard), rows, strict=True
         ):
             assert entry.id is not None
-            for counts, score, box, area in zip(*objects, strict=True):
-                rle = {"size": [height, width], "counts": counts.decode("ascii")}
-                yield annotation_entry(0, entry.id, rle, area=area, box_xywh=box, score=score)
+            for counts, score, category_id, box, area in zip(*objects, strict=True):
+                yield annotation_entry(
+                    0,
+                    entry.id,
+                    {"size": [height, width], "counts": counts.decode("ascii")},
+                    area=area,
+                    box_xywh=box,
+                    score=score,
+                    category_id=category_id,
+                )
 
     def embeddings(self, shard: int) -> NDArray[np.float32]:
         """(N, E) embeddings of the objects of a finished shard."""

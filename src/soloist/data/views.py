@@ -33,6 +33,7 @@ class View:
         colors: (3, H, W) uint8 RGB before colour distortion: the affinity loss reads these.
         masks: (N, H, W) bool.
         embeddings: (N, E) float32.
+        labels: (N,) int64 class of each object.
         unread_rows: Rows at the bottom that the affinity loss leaves out.
     """
 
@@ -40,11 +41,17 @@ class View:
     colors: Tensor
     masks: Tensor
     embeddings: Tensor
+    labels: Tensor
     unread_rows: int = 0
 
     def filter(self, keep: Tensor) -> View:
         """The view with the objects a (N,) bool mask chooses."""
-        return replace(self, masks=self.masks[keep], embeddings=self.embeddings[keep])
+        return replace(
+            self,
+            masks=self.masks[keep],
+            embeddings=self.embeddings[keep],
+            labels=self.labels[keep],
+        )
 
 
 class ViewMaker:
@@ -64,6 +71,7 @@ class ViewMaker:
         masks: Tensor,
         embeddings: Tensor,
         *,
+        labels: Tensor | None = None,
         released_height: int | None = None,
     ) -> View:
         """Resizes, crops and flips.
@@ -72,6 +80,7 @@ class ViewMaker:
             image: (3, H, W) uint8 RGB of any size.
             masks: (N, H', W') bool; may be of another resolution than the image.
             embeddings: (N, E) float32.
+            labels: (N,) int64 class of each object; None: all are one, 0.
             released_height: Height of the original picture; given, the view leaves its bottom
                 rows unread as the released code does.
 
@@ -91,7 +100,9 @@ class ViewMaker:
         masks = _window(masks.to(torch.uint8) * 255, resized, offset, out) > 127
         if float(torch.rand(())) < self._options.flip:
             image, masks = image.flip(-1), masks.flip(-1)
-        view = View(image=image, colors=image, masks=masks, embeddings=embeddings)
+        if labels is None:
+            labels = torch.zeros(len(masks), dtype=torch.int64)
+        view = View(image=image, colors=image, masks=masks, embeddings=embeddings, labels=labels)
         if released_height is not None:
             unread = int(RELEASED_BOTTOM * resized[0] / released_height)
             cut_below = resized[0] - out[0] - round(offset[0])
@@ -134,7 +145,10 @@ def _paste(view: View, donor: View, chosen: int) -> View:
     pixels = torch.where(mask, colors, view.colors)
     masks = torch.cat([view.masks & ~mask, mask])
     embeddings = torch.cat([view.embeddings, donor.embeddings[chosen][None]])
-    pasted = replace(view, image=pixels, colors=pixels, masks=masks, embeddings=embeddings)
+    labels = torch.cat([view.labels, donor.labels[chosen][None]])
+    pasted = replace(
+        view, image=pixels, colors=pixels, masks=masks, embeddings=embeddings, labels=labels
+    )
     return pasted.filter(masks.flatten(1).sum(1) >= LEAST_AREA)
 
 

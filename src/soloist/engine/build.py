@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +17,7 @@ from torch import Tensor
 from soloist.checkpoints import OfficialWeights, load_official, save_tensors
 from soloist.checkpoints.official import is_counter
 from soloist.config import BackboneConfig, Config, InferenceConfig, ModelConfig
+from soloist.data.coco import CATEGORIES
 from soloist.errors import CheckpointError
 from soloist.files import one_line, write_json
 from soloist.models.backbones import Backbone, create_backbone
@@ -26,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+LAST_CATEGORY_LAYER = "category_branch.category"
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:
@@ -65,19 +69,28 @@ def build_solo(backbone: BackboneConfig, model: ModelConfig) -> SOLO:
     return solo.to(memory_format=torch.channels_last)
 
 
-def save_solo(folder: Path, weights: Mapping[str, Tensor], config: Config) -> None:
+def save_solo(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    config: Config,
+    categories: Mapping[int, str] | None = None,
+) -> None:
     """Writes a trained network: float16 weights and what is needed to build and run it.
 
     Args:
         folder: Where to; made if needed.
         weights: State of the SOLO network.
         config: The run's configuration.
+        categories: Names of its classes by category id, in their order; None for a network that
+            knows objects only.
     """
-    record = {
+    record: dict[str, Any] = {
         "backbone": {**asdict(config.backbone), "weights": "none"},
         "model": asdict(config.model),
         "inference": asdict(config.inference),
     }
+    if categories is not None and categories != CATEGORIES:
+        record["categories"] = [{"id": key, "name": name} for key, name in categories.items()]
     save_tensors(
         folder / MODEL_FILE, half_precision(weights), metadata={"soloist": json.dumps(record)}
     )
@@ -126,19 +139,44 @@ def load_solo(path: Path, preset: str | None = None) -> tuple[SOLO, Config]:
     if path.is_file():
         return load_official_solo(path, preset)
     folder = model_folder(path)
-    try:
-        record: Any = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    with _record_of(folder) as record:
         backbone = override(BackboneConfig(), record["backbone"], where=str(folder))
         model = override(ModelConfig(), record["model"], where=str(folder))
         inference = override(InferenceConfig(), record["inference"], where=str(folder))
+    network = build_solo(backbone, model)
+    load_solo_weights(network, folder)
+    return network.eval(), Config(backbone=backbone, model=model, inference=inference)
+
+
+def load_categories(path: Path) -> Mapping[int, str]:
+    """Names of a trained network's classes by category id, in the order of its labels.
+
+    Args:
+        path: As for `load_solo`.
+
+    Returns:
+        The one category `object` where the network has no classes of its own.
+
+    Raises:
+        CheckpointError: If there is no complete model, or its record is damaged.
+    """
+    if path.is_file():
+        return CATEGORIES
+    with _record_of(model_folder(path)) as record:
+        named = {entry["id"]: entry["name"] for entry in record.get("categories", [])}
+    return named or CATEGORIES
+
+
+@contextmanager
+def _record_of(folder: Path) -> Iterator[Any]:
+    """The record of a model folder; what is wrong with it, also found while reading, is told."""
+    try:
+        yield json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{folder / CONFIG_FILE} is not the record of a segmenter ({one_line(error)}); "
             "copy the whole run again, or train again"
         ) from error
-    network = build_solo(backbone, model)
-    load_solo_weights(network, folder)
-    return network.eval(), Config(backbone=backbone, model=model, inference=inference)
 
 
 def load_official_solo(path: Path, preset: str | None) -> tuple[SOLO, Config]:
@@ -149,12 +187,7 @@ def load_official_solo(path: Path, preset: str | None) -> tuple[SOLO, Config]:
     Raises:
         CheckpointError: If the file holds no segmenter, or not one of the preset's architecture.
     """
-    weights = load_official(path)
-    if weights.num_classes is None:
-        raise CheckpointError(
-            f"{path} must hold a whole segmenter, got a {weights.kind.title} without heads; use it "
-            f"as a backbone: --backbone.weights {path}"
-        )
+    weights = _load_whole(path)
     if preset is None:
         raise CheckpointError(
             f"{path} does not tell its architecture: add a preset; {_fitting_presets(weights)}"
@@ -187,6 +220,56 @@ def load_solo_weights(network: SOLO, folder: Path) -> None:
             f"left over or of another shape, first {wrong[0]!r}"
         )
     network.load_state_dict(weights.tensors)
+
+
+def carry_over(network: SOLO, path: Path, categories: Mapping[int, str]) -> str:
+    """Fills a network of true classes with the weights of a segmenter.
+
+    The last layer of the category branch stays as it was made (small weights and RetinaNet's
+    prior as bias), unless the segmenter has the same classes.
+
+    Args:
+        network: A new network.
+        path: As for `load_solo`.
+        categories: Names of the network's classes by category id.
+
+    Returns:
+        One line on what was carried over and what is new, for people.
+
+    Raises:
+        CheckpointError: If there is no complete model, or one of another architecture.
+    """
+    weights = _load_whole(path if path.is_file() else model_folder(path) / MODEL_FILE)
+    same = list(load_categories(path).items()) == list(
+        categories.items()
+    ) and weights.num_classes == len(categories)
+    own = network.state_dict()
+    new = {name for name in own if name.startswith(LAST_CATEGORY_LAYER) and not same}
+    found = {name: tensor for name, tensor in weights.tensors.items() if name not in new}
+    wanted = {name: tensor for name, tensor in own.items() if name not in new}
+    wrong = _misfits(replace(weights, tensors=found), wanted)
+    if wrong:
+        raise CheckpointError(
+            f"{path} is of another architecture than the network to be trained: {len(wrong)} "
+            f"tensors are missing, left over or of another shape, first {wrong[0]!r}; "
+            f"{_fitting_presets(weights)}"
+        )
+    network.load_state_dict({**own, **found})
+    parts = Counter(name.partition(".")[0] for name in found)
+    carried = ", ".join(f"{part} {count}" for part, count in parts.items())
+    made = f"; new: {LAST_CATEGORY_LAYER} for {len(categories)} classes" if new else ""
+    return f"carried over from {path}: {len(found)} tensors ({carried}){made}"
+
+
+def _load_whole(path: Path) -> OfficialWeights:
+    """The weights of a file that holds a whole segmenter."""
+    weights = load_official(path)
+    if weights.num_classes is None:
+        raise CheckpointError(
+            f"{path} must hold a whole segmenter, got a {weights.kind.title} without heads; use it "
+            f"as a backbone: --backbone.weights {path}"
+        )
+    return weights
 
 
 def _misfits(weights: OfficialWeights, own: Mapping[str, Tensor]) -> list[str]:

@@ -65,24 +65,27 @@ def accumulate(
     iou_type: IouType,
     max_dets: Sequence[int],
     backend: Backend = REFERENCE,
+    *,
+    classes: bool = False,
 ) -> dict[str, NDArray[np.float64]]:
-    """Precision and recall with all classes taken as one (`useCats` 0).
+    """Precision and recall, of each class or with all taken as one (`useCats` 1 or 0).
 
     Args:
         predicted: The predictions.
         truth: The ground truth.
         true_ids: Ids of the ground truth's images by those of the predictions.
         iou_type: What is compared: masks or boxes.
-        max_dets: M numbers of predictions an image that count, rising.
+        max_dets: M numbers of predictions an image that count, rising; by class, of each class.
         backend: Who does it.
+        classes: Each of the K classes of the true objects by itself; else K is 1.
 
     Returns:
-        `precision` (10 IoUs, 101 recalls, 1, 4 sizes, M) and `recall` (10 IoUs, 1, 4 sizes, M)
+        `precision` (10 IoUs, 101 recalls, K, 4 sizes, M) and `recall` (10 IoUs, K, 4 sizes, M)
         in [0, 1]; -1 where there is no object.
     """
     masked = iou_type == "segm"
     true_records = [
-        _record(annotation, image.id, annotation.area, masked)
+        _record(annotation, image.id, annotation.area, masked, classes)
         for image in truth.images
         for annotation in truth.annotations[image.id]
     ]
@@ -91,67 +94,56 @@ def accumulate(
         for annotation in predicted.annotations[image_id]:
             box_area = annotation.box_xywh[2] * annotation.box_xywh[3]
             area = mask_area(annotation.rle) if masked else box_area
-            records.append(_record(annotation, true_id, area, masked) | {"iscrowd": 0})
-    if backend == FASTER:
-        return _run_faster(truth.images, true_records, records, iou_type, max_dets)
-    return _run_pycocotools(truth.images, true_records, records, iou_type, max_dets)
-
-
-def _run_pycocotools(
-    images: Sequence[CocoImage],
-    true_records: list[dict[str, Any]],
-    records: list[dict[str, Any]],
-    iou_type: IouType,
-    max_dets: Sequence[int],
-) -> dict[str, NDArray[np.float64]]:
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress.
-        files = []
-        for entries in (true_records, records):
-            coco = COCO()
-            coco.dataset = _dataset(images, entries)
-            coco.createIndex()
-            files.append(coco)
-        evaluation = COCOeval(*files, iouType=iou_type)
-        return _evaluated(evaluation, max_dets)
-
-
-def _run_faster(
-    images: Sequence[CocoImage],
-    true_records: list[dict[str, Any]],
-    records: list[dict[str, Any]],
-    iou_type: IouType,
-    max_dets: Sequence[int],
-) -> dict[str, NDArray[np.float64]]:
-    from faster_coco_eval import COCO as FasterCOCO
-    from faster_coco_eval import COCOeval_faster
-
-    files = [FasterCOCO(_dataset(images, entries)) for entries in (true_records, records)]
-    evaluation = COCOeval_faster(*files, iouType=iou_type, print_function=logger.debug)
-    return _evaluated(evaluation, max_dets)
-
-
-def _evaluated(evaluation: Any, max_dets: Sequence[int]) -> dict[str, NDArray[np.float64]]:
-    evaluation.params.useCats = 0
+            record = _record(annotation, true_id, area, masked, classes)
+            records.append(record | {"iscrowd": 0})
+    ids = sorted({record["category_id"] for record in true_records})
+    files = [_dataset(truth.images, ids, entries) for entries in (true_records, records)]
+    evaluation = _faster(files, iou_type) if backend == FASTER else _reference(files, iou_type)
+    evaluation.params.useCats = int(classes)
     evaluation.params.maxDets = list(max_dets)
-    evaluation.evaluate()
-    evaluation.accumulate()
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress.
+        evaluation.evaluate()
+        evaluation.accumulate()
     return {name: np.asarray(evaluation.eval[name]) for name in ("precision", "recall")}
 
 
-def _dataset(images: Sequence[CocoImage], records: list[dict[str, Any]]) -> dict[str, Any]:
+def _reference(files: Sequence[dict[str, Any]], iou_type: IouType) -> Any:
+    indexed = []
+    with contextlib.redirect_stdout(io.StringIO()):  # It prints its progress.
+        for file in files:
+            coco = COCO()
+            coco.dataset = file
+            coco.createIndex()
+            indexed.append(coco)
+    return COCOeval(*indexed, iouType=iou_type)
+
+
+def _faster(files: Sequence[dict[str, Any]], iou_type: IouType) -> Any:
+    from faster_coco_eval import COCO as FasterCOCO
+    from faster_coco_eval import COCOeval_faster
+
+    indexed = [FasterCOCO(file) for file in files]
+    return COCOeval_faster(*indexed, iouType=iou_type, print_function=logger.debug)
+
+
+def _dataset(
+    images: Sequence[CocoImage], categories: Sequence[int], records: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
     return {
         "images": [
             {"id": image.id, "height": image.height, "width": image.width} for image in images
         ],
-        "categories": [{"id": 1, "name": "object"}],
+        "categories": [{"id": key, "name": str(key)} for key in categories],
         "annotations": [{**record, "id": index} for index, record in enumerate(records, start=1)],
     }
 
 
-def _record(annotation: CocoAnnotation, image_id: int, area: float, masked: bool) -> dict[str, Any]:
+def _record(
+    annotation: CocoAnnotation, image_id: int, area: float, masked: bool, classes: bool
+) -> dict[str, Any]:
     record = {
         "image_id": image_id,
-        "category_id": 1,
+        "category_id": annotation.category_id if classes else 1,
         "bbox": list(annotation.box_xywh),
         "area": area,
         "score": annotation.score,

@@ -1,4 +1,4 @@
-"""Class-agnostic average precision and recall of masks and boxes, as COCO defines them."""
+"""Average precision and recall of masks and boxes, as COCO defines them; classes on demand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,13 @@ _KINDS: tuple[tuple[str, IouType], ...] = (("mask", "segm"), ("box", "bbox"))
 _ALL_SIZES, _SMALL, _MEDIUM, _LARGE = range(4)  # pycocotools' area ranges.
 _IOU_50, _IOU_75 = 0, 5  # Indices of its IoU thresholds .50, .55, ... .95.
 _USUAL_MAX_DETS = 100
-_STAGES = {"free_masks": "Free Mask", "segmenter": "SOLO", "self_trained": "self-trained"}
+_STAGES = {
+    "free_masks": "Free Mask",
+    "segmenter": "SOLO",
+    "self_trained": "self-trained",
+    "finetuned": "all classes as one",
+    "finetuned_by_class": "mean over classes",
+}
 _COLUMNS = {
     "mask_ap": "mask AP",
     "mask_ap50": "AP50",
@@ -47,7 +53,8 @@ class Evaluation:
 
     Attributes:
         metrics: As `evaluate` returns them.
-        max_dets: Predictions an image that counted.
+        max_dets: Predictions an image that counted; by class, of each class.
+        classes: Whether each class counted by itself.
         backend: Name and version of the library that matched.
         images: How many the ground truth has.
         objects: Its objects, crowd regions left out.
@@ -58,6 +65,7 @@ class Evaluation:
 
     metrics: Metrics
     max_dets: int
+    classes: bool
     backend: str
     images: int
     objects: int
@@ -72,15 +80,17 @@ class Evaluation:
 
     def protocol(self) -> list[str]:
         """Lines that say what was compared and how, CorLoc among them."""
+        each = "an image and class" if self.classes else "an image"
+        how = "means over classes" if self.classes else "classes taken as one"
         lines = [
             f"{self.images:,} images, {self.objects:,} objects, {self.predictions:,} predictions, "
-            f"up to {self.max_dets} an image count (maxDets)",
-            f"classes taken as one (useCats 0), sizes as COCO defines them, by {self.backend}",
+            f"up to {self.max_dets} {each} count (maxDets)",
+            f"{how} (useCats {int(self.classes)}), sizes as COCO defines them, by {self.backend}",
         ]
         if self.corloc is not None:
             lines.append(
                 f"CorLoc {_percent(self.corloc)}: images whose best-scored box has IoU >= 0.5 with "
-                "a true box"
+                "a true box" + (", of any class" if self.classes else "")
             )
         return [*lines, *(f"note: {note}" for note in self.notes)]
 
@@ -90,7 +100,7 @@ class Evaluation:
             **self.metrics,
             "box_corloc": self.corloc,
             "max_dets": self.max_dets,
-            "use_cats": 0,
+            "use_cats": int(self.classes),
             "backend": self.backend,
             "images": self.images,
             "objects": self.objects,
@@ -104,9 +114,10 @@ def evaluate(
     ground_truth: str | Path | CocoFile,
     *,
     max_dets: int = 100,
+    classes: bool = False,
     backend: str = "auto",
 ) -> Metrics:
-    """Average precision and recall with all classes taken as one.
+    """Average precision and recall, with all classes taken as one unless told otherwise.
 
     pycocotools, or a faster library that gives the same, does the matching. Crowd regions of
     the ground truth stay and are ignored as it defines. As usual, a mask's size is its own area
@@ -120,7 +131,10 @@ def evaluate(
         predictions: A COCO file with scores, or a bare COCO result list of any tool; a missing
             score is 1.
         ground_truth: A COCO file, or a data set of another format that has one split.
-        max_dets: Predictions per image that count, best first; more than 10.
+        max_dets: Predictions per image that count, best first; more than 10. With `classes`, of
+            each class.
+        classes: An object counts as found by a mask of its own class only, and figures are means
+            over the classes that the ground truth has objects of, as in COCO.
         backend: `auto`, `pycocotools` or `faster-coco-eval`.
 
     Returns:
@@ -132,10 +146,13 @@ def evaluate(
 
     Raises:
         DataError: If a file is malformed, the ground truth has no object, no image of the two
-            matches, or images that match differ in size.
+            matches, images that match differ in size, or with `classes` theirs do.
         ConfigError: If max_dets is 10 or less, or the backend is not known or not installed.
     """
-    return measure(predictions, ground_truth, max_dets=max_dets, backend=backend).metrics
+    evaluation = measure(
+        predictions, ground_truth, max_dets=max_dets, classes=classes, backend=backend
+    )
+    return evaluation.metrics
 
 
 def measure(
@@ -143,6 +160,7 @@ def measure(
     ground_truth: str | Path | CocoFile,
     *,
     max_dets: int = 100,
+    classes: bool = False,
     backend: str = "auto",
     format: str | None = None,
     split: str | None = None,
@@ -150,10 +168,13 @@ def measure(
 ) -> Evaluation:
     """`evaluate`, with CorLoc, each image by itself and the protocol.
 
+    CorLoc and the scores of each image take classes as one, whatever `classes` says.
+
     Args:
         predictions: As in `evaluate`.
         ground_truth: As in `evaluate`.
         max_dets: As in `evaluate`.
+        classes: As in `evaluate`.
         backend: As in `evaluate`.
         format: The ground truth's, where it cannot be found out; see `find_dataset`.
         split: The ground truth's, where it has several.
@@ -178,6 +199,8 @@ def measure(
         # A result list may well be on all images.
         if predicted.bare:
             predicted = part_of(predicted, (image.id for image in truth.images))
+    if classes and not predicted.bare:
+        check_classes(predicted.categories, predicted.path, truth)
     true_ids = match_images(predicted, truth)
     shared = part_of(predicted, true_ids)
     notes = _notes(shared, truth)
@@ -187,11 +210,12 @@ def measure(
         if kind == "mask" and notes:
             metrics |= dict.fromkeys(_names(kind, counts))
             continue
-        accumulated = accumulate(shared, truth, true_ids, iou_type, counts, chosen)
+        accumulated = accumulate(shared, truth, true_ids, iou_type, counts, chosen, classes=classes)
         metrics |= dict(zip(_names(kind, counts), _figures(accumulated), strict=True))
     return Evaluation(
         metrics=metrics,
         max_dets=max_dets,
+        classes=classes,
         backend=backend_version(chosen),
         images=len(truth.images),
         objects=sum(not one.iscrowd for ones in truth.annotations.values() for one in ones),
@@ -232,6 +256,34 @@ def load_ground_truth(
     return truth
 
 
+def check_classes(categories: Mapping[int, str], source: Path, truth: CocoFile) -> None:
+    """Refuses to compare classes that are not the same.
+
+    Args:
+        categories: Names by id, of predictions or of a network.
+        source: What has them.
+        truth: The ground truth.
+
+    Raises:
+        DataError: If the ground truth names no category, or names one that it has objects of
+            otherwise than `categories` do.
+    """
+    used = {one.category_id for found in truth.annotations.values() for one in found}
+    for key in sorted(used):
+        name, own = truth.categories.get(key), categories.get(key)
+        if name is None:
+            raise DataError(
+                f"wanted a ground truth with a name for each category, got {shown(truth.path)} "
+                f"without one for category {key}; complete its `categories`"
+            )
+        if name != own:
+            got = "none" if own is None else repr(own)
+            raise DataError(
+                f"wanted category {key} to be {name!r} as in {shown(truth.path)}, got {got} in "
+                f"{shown(source)}; classes must be those of the ground truth"
+            )
+
+
 def _is_other_data_set(path: Path) -> bool:
     """Whether a ground truth is anything but a COCO file."""
     return path.is_dir() or bool(path.is_file() and FORMATS["yolo"].splits(path))
@@ -253,8 +305,8 @@ def _names(kind: str, counts: Sequence[int]) -> list[str]:
 
 def _figures(accumulated: Mapping[str, NDArray[np.float64]]) -> list[float | None]:
     """What `_names` names."""
-    precision = accumulated["precision"]  # (10 IoUs, 101 recalls, 1, 4 sizes, counts)
-    recall = accumulated["recall"]  # (10 IoUs, 1, 4 sizes, counts)
+    precision = accumulated["precision"]  # (10 IoUs, 101 recalls, classes, 4 sizes, counts)
+    recall = accumulated["recall"]  # (10 IoUs, classes, 4 sizes, counts)
     return [
         _mean(precision[:, :, :, _ALL_SIZES, -1]),
         _mean(precision[_IOU_50, :, :, _ALL_SIZES, -1]),
@@ -266,19 +318,22 @@ def _figures(accumulated: Mapping[str, NDArray[np.float64]]) -> list[float | Non
     ]
 
 
-def format_table(results: Mapping[str, Mapping[str, float | None]]) -> Table:
+def format_table(
+    results: Mapping[str, Mapping[str, float | None]], *, title: str = "class-agnostic, percent"
+) -> Table:
     """The staircase of stages as a table in percent.
 
     Args:
         results: Metrics by stage (`free_masks`, `segmenter`, `self_trained` or any other
             name), in the order of the rows.
+        title: What the figures are.
 
     Returns:
         A table for rich's console; a missing value is a dash.
     """
     columns: dict[str, str] = {}
-    for key, title in _COLUMNS.items():
-        columns[key] = title
+    for key, heading in _COLUMNS.items():
+        columns[key] = heading
         if key.endswith("ar100"):  # More predictions an image have their own recall.
             stem = key.removesuffix("100")
             others = {
@@ -288,10 +343,10 @@ def format_table(results: Mapping[str, Mapping[str, float | None]]) -> Table:
                 if name.startswith(stem) and name not in (f"{stem}1", f"{stem}10", key)
             }
             columns |= {name: f"AR{count}" for name, count in others.items()}
-    table = Table(title="class-agnostic, percent")
+    table = Table(title=title)
     table.add_column("stage")
-    for title in columns.values():
-        table.add_column(title, justify="right")
+    for heading in columns.values():
+        table.add_column(heading, justify="right")
     for stage, metrics in results.items():
         cells = (_percent(metrics.get(key)) for key in columns)
         table.add_row(_STAGES.get(stage, stage), *cells)

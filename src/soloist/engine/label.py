@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from soloist.data.coco import CocoImage
+from soloist.data.coco import CATEGORIES, CocoImage
 from soloist.data.error_log import ErrorLog
 from soloist.data.images import read_with_size
 from soloist.data.journal import Journal
@@ -79,6 +79,7 @@ def label_images(
     short_side: int,
     settings: Mapping[str, Any],
     errors: ErrorLog,
+    categories: Mapping[int, str] = CATEGORIES,
     overwrite: bool = False,
     on_result: OnResult | None = None,
 ) -> LabelSummary:
@@ -94,6 +95,7 @@ def label_images(
         short_side: JPEGs may be decoded at reduced size down to this short side, in pixels.
         settings: What the result depends on; part of the file's `info`.
         errors: Where unreadable images are listed.
+        categories: Names of the labeler's classes by category id, in the order of its labels.
         overwrite: Replace a finished file.
         on_result: Called with what was found on each image.
 
@@ -102,7 +104,7 @@ def label_images(
         DataError: If none of the images can be read.
     """
     on_main(partial(check_output, out, overwrite=overwrite))
-    journal = _open_journal(out, settings)
+    journal = _open_journal(out, settings, categories)
     numbers = {image.name: number for number, image in enumerate(images, start=1)}
     left = [image for image in images if image.name not in journal.done]
     failures: list[tuple[str, DataError]] = []
@@ -160,11 +162,13 @@ def each_labelled(
             yield image, Labelled(pixels, size, labeler(pixels, size))
 
 
-def _open_journal(out: Path, settings: Mapping[str, Any]) -> Journal:
+def _open_journal(out: Path, settings: Mapping[str, Any], categories: Mapping[int, str]) -> Journal:
     """The journal on every process, on the main one first, before any adds to it."""
     first: list[Journal] = []
-    on_main(lambda: first.append(Journal(out, settings)))
-    return together(lambda: first[0] if first else Journal(out, settings, part=rank()))
+    on_main(lambda: first.append(Journal(out, settings, categories=categories)))
+    return together(
+        lambda: first[0] if first else Journal(out, settings, part=rank(), categories=categories)
+    )
 
 
 def errors_beside(out: Path, *, overwrite: bool) -> ErrorLog:

@@ -12,14 +12,14 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from soloist.data.coco import instances_to_annotations
+from soloist.data.coco import CATEGORIES, instances_to_annotations
 from soloist.data.error_log import error_line
 from soloist.data.manifest import check_shard_size, write_manifest
 from soloist.data.shards import MANIFEST, SHARDS, ShardFolder, ShardRow
@@ -46,6 +46,7 @@ class ShardJob:
         make_labeler: Makes what gives the instances of an image.
         short_side: JPEGs may be decoded at reduced size down to this short side, in pixels.
         on_result: Called with what was found on each image.
+        categories: Names of the labeler's classes by category id, in the order of its labels.
     """
 
     folder: Path
@@ -53,6 +54,7 @@ class ShardJob:
     make_labeler: Callable[[], Labeler]
     short_side: int
     on_result: OnResult | None = None
+    categories: Mapping[int, str] = field(default_factory=lambda: CATEGORIES)
 
 
 Work = Callable[[ShardFolder, Tracker], None]
@@ -96,9 +98,9 @@ def label_shards(
     if on_main(lambda: _needs_plan(folder, overwrite=overwrite)):
         # First: a mistake in the options leaves nothing behind.
         labeler = together(job.make_labeler)
-        on_main(partial(_plan, folder, find, settings, shard_size, overwrite=overwrite))
+        on_main(partial(_plan, job, find, settings, shard_size, overwrite=overwrite))
     shards = together(lambda: ShardFolder(folder))
-    on_main(lambda: _check_same(shards, settings, shard_size))
+    on_main(lambda: _check_same(shards, settings, shard_size, job.categories))
     done = on_main(lambda: _summary(shards, start))
     if on_main(shards.missing):
         work = work or partial(_work_here, job, labeler or together(job.make_labeler))
@@ -156,7 +158,7 @@ class ShardWorker:
                 yield ShardRow(
                     image.name,
                     found.size,
-                    instances_to_annotations(instances, image.id, first_id=1),
+                    instances_to_annotations(instances, image.id, 1, job.categories),
                     instances.embeddings.detach().cpu().numpy().astype(np.float32),
                 )
                 if job.on_result is not None:
@@ -196,7 +198,7 @@ def _needs_plan(folder: Path, *, overwrite: bool) -> bool:
 
 
 def _plan(
-    folder: Path,
+    job: ShardJob,
     find: Callable[[], Iterable[ImageRef]],
     settings: Mapping[str, Any],
     shard_size: int,
@@ -205,19 +207,36 @@ def _plan(
 ) -> None:
     """Writes the manifest, unless another command does."""
     images = find()
+    folder = job.folder
     with claimed(folder / _LOCKS / "manifest", wait=True):
         if overwrite:
             (folder / MANIFEST).unlink(missing_ok=True)
             for file in (*(folder / SHARDS).glob("*.parquet"), folder / ERRORS):
                 file.unlink(missing_ok=True)
         if not (folder / MANIFEST).exists():
-            write_manifest(folder / MANIFEST, images, settings, shard_size=shard_size)
+            write_manifest(
+                folder / MANIFEST,
+                images,
+                settings,
+                shard_size=shard_size,
+                categories=job.categories,
+            )
 
 
-def _check_same(shards: ShardFolder, settings: Mapping[str, Any], shard_size: int) -> None:
+def _check_same(
+    shards: ShardFolder,
+    settings: Mapping[str, Any],
+    shard_size: int,
+    categories: Mapping[int, str],
+) -> None:
     manifest = shards.manifest
-    old = {"shard-size": manifest.shard_size, **manifest.settings}
-    changed = list(_differences(old, {"shard-size": shard_size, **settings}))
+    old = {
+        "shard-size": manifest.shard_size,
+        "categories": list(manifest.categories.items()),
+        **manifest.settings,
+    }
+    new = {"shard-size": shard_size, "categories": list(categories.items()), **settings}
+    changed = list(_differences(old, new))
     if changed:
         raise RunError(
             f"{shown(shards.path)} holds shards of other settings ({'; '.join(changed[:3])}); "

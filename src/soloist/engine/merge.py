@@ -69,6 +69,7 @@ def merge_shards(
             _numbered(chain.from_iterable(each(shards.annotations))),
             info=shards.manifest.settings,
             embeddings=EmbeddingBlocks((instances, size), each(shards.embeddings)),
+            categories=shards.manifest.categories,
         )
     failed = sum(one.failed for one in facts)
     return LabelSummary(images, instances, failed, time.monotonic() - start)

@@ -8,7 +8,8 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +26,15 @@ from soloist.presets import differences, load_config_file
 
 STATE = "state.json"
 # What a run has before anything is made.
-_BARE = {STATE, "config.yaml", "environment.json", "run.log", "errors.jsonl", "checkpoints"}
+_BARE = {
+    STATE,
+    "config.yaml",
+    "environment.json",
+    "run.log",
+    "errors.jsonl",
+    "checkpoints",
+    "labelled_images.txt",
+}
 PACKAGES = ("soloist", "torch", "torchvision", "timm", "numpy", "pillow", "pycocotools")
 
 logger = logging.getLogger(__name__)
@@ -60,6 +69,15 @@ class RunFolder:
         """Adds to the run's state, whole or not at all."""
         if is_main():
             write_json(self.path / STATE, {**self.state, **values})
+
+    @contextmanager
+    def timed(self, stage: str, *, done: bool = False) -> Iterator[None]:
+        """Records the time of a stage in the run's state; a finished one keeps its time."""
+        start = time.monotonic()
+        yield
+        if not done and is_main():
+            timing = {**self.state.get("timing", {}), stage: time.monotonic() - start}
+            self.update_state(timing=timing)
 
     def finish(self) -> None:
         """Marks the run as done: from now on it is refused unless overwritten."""

@@ -1,4 +1,4 @@
-"""One round of self-supervised SOLO: the loop behind `soloist train`."""
+"""One round of SOLO: the loop behind `soloist train`, and behind `soloist finetune`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ from soloist.config import Config, TrainConfig
 from soloist.data.coco import CocoFile
 from soloist.data.sources import ImageRef
 from soloist.engine.batches import step_batches
-from soloist.engine.build import build_solo, load_solo_weights, normalize, save_solo
+from soloist.engine.build import (
+    build_solo,
+    carry_over,
+    load_solo_weights,
+    normalize,
+    save_solo,
+)
 from soloist.engine.distributed import (
     add_up,
     gather_rare,
@@ -60,8 +66,9 @@ def train(
     round_number: int = 0,
     start_from: Path | None = None,
     budget_seconds: float | None = None,
+    categories: Mapping[int, str] | None = None,
 ) -> None:
-    """Trains SOLO on coarse masks or pseudo-labels and writes it to a model folder.
+    """Trains SOLO on coarse masks, pseudo-labels or true masks and writes it to a model folder.
 
     Resumes from the round's checkpoint if there is one. Several processes share each batch; the
     main one writes.
@@ -77,6 +84,9 @@ def train(
         start_from: Model folder of an earlier round to start from; None starts from the backbone.
         budget_seconds: Time for this round; the number of steps is planned to fill it, once,
             from the pace of the first steps. None keeps `train.steps`.
+        categories: Names of true classes by category id: the network's k-th class is the k-th of
+            these, and it may start from a segmenter without classes or with others. None: all
+            objects are one class.
 
     Raises:
         TrainingError: If a loss is not finite.
@@ -94,11 +104,17 @@ def train(
         seed,
         workers=max(workers, 1) * launched().local_world_size,
         places=share(options.batch_size, "train.batch_size"),
+        categories=categories,
     )
     torch.manual_seed(seed)
     solo = build_solo(config.backbone, config.model)
-    if start_from is not None:
+    if start_from is not None and categories is None:
         load_solo_weights(solo, start_from)
+    elif start_from is not None and categories is not None:
+        logger.info(carry_over(solo, start_from, categories))
+    if categories is not None:
+        # Nothing true is known of embeddings.
+        solo.category_branch.embedding.requires_grad_(False)
     if not options.freeze_norm:
         synchronize_norms(solo.backbone, runtime.device)
     set_training_mode(solo, options)
@@ -166,7 +182,7 @@ def train(
                 tracker.set_total(plan.steps)
             if done >= plan.steps:
                 break
-    on_main(partial(save_solo, model_folder, average.weights, config))
+    on_main(partial(save_solo, model_folder, average.weights, config, categories))
 
 
 class StepPlan:
@@ -233,11 +249,16 @@ def batch_losses(
     lab = rgb_to_lab(batch.colors.float() / 255)
     targets: list[GridTargets] = []
     masks: list[Tensor] = []
-    for view_masks in torch.split(batch.masks, batch.counts):
+    for view_masks, labels in zip(
+        torch.split(batch.masks, batch.counts),
+        torch.split(batch.labels, batch.counts),
+        strict=True,
+    ):
         targets.append(
             grid_targets(
                 masks_to_boxes(view_masks),
                 view_masks,
+                labels=labels,
                 input_size=(height, width),
                 grids=config.model.grids,
                 scale_ranges=config.model.scale_ranges,
@@ -258,10 +279,12 @@ def batch_losses(
 
 def batch_to(batch: TrainBatch, device: torch.device) -> TrainBatch:
     """The batch with its tensors on a device."""
-    images, colors, valid, masks, embeddings = (
-        item.to(device, non_blocking=True) for item in batch[:5]
+    images, colors, valid, masks, embeddings, labels = (
+        item.to(device, non_blocking=True) for item in batch[:6]
     )
-    return TrainBatch(images, colors, valid, masks, embeddings, batch.counts, batch.failures)
+    return TrainBatch(
+        images, colors, valid, masks, embeddings, labels, batch.counts, batch.failures
+    )
 
 
 def set_training_mode(network: SOLO, options: TrainConfig) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -38,6 +38,7 @@ class TrainBatch(NamedTuple):
         valid: (V, H/4, W/4) bool, False in the padding. Both differ with `loss.compat`.
         masks: (sum of N, H, W) bool, view after view.
         embeddings: (sum of N, E) float32.
+        labels: (sum of N,) int64 class of each object.
         counts: N of each view.
         failures: (name, reason) of images that could not be read.
     """
@@ -47,6 +48,7 @@ class TrainBatch(NamedTuple):
     valid: Tensor
     masks: Tensor
     embeddings: Tensor
+    labels: Tensor
     counts: list[int]
     failures: list[tuple[str, str]]
 
@@ -61,6 +63,8 @@ class TrainBatches:
         seed: Of the order and of all draws.
         workers: Processes that make batches; each has its share of the cache's memory.
         places: Images of the batch to make, where several trainings share it; None makes all.
+        categories: True classes by category id: the k-th has label k. None: all objects are one
+            class, whatever their categories.
 
     Raises:
         DataError: If no image has a mask.
@@ -75,10 +79,12 @@ class TrainBatches:
         *,
         workers: int = 0,
         places: range | None = None,
+        categories: Mapping[int, str] | None = None,
     ) -> None:
         pairs = match_labels(images, labels)
         self._labels = labels
         self._records = [record for _, record in pairs]
+        self._category_ids = None if categories is None else list(categories)
         self._options = config.augment
         self._released = config.loss.compat == "released"
         self._batch_size = config.train.batch_size
@@ -128,8 +134,22 @@ class TrainBatches:
         record = self._records[read]
         instances = self._labels.instances(record)
         embeddings = fit_embeddings(instances.embeddings, self._embedding_size)
-        released_height = record.height if self._released else None
-        return self._views.weak(image, instances.masks, embeddings, released_height=released_height)
+        return self._views.weak(
+            image,
+            instances.masks,
+            embeddings,
+            labels=self._classes(record),
+            released_height=record.height if self._released else None,
+        )
+
+    def _classes(self, record: CocoImage) -> Tensor | None:
+        """(N,) int64 labels of an image's objects; None without true classes."""
+        if self._category_ids is None:
+            return None
+        annotations = self._labels.annotations[record.id]
+        return torch.tensor(
+            [self._category_ids.index(one.category_id) for one in annotations], dtype=torch.int64
+        )
 
 
 class _Donors(Sequence[View]):
@@ -208,6 +228,7 @@ def collate(
         valid=valid,
         masks=torch.cat([_pad(view.masks, size) for view in views]),
         embeddings=torch.cat([view.embeddings for view in views]),
+        labels=torch.cat([view.labels for view in views]),
         counts=[len(view.masks) for view in views],
         failures=failures,
     )

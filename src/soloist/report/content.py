@@ -13,6 +13,8 @@ STAGE_TITLES: Mapping[str, str] = {
     "free_masks": "Free Mask",
     "segmenter": "SOLO",
     "self_trained": "Self-trained",
+    "finetuned": "Finetuned",
+    "finetuned_by_class": "Finetuned, mean over classes",
 }
 """What readers call the stages of `results.json`."""
 
@@ -37,7 +39,7 @@ class StageGallery:
     """One column of the gallery.
 
     Attributes:
-        key: `free_masks`, `segmenter`, `self_trained`, `self_trained_2` and so on.
+        key: `free_masks`, `segmenter`, `self_trained`, `self_trained_2`, `finetuned` and so on.
         title: The column's heading.
         predictions: COCO file with scores.
     """
