@@ -12,10 +12,14 @@ import pytest
 from soloist import files
 from soloist.errors import ConfigError, RunError, require
 from soloist.files import (
+    appending,
     atomic_path,
     claimed,
+    disk_trouble,
+    is_leftover,
     one_line,
     plain_json,
+    remove_leftovers,
     shown,
     write_json,
     write_text,
@@ -133,6 +137,67 @@ def test_an_error_is_told_on_one_line(error: Exception, expected: str) -> None:
     assert one_line(error) == expected
 
 
+def leftover_of(target: Path) -> Path:
+    """The temporary file of a writer that was killed."""
+    with atomic_path(target) as temporary:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        kept = temporary
+    kept.write_text("half")
+    return kept
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.embeddings.npy", "no-suffix", "line\nbreak.json"])
+def test_leftovers_of_killed_writers_are_known(tmp_path: Path, name: str) -> None:
+    assert is_leftover(leftover_of(tmp_path / name))
+    assert not is_leftover(tmp_path / name)
+
+
+def test_leftovers_of_one_file_are_told_from_those_of_others(tmp_path: Path) -> None:
+    leftover_of(tmp_path / "a.json")
+    others = {
+        leftover_of(tmp_path / name).name for name in ("b.json", "a.b.json", "a.npy", "aa.json")
+    }
+    remove_leftovers(tmp_path, of=tmp_path / "a.json")
+    assert {path.name for path in tmp_path.iterdir()} == others
+
+
+def test_all_leftovers_below_a_folder_go_and_nothing_else(tmp_path: Path) -> None:
+    kept = {".gitignore", "a.json", ".a.0123.json", ".lock"}
+    for name in kept:
+        (tmp_path / name).write_text("x")
+    leftover_of(tmp_path / "a.json")
+    leftover_of(tmp_path / "rounds" / "0" / "model.safetensors")
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == kept
+
+
+def test_a_long_name_leaves_room_for_its_temporary_one(tmp_path: Path) -> None:
+    write_text(tmp_path / ("\u00e9" * 120 + ".json"), "x")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_line_that_cannot_be_added_is_told(tmp_path: Path) -> None:
+    told = "cannot write 'log': No space left on device; free some"
+    with pytest.raises(RunError, match=told), appending("log"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        pytest.param(OSError(errno.ENOSPC, "full", "a.pt"), "cannot use 'a.pt': full;", id="full"),
+        pytest.param(OSError(errno.EROFS, "read-only"), "cannot use a file: read", id="read-only"),
+        pytest.param(OSError(errno.EIO, "broken", "x"), "cannot use 'x': broken", id="broken"),
+        pytest.param(FileNotFoundError(errno.ENOENT, "gone", "x"), None, id="not-the-disk"),
+        pytest.param(OSError("odd"), None, id="no-number"),
+    ],
+)
+def test_trouble_with_the_disk_is_told_from_other_trouble(error: OSError, told: str | None) -> None:
+    message = disk_trouble(error)
+    assert (message is None) == (told is None)
+    assert told is None or (message or "").startswith(told)
+
+
 def test_settings_as_json_has_them() -> None:
     plain = plain_json({"sizes": (1, 2), "limit": float("inf"), "deep": {"name": "\udcff"}})
     assert plain == {"sizes": [1, 2], "limit": "Infinity", "deep": {"name": "\udcff"}}
@@ -213,7 +278,7 @@ def test_a_file_system_without_locks_grants_every_claim_and_tells(
 
 def test_a_claim_where_nothing_can_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(RunError, match="choose a folder you may write to"):
+    with pytest.raises(RunError, match="a folder you may write to"):
         claimed(tmp_path / "file" / "lock").__enter__()
 
 

@@ -12,7 +12,7 @@ from soloist.data.sources import find_images
 from soloist.engine.distributed import join, on_main
 from soloist.engine.evaluate import evaluate
 from soloist.engine.extract import FreeMaskExtractor
-from soloist.engine.label import LabelSummary, errors_beside, label_images
+from soloist.engine.label import LabelSummary, label_images, opened_output
 from soloist.engine.run_folder import open_run
 from soloist.engine.runtime import choose_runtime
 from soloist.finetuning import choose_labelled, finetune_config, with_classes
@@ -56,16 +56,18 @@ def extract_masks(
     chosen = asdict(config)
     runtime = choose_runtime(device, precision)
     join(runtime.device)
-    return label_images(
-        find_images(images),
-        FreeMaskExtractor(config, runtime),
-        out,
-        title="masks",
-        short_side=config.extract.short_side,
-        settings={name: chosen[name] for name in ("backbone", "extract", "free_mask")},
-        errors=errors_beside(out, overwrite=overwrite),
-        overwrite=overwrite,
-    )
+    found = find_images(images)
+    with opened_output(out, overwrite=overwrite) as errors:
+        return label_images(
+            found,
+            FreeMaskExtractor(config, runtime),
+            out,
+            title="masks",
+            short_side=config.extract.short_side,
+            settings={name: chosen[name] for name in ("backbone", "extract", "free_mask")},
+            errors=errors,
+            overwrite=overwrite,
+        )
 
 
 def fit(

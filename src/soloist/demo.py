@@ -15,6 +15,7 @@ from soloist.engine.distributed import on_main
 from soloist.engine.progress import duration, track
 from soloist.engine.run_folder import RunFolder
 from soloist.engine.runtime import choose_runtime
+from soloist.engine.stopping import stop_if_asked
 from soloist.presets import PRESETS
 from soloist.run_report import print_results, write_run_report
 from soloist.self_training import fit
@@ -79,10 +80,15 @@ def _scenes(folder: Path, count: int, split: str) -> Path:
     # A folder without its annotations was cut short by a kill.
     shutil.rmtree(folder, ignore_errors=True)
     with track(f"{split} scenes", count) as tracker:
+
+        def advance(_: int) -> None:
+            tracker.advance()
+            stop_if_asked()
+
         return write_scenes(
             folder,
             count,
             seed=SCENES_SEED,
             split="train" if split == "train" else "val",
-            progress=lambda _: tracker.advance(),
+            progress=advance,
         )

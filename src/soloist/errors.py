@@ -31,6 +31,10 @@ class TrainingError(SoloistError):
     """A training that cannot go on, such as a loss that is not finite."""
 
 
+class StoppedError(SoloistError):
+    """Work that ended early because it was asked to; the same command goes on from there."""
+
+
 def near_names(name: str, known: Iterable[str], *, most: int = 20) -> str:
     """A hint at what the user may have meant: close names, else up to `most` of all.
 

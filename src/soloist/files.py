@@ -23,7 +23,20 @@ except ImportError:  # Windows.
 logger = logging.getLogger(__name__)
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_TOKEN_BYTES = 8
+# File systems take names of 255 bytes; a character has up to four.
+_CHARACTERS_KEPT = 50
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+"""What a file system says that has no locks."""
+
+
+def _temporary(stem: str) -> re.Pattern[str]:
+    """What the temporary files of `atomic_path` are called."""
+    return re.compile(rf"\.{stem}\.[0-9a-f]{{{2 * _TOKEN_BYTES}}}(\.\w+)?", re.DOTALL)
+
+
+_TEMPORARY = _temporary(".*")
 
 
 def shown(path: str | Path) -> str:
@@ -54,7 +67,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         RunError: If the folder cannot be written to or the disk is full.
     """
     path = Path(path)
-    temporary = path.parent / f".{secrets.token_hex(8)}{path.suffix}"
+    token = secrets.token_hex(_TOKEN_BYTES)
+    temporary = path.parent / f".{path.stem[:_CHARACTERS_KEPT]}.{token}{path.suffix}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -65,16 +79,68 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         places = {None, str(temporary), *(str(folder) for folder in path.parents)}
         if error.errno is None or error.filename not in places:
             raise
-        remedy = (
-            "free some space or choose another disk"
-            if error.errno in _NO_ROOM
-            else "choose a file in a folder you may write to"
-        )
-        raise RunError(f"cannot write {shown(path)}: {error.strerror}; {remedy}") from error
+        raise cannot_write(path, error) from error
     finally:
         # A parent that is a file, or a disk that went away, leaves nothing to remove.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def appending(path: str | Path) -> Iterator[None]:
+    """Around writing at the end of a file, where a kill or a full disk leaves a part of a line.
+
+    Raises:
+        RunError: If the file cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: str | Path, error: OSError) -> RunError:
+    """What to tell when a file cannot be written."""
+    remedy = (
+        "free some space or choose another disk"
+        if error.errno in _NO_ROOM
+        else "choose a file in a folder you may write to"
+    )
+    return RunError(f"cannot write {shown(path)}: {error.strerror or one_line(error)}; {remedy}")
+
+
+def disk_trouble(error: OSError) -> str | None:
+    """One line about a disk that is full, read-only or broken; None for any other error."""
+    if error.errno not in _NO_ROOM | _REFUSED | {errno.EIO}:
+        return None
+    where = "" if error.filename is None else f" {shown(error.filename)}"
+    reason = f"cannot use{where or ' a file'}: {error.strerror}"
+    return f"{reason}; check space and permissions, then give the same command again"
+
+
+def is_leftover(file: Path) -> bool:
+    """Whether a file is called like the temporary ones of `atomic_path`."""
+    return _TEMPORARY.fullmatch(file.name) is not None
+
+
+def remove_leftovers(folder: Path, *, of: Path | None = None) -> None:
+    """Removes the temporary files that killed writers left.
+
+    Args:
+        folder: Where; nobody else may be writing there.
+        of: Only those of this one file, in case others write in the folder. None removes all,
+            below the folder too.
+
+    Raises:
+        RunError: If one cannot be removed.
+    """
+    pattern = _TEMPORARY if of is None else _temporary(re.escape(of.stem[:_CHARACTERS_KEPT]))
+    for file in list(folder.rglob(".*") if of is None else folder.glob(".*")):
+        if pattern.fullmatch(file.name) and (of is None or file.suffix == of.suffix):
+            try:
+                file.unlink(missing_ok=True)
+            except OSError as error:
+                raise cannot_write(file, error) from error
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -134,9 +200,7 @@ def claimed(path: Path, *, wait: bool = False) -> Iterator[bool]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("ab")
     except OSError as error:
-        raise RunError(
-            f"cannot write {shown(path)}: {error.strerror}; choose a folder you may write to"
-        ) from error
+        raise cannot_write(path, error) from error
     with file:
         mine = _lock(file.fileno(), wait=wait)
         yield mine
@@ -154,7 +218,7 @@ def _lock(descriptor: int, *, wait: bool) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in NO_LOCKS:
             raise
         logger.warning("no locks here (%s): processes may do the same twice", error.strerror)
     return True

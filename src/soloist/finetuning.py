@@ -14,7 +14,7 @@ from soloist.data.coco import CocoFile, load_coco
 from soloist.data.label_split import label_count, labelled_order
 from soloist.data.sources import ImageRef
 from soloist.engine.build import CONFIG_FILE
-from soloist.engine.distributed import is_main, on_main
+from soloist.engine.distributed import on_main
 from soloist.engine.evaluate import check_classes, evaluate, load_ground_truth
 from soloist.engine.run_folder import RunFolder
 from soloist.engine.runtime import Runtime
@@ -217,7 +217,8 @@ def finetune(
     Raises:
         DataError: If no image can be read, or the ground truth has no object or other classes.
         CheckpointError: If the segmenter to start from is of another architecture.
-        TrainingError: If a loss is not finite.
+        TrainingError: If too many losses in a row are not finite; see `train`.
+        StoppedError: If the process was asked to stop; finished work is kept.
     """
     if ground_truth is not None:
         # A mistake in it shows now, not after the training.
@@ -248,6 +249,5 @@ def finetune(
     predicted = result.gallery[0].predictions
     by_class = on_main(partial(evaluate, predicted, ground_truth, classes=True))
     metrics = {**result.metrics, "finetuned_by_class": by_class}
-    if is_main():
-        write_json(run.path / "results.json", metrics, indent=2)
+    on_main(partial(write_json, run.path / "results.json", metrics, indent=2))
     return replace(result, metrics=metrics)

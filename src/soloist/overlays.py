@@ -53,7 +53,8 @@ def picture_name(name: str) -> Path:
     The suffix is kept inside the name, so that `a.png` and `a.jpg` make different pictures.
     """
     # Split by hand: a name of two leading slashes, or of Windows, would be a path of its own.
-    parts = [part for part in re.split(r"[/\\]", name.replace(":", "_")) if part.strip(".")]
+    plain = re.sub(r"[:\0]", "_", name)
+    parts = [part for part in re.split(r"[/\\]", plain) if part.strip(".")]
     *folders, last = parts or ["image"]
     if len(last.encode(errors="replace")) + len(_ENDING) > _LONGEST_NAME:
         digest = hashlib.sha256(last.encode(errors="replace")).hexdigest()[:16]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import reprlib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
@@ -23,6 +25,7 @@ from soloist.config import (
     TrainConfig,
 )
 from soloist.errors import ConfigError, near_names
+from soloist.files import one_line
 from soloist.hub import backbone_choice
 
 T = TypeVar("T")
@@ -164,8 +167,9 @@ def override(config: T, values: Mapping[str, Any], *, where: str, prefix: str = 
     changes: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
-            shown = f"{prefix}{name}"
-            raise ConfigError(f"{where}: no option {shown!r}; {near_names(str(name), known)}")
+            shown = _short(f"{prefix}{name}")
+            hint = near_names(str(name)[:_LONGEST_SHOWN], known)
+            raise ConfigError(f"{where}: no option {shown}; {hint}")
         current = getattr(config, name)
         if is_dataclass(current):
             if not isinstance(value, Mapping):
@@ -197,24 +201,32 @@ def _convert(value: Any, wanted: Any, where: str) -> Any:
     if origin is Literal:
         if value in get_args(wanted):
             return value
-        raise ConfigError(f"{where} must be one of {list(get_args(wanted))}, got {value!r}")
+        raise ConfigError(f"{where} must be one of {list(get_args(wanted))}, got {_short(value)}")
     if origin in (Union, UnionType):
         inner = [item for item in get_args(wanted) if item is not type(None)]
         return None if value is None else _convert(value, inner[0], where)
     if origin is tuple:
         return _convert_tuple(value, get_args(wanted), where)
     if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int) and abs(value) > sys.float_info.max:
+            raise ConfigError(f"{where} must be a number a float can hold, got {_short(value)}")
         return float(value)
     if wanted is float and isinstance(value, str) and _is_number(value):
         return float(value)
     if isinstance(value, wanted) and not (wanted is int and isinstance(value, bool)):
         return value
-    raise ConfigError(f"{where} must be of type {wanted.__name__}, got {value!r}")
+    raise ConfigError(f"{where} must be of type {wanted.__name__}, got {_short(value)}")
+
+
+def _short(value: Any) -> str:
+    """A value in a message; a file may hold one without end."""
+    text = _REPR.repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def _convert_tuple(value: Any, inner: tuple[Any, ...], where: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise ConfigError(f"{where} must be a list, got {value!r}")
+        raise ConfigError(f"{where} must be a list, got {_short(value)}")
     if len(inner) == 2 and inner[1] is Ellipsis:
         inner = (inner[0],) * len(value)
     if len(inner) != len(value):
@@ -231,14 +243,34 @@ def _is_number(text: str) -> bool:
     return True
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """Makes plain values only, and no more of them than the file spells out."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Refuses `<<`, by which a short file can stand for a mapping of any size."""
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    None, None, "merge keys (<<) are not supported", key.start_mark
+                )
+
+
+_LONGEST_SHOWN = 100
+_REPR = reprlib.Repr()
+_REPR.maxlevel = 2
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = _LONGEST_SHOWN
+
+# What PyYAML raises for broken text, and for values such as `!!int x`.
+_YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
+
+
 def _read_yaml(path: Path) -> Mapping[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
     except OSError as error:
         raise ConfigError(f"cannot read {path} ({error.strerror}); check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} is not valid YAML: {reason}") from error
+    except _YAML_ERRORS as error:
+        raise ConfigError(f"{path} is not valid YAML: {one_line(error)[:500]}") from error
     if content is None:
         return {}
     if not isinstance(content, Mapping):

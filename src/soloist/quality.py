@@ -32,6 +32,7 @@ from soloist.agreement import (
 )
 from soloist.data.coco import CocoAnnotation, CocoFile, load_coco
 from soloist.data.error_log import ErrorLog
+from soloist.data.journal import is_finished
 from soloist.data.sources import ImageRef
 from soloist.engine.distributed import on_main
 from soloist.engine.label import label_images
@@ -137,7 +138,7 @@ def label_views(
     settings = {**settings, "views": [view.name for view in labeler.views]}
 
     def finished() -> CocoFile | None:
-        if overwrite or not out.is_file():
+        if overwrite or not is_finished(out):
             return None
         file = load_coco(out)
         own = {key: value for key, value in file.info.items() if key != "embeddings"}

@@ -7,7 +7,6 @@ free_masks.json -> rounds/0 -> pseudo_labels_1.json -> rounds/1 -> ... -> model.
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -18,9 +17,10 @@ from numpy.typing import NDArray
 
 from soloist.config import Config, SelfTrainingConfig
 from soloist.data.coco import CATEGORIES, load_coco
+from soloist.data.journal import is_finished
 from soloist.data.sources import ImageRef, find_images, spread
-from soloist.engine.build import CONFIG_FILE, load_categories, load_solo
-from soloist.engine.distributed import is_main, on_main
+from soloist.engine.build import CONFIG_FILE, copy_solo, load_categories, load_solo
+from soloist.engine.distributed import on_main
 from soloist.engine.evaluate import Metrics, evaluate, load_ground_truth
 from soloist.engine.extract import FreeMaskExtractor
 from soloist.engine.label import Labeler, LabelSummary, label_images
@@ -96,13 +96,14 @@ def fit(
 
     Raises:
         DataError: If no image can be read or has a mask, or the ground truth has no object.
-        TrainingError: If a loss is not finite.
+        TrainingError: If too many losses in a row are not finite; see `train`.
+        StoppedError: If the process was asked to stop; finished work is kept.
     """
     if ground_truth is not None:
         # A mistake in it shows now, not after hours of training.
         load_ground_truth(load_coco(ground_truth))
     free = run.path / "free_masks.json"
-    extracted = on_main(free.is_file)
+    extracted = on_main(partial(is_finished, free))
     with run.timed("free masks", done=extracted):
         if not extracted:
             extract_masks(images, free, run, config, runtime)
@@ -111,7 +112,7 @@ def fit(
     previous: Path | None = None
     for number in range(rounds + 1):
         labels = free if previous is None else run.path / f"pseudo_labels_{number}.json"
-        if previous is not None and not on_main(labels.is_file):
+        if previous is not None and not on_main(partial(is_finished, labels)):
             with run.timed(f"pseudo-labels {number}"):
                 write_pseudo_labels(images, labels, previous, run, config, runtime)
         coarse = load_coco(labels)
@@ -147,7 +148,7 @@ def fit(
         previous = folder
     result = show_stages(stages, images, ground_truth, run, config, runtime)
     assert previous is not None  # Round 0 ends or raises.
-    on_main(partial(shutil.copytree, previous, run.model, dirs_exist_ok=True))
+    on_main(partial(copy_solo, previous, run.model))
     return result
 
 
@@ -243,7 +244,7 @@ def show_stages(
     gallery: list[StageGallery] = []
     for stage in stages:
         out = run.path / "evaluation" / f"{stage.key}.json"
-        labelled = on_main(out.is_file)
+        labelled = on_main(partial(is_finished, out))
         with run.timed(f"evaluation of {stage.key}", done=labelled):
             if not labelled:
                 label_images(
@@ -259,8 +260,8 @@ def show_stages(
         gallery.append(StageGallery(stage.key, stage_title(stage.key), out))
         if ground_truth is not None:
             metrics[stage.key] = on_main(partial(evaluate, out, ground_truth))
-    if ground_truth is not None and is_main():
-        write_json(run.path / "results.json", metrics, indent=2)
+    if ground_truth is not None:
+        on_main(partial(write_json, run.path / "results.json", metrics, indent=2))
     return FitResult(metrics, gallery, shown)
 
 

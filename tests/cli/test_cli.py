@@ -117,7 +117,7 @@ def errors_of(path: Path) -> list[str]:
         pytest.param("masks photos --out .", "must be a file such as masks.json", id="out-is-here"),
         pytest.param("masks photos --out typo.yaml", "'typo.yaml' exists; add --overwrite",
                      id="out-exists"),
-        pytest.param("masks photos --out typo.yaml/new.json", "(Not a directory)",
+        pytest.param("masks photos --out typo.yaml/new.json", "'typo.yaml' is a file;",
                      id="out-in-a-file"),
         pytest.param("fit photos --out typo.yaml/new", "cannot make typo.yaml/new",
                      id="run-in-a-file"),

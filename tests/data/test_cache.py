@@ -112,3 +112,27 @@ def test_no_image_that_can_be_read_is_told(tmp_path: Path) -> None:
     cache = cache_of(*(ImageRef(tmp_path / name, name) for name in ("a.jpg", "b.jpg")))
     with pytest.raises(DataError, match=r"none of the 2 images can be read; first: .*b\.jpg"):
         cache.readable(1)
+
+
+@pytest.mark.parametrize(
+    ("now", "labelled", "taken"),
+    [
+        pytest.param((20, 30), (20, 30), True, id="as-it-was"),
+        pytest.param((20, 30), (200, 300), True, id="a-smaller-copy"),
+        pytest.param((33, 50), (333, 500), True, id="a-smaller-copy-rounded"),
+        pytest.param((30, 20), (20, 30), False, id="turned"),
+        pytest.param((20, 20), (20, 30), False, id="cut"),
+        pytest.param((100, 156), (100, 150), False, id="a-little-wider"),
+    ],
+)
+def test_an_image_of_other_proportions_than_its_masks_is_refused(
+    tmp_path: Path, now: tuple[int, int], labelled: tuple[int, int], taken: bool
+) -> None:
+    images = [put(tmp_path, "a.png", now), put(tmp_path, "b.png")]
+    cache = ImageCache(
+        images, short_side=400, max_side=800, budget_bytes=1e9, sizes=[labelled, (20, 30)]
+    )
+    index, _, failures = cache.readable(0)
+    assert index == (0 if taken else 1)
+    assert [name for name, _ in failures] == ([] if taken else ["a.png"])
+    assert all("its masks are for" in reason and "\n" not in reason for _, reason in failures)

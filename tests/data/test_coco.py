@@ -167,6 +167,7 @@ def test_the_slow_form_of_counts_is_the_libraries() -> None:
         pytest.param([[0, 0, 5, 3, 1, 1e12]], "polygon 0", id="far-away"),
         pytest.param([[[0, 0], [5, 3], [1, 1]]], "polygon 0", id="nested-points"),
         pytest.param([["a", "b"]], "polygon 0", id="text-polygon"),
+        pytest.param([None], "polygon 0", id="no-points"),
         pytest.param(None, "NoneType", id="none"),
         pytest.param("5,2", "str", id="text"),
     ],

@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from soloist.data.coco import CocoImage, load_coco
-from soloist.data.journal import Journal
+from soloist.data.journal import Journal, is_finished
 from soloist.errors import RunError
 from soloist.structures import Instances
 
@@ -246,3 +250,52 @@ def test_parts_of_other_settings_are_dropped(tmp_path: Path) -> None:
         add(Journal(tmp_path / "masks.json", {"short_side": 1}, part=part), name)
     assert Journal(tmp_path / "masks.json", SETTINGS).done == frozenset()
     assert not (tmp_path / "masks.partial-1.jsonl").exists()
+
+
+def test_a_run_killed_before_it_tidied_up_is_not_finished(
+    tmp_path: Path, killed_at: Callable[[Any, str, int], AbstractContextManager[None]]
+) -> None:
+    out = tmp_path / "masks.json"
+    assert not is_finished(out)
+    journal = Journal(out, SETTINGS)
+    add(journal, *NAMES)
+    # Each of the two files removes its temporary name first.
+    with killed_at(Path, "unlink", 3):
+        journal.finish(SETTINGS, order=ORDER)
+    check_whole(out)
+    assert not is_finished(out)
+    again = Journal(out, SETTINGS)
+    assert again.done == set(NAMES)
+    again.finish(SETTINGS, order=ORDER)
+    check_whole(out)
+    assert is_finished(out)
+
+
+def test_a_file_that_is_being_replaced_is_finished(tmp_path: Path) -> None:
+    out = tmp_path / "masks.json"
+    out.write_text("old")
+    os.utime(out, (1, 1))
+    add(Journal(out, SETTINGS), NAMES[0])
+    assert is_finished(out)
+
+
+def test_a_json_file_comes_with_its_embeddings(
+    tmp_path: Path, killed_at: Callable[[Any, str, int], AbstractContextManager[None]]
+) -> None:
+    """A kill between the two leaves the embeddings alone, which nobody takes for a result."""
+    journal = Journal(tmp_path / "masks.json", SETTINGS)
+    add(journal, *NAMES)
+    with killed_at(os, "replace", 2):
+        journal.finish(SETTINGS, order=ORDER)
+    assert not (tmp_path / "masks.json").exists()
+    assert (tmp_path / "masks.embeddings.npy").exists()
+    Journal(tmp_path / "masks.json", SETTINGS).finish(SETTINGS, order=ORDER)
+    check_whole(tmp_path / "masks.json")
+
+
+def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
+    token = "0123456789abcdef"
+    (tmp_path / f".masks.embeddings.{token}.npy").write_text("half")
+    (tmp_path / f".other.{token}.json").write_text("half")
+    Journal(tmp_path / "masks.json", SETTINGS)
+    assert [path.name for path in tmp_path.glob(".*")] == [f".other.{token}.json"]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
 
 from soloist.checkpoints import load_state, load_tensors
 from soloist.config import Config
@@ -238,6 +239,23 @@ def test_an_error_of_one_process_ends_both(two: Launched, trouble: str, told: st
     first, second = two.facts[trouble]
     assert first == second
     assert re.match(told, first)
+
+
+def test_a_process_asked_to_stop_stops_both(two: Launched) -> None:
+    first, second = two.facts["stopped"]
+    assert first == second
+    assert first.startswith("StoppedError: stopped")
+    state = load_state(two.folder / "stopped" / "checkpoints" / "round-0.pt")
+    assert state["step"] == 1
+
+
+def test_a_bad_step_of_one_process_is_left_out_by_both(two: Launched) -> None:
+    assert two.facts["one bad step"] == ["nothing", "nothing"]
+    run = two.folder / "bad"
+    assert load_state(run / "checkpoints" / "round-0.pt")["bad_steps"]["skipped"] == 1
+    with safe_open(run / "bad_batch.safetensors", "pt") as file:
+        facts = json.loads(file.metadata()["soloist"])
+    assert (facts["step"], facts["process"]) == (1, 1)
 
 
 @pytest.mark.parametrize("name", ["masks", "begun"])

@@ -25,7 +25,8 @@ from soloist.data.sources import ImageRef, find_images
 from soloist.engine.label import Labeler, LabelSummary, errors_beside, label_images
 from soloist.engine.label_shards import ERRORS, ShardJob, label_shards
 from soloist.engine.merge import merge_shards
-from soloist.errors import ConfigError, DataError, RunError
+from soloist.engine.stopping import listening
+from soloist.errors import ConfigError, DataError, RunError, StoppedError
 from soloist.files import claimed
 from soloist.structures import Instances
 
@@ -121,6 +122,28 @@ def test_classes_are_those_of_the_file_without_shards(
 
 
 # Going on
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such signal")
+def test_who_is_asked_to_stop_keeps_finished_shards(
+    pictures: Path, tmp_path: Path, toy_labeler: Labeler
+) -> None:
+    calls = 0
+
+    def asked_at_the_sixth(pixels: NDArray[np.uint8], size: tuple[int, int]) -> Instances:
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return toy_labeler(pixels, size)
+
+    out = tmp_path / "out"
+    with listening(), pytest.raises(StoppedError, match="SIGTERM"):
+        label(pictures, out, asked_at_the_sixth)
+    assert calls == 6
+    assert 1 <= len(ShardFolder(out).finished()) < 4
+    label(pictures, out, toy_labeler)
+    check_whole(pictures, out, toy_labeler)
 
 
 @pytest.mark.parametrize("call", [1, 2, 4])

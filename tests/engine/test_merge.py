@@ -13,6 +13,7 @@ from soloist.data.coco import annotation_entry, load_coco
 from soloist.data.manifest import write_manifest
 from soloist.data.shards import MANIFEST, ShardFolder, ShardRow
 from soloist.data.sources import ImageRef
+from soloist.engine.lock import locked_output
 from soloist.engine.merge import merge_shards
 from soloist.errors import DataError, RunError
 
@@ -53,6 +54,16 @@ def test_objects_are_numbered_and_keep_their_embeddings(folder: Path, tmp_path: 
     content = json.loads((tmp_path / "all.json").read_text())
     assert [one["id"] for one in content["annotations"]] == list(range(1, 26))
     assert content["info"] == {"command": "masks", "embeddings": "all.embeddings.npy"}
+
+
+def test_a_file_that_another_command_writes_is_left_alone(folder: Path, tmp_path: Path) -> None:
+    with (
+        locked_output(tmp_path / "all.json"),
+        pytest.raises(RunError, match="is being written by"),
+    ):
+        merge_shards(folder, tmp_path / "all.json")
+    assert not (tmp_path / "all.json").exists()
+    merge_shards(folder, tmp_path / "all.json")
 
 
 @pytest.mark.parametrize(

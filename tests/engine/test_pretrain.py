@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from soloist.engine import pretrain as pretrain_module
 from soloist.engine.pretrain import CropBatches, pretrain
 from soloist.engine.run_folder import RunFolder, open_run, read_metrics
 from soloist.engine.runtime import Runtime
-from soloist.errors import DataError, TrainingError
+from soloist.errors import DataError, StoppedError, TrainingError
 from soloist.models.backbones import create_backbone
 from soloist.models.densecl import DenseCL
 from soloist.presets import override
@@ -146,24 +147,60 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     assert not (tmp_path / "run" / "model").exists()
 
 
-def test_no_checkpoint_is_written_of_a_loss_that_is_not_finite(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Config, scenes: Path
-) -> None:
-    """Between two log lines too: such a run could never be resumed."""
+@pytest.fixture
+def broken_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Calls of the network, from 1, whose dense loss is not a number."""
     original = DenseCL.forward
-    calls = 0
+    calls: list[int] = []
+    counter = count(1)
 
     def broken(self: DenseCL, *arguments: Tensor) -> dict[str, Tensor]:
-        nonlocal calls
-        calls += 1
         terms = original(self, *arguments)
-        return {**terms, "loss_dense": terms["loss_dense"] * (float("nan") if calls == 4 else 1)}
+        factor = float("nan") if next(counter) in calls else 1
+        return {**terms, "loss_dense": terms["loss_dense"] * factor}
 
     monkeypatch.setattr(DenseCL, "forward", broken)
-    with pytest.raises(TrainingError, match="loss_dense is nan at step 4"):
-        run_in(tmp_path / "run", changed(config, log_every=100), scenes / "images")
+    return calls
+
+
+def test_no_checkpoint_is_written_of_a_loss_that_is_not_finite(
+    tmp_path: Path, config: Config, scenes: Path, broken_calls: list[int]
+) -> None:
+    """Between two log lines too: such a run could never be resumed."""
+    broken_calls += [4]
+    with pytest.raises(TrainingError, match="loss_dense is not finite at step 3"):
+        run_in(tmp_path / "run", changed(config, log_every=100, max_bad_steps=1), scenes / "images")
     state = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
     assert state["step"] == 2
+
+
+def test_a_bad_step_leaves_no_trace_in_weights_and_queues(
+    tmp_path: Path, config: Config, scenes: Path, broken_calls: list[int]
+) -> None:
+    broken_calls += [3, 4]
+    options = changed(config, checkpoint_every=2, steps=4)
+    run = run_in(tmp_path / "run", options, scenes / "images")
+    state = torch.load(run.checkpoints / "last.pt", weights_only=True)
+    assert state["bad_steps"] == {"skipped": 2, "in_a_row": 2}
+    # Two steps of four images in queues of six places, and no third.
+    assert state["model"]["queue_position"] == 2
+    assert (run.path / "bad_batch.safetensors").is_file()
+    assert [row["step"] for row in read_metrics(run.path / "metrics.jsonl")] == [1, 2]
+
+
+def test_a_run_that_is_stopped_ends_as_an_unbroken_one(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    config: Config,
+    scenes: Path,
+    unbroken: Callable[[Config], Outcome],
+) -> None:
+    calls = count(1)
+    monkeypatch.setattr(pretrain_module, "is_asked", lambda: next(calls) == 3)
+    with pytest.raises(StoppedError, match="the same command again goes on"):
+        run_in(tmp_path / "run", config, scenes / "images")
+    assert not (tmp_path / "run" / "model").exists()
+    assert result(run_in(tmp_path / "run", config, scenes / "images")) == unbroken(config)
 
 
 def test_unreadable_images_are_listed_once_and_skipped(

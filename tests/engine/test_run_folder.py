@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import errno
 import json
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from soloist.config import Config
+from soloist.engine.lock import Lock
 from soloist.engine.run_folder import (
     Metrics,
     RunFolder,
@@ -240,3 +246,82 @@ def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path: Path) -> None:
 
 def test_no_metrics_are_no_rows(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+# Company and interruptions
+
+
+def test_a_second_command_is_refused_while_the_first_has_the_folder(tmp_path: Path) -> None:
+    first = open_run(tmp_path / "run", command="fit", inputs={}, config=CONFIG, overwrite=False)
+    for overwrite in (False, True):
+        message = refusal(tmp_path / "run", command="fit", overwrite=overwrite)
+        assert f"is being written by process {os.getpid()} on " in message
+    first.close()
+    assert not (tmp_path / "run" / ".lock").exists()
+    opened(tmp_path / "run", command="fit")
+
+
+def test_a_refused_command_leaves_no_lock(tmp_path: Path) -> None:
+    begun(tmp_path / "run")
+    refusal(tmp_path / "run", command="fit")
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+@pytest.mark.parametrize("made", [1, 2, 3])
+def test_a_run_killed_while_it_was_made_is_no_obstacle(
+    tmp_path: Path,
+    killed_at: Callable[[Any, str, int], AbstractContextManager[None]],
+    monkeypatch: pytest.MonkeyPatch,
+    made: int,
+) -> None:
+    # A kill leaves the lock's file, and the system lets go of it.
+    monkeypatch.setattr(Lock, "release", lambda self: self._lock.release(force=True))
+    with killed_at(os, "replace", made):
+        opened(tmp_path / "run")
+    assert (tmp_path / "run" / ".lock").exists()
+    assert opened(tmp_path / "run").state["finished"] is False
+
+
+@pytest.mark.parametrize("made", [1, 2, 3])
+def test_a_run_that_found_no_room_leaves_an_empty_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: int
+) -> None:
+    original = os.replace
+    calls = count(1)
+
+    def full(*paths: Any) -> None:
+        if next(calls) == made:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(*paths)
+
+    monkeypatch.setattr(os, "replace", full)
+    assert "No space left on device; free some space" in refusal(tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+    opened(tmp_path / "run")
+
+
+def test_leftovers_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
+    run = begun(tmp_path / "run")
+    half = run.checkpoints / ".round-0.0123456789abcdef.pt"
+    half.write_text("half")
+    opened(tmp_path / "run")
+    assert not half.exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+def test_a_log_that_cannot_be_written_ends_without_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    log = logging.getLogger("soloist.engine.train")
+    with open_run(
+        tmp_path / "run", command="fit", inputs={}, config=CONFIG, overwrite=False
+    ) as run:
+        handler = run._handler
+        assert isinstance(handler, logging.FileHandler)
+        assert handler.stream is not None
+        handler.stream.close()
+        handler.stream = Path("/dev/full").open("w", encoding="utf-8")  # noqa: SIM115  # closed by it
+        log.warning("one")
+        log.warning("two")
+    assert "Traceback" not in capsys.readouterr().err
+    assert caplog.text.count("run.log' cannot be written any more") == 1

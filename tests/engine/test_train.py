@@ -5,15 +5,17 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
-from soloist.checkpoints import load_tensors
+from soloist.checkpoints import load_state, load_tensors
 from soloist.config import Config
 from soloist.data.coco import CocoFile, annotation_records, load_coco, write_coco
 from soloist.data.sources import find_images
@@ -23,7 +25,7 @@ from soloist.engine.run_folder import RunFolder, open_run, read_metrics
 from soloist.engine.runtime import Runtime
 from soloist.engine.train import AveragedWeights, StepPlan, train
 from soloist.engine.train_data import TrainBatches
-from soloist.errors import DataError, TrainingError
+from soloist.errors import DataError, StoppedError, TrainingError
 from soloist.losses import FreeSOLOCriterion
 from soloist.presets import override
 from soloist.structures import SOLOOutputs
@@ -311,10 +313,11 @@ def test_a_round_may_start_from_another_segmenter(
 # Trouble
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_at_once(
+def test_losses_that_stay_not_finite_stop_the_run(
     tmp_path: Path, config: Config, trained: Callable[..., RunFolder]
 ) -> None:
     wild = changed(config, train={"learning_rate": 1e30, "warmup_steps": 0, "steps": 50})
+    wild = changed(wild, train={"max_bad_steps": 3})
     with pytest.raises(TrainingError) as caught:
         trained(tmp_path / "run", wild)
     message = str(caught.value)
@@ -325,23 +328,146 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_once(
     assert not (tmp_path / "run" / "model").exists()
 
 
+Break = Callable[[Tensor], Tensor]
+
+
+def not_a_number(loss: Tensor) -> Tensor:
+    return loss * float("nan")
+
+
+def without_slope(loss: Tensor) -> Tensor:
+    """A finite loss whose gradient is not."""
+    return loss.detach() + (loss - loss.detach()).abs().sqrt()
+
+
+@pytest.fixture
+def breaking(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Breaks the semantic loss of some steps."""
+    original = train_module.batch_losses
+
+    def start(how: Break, *steps: int) -> None:
+        def broken(*arguments: Any) -> dict[str, Tensor]:
+            losses = original(*arguments)
+            if arguments[-1] in steps:
+                losses["loss_semantic"] = how(losses["loss_semantic"])
+            return losses
+
+        monkeypatch.setattr(train_module, "batch_losses", broken)
+
+    return start
+
+
 def test_the_term_that_is_not_finite_is_named(
+    tmp_path: Path,
+    config: Config,
+    breaking: Callable[..., None],
+    trained: Callable[..., RunFolder],
+) -> None:
+    breaking(not_a_number, 1, 3, 4)
+    told = r"^loss_semantic is not finite at step 4, 2 in a row; lower --train.learning-rate"
+    with pytest.raises(TrainingError, match=told):
+        trained(tmp_path / "run", changed(config, train={"max_bad_steps": 2}))
+    with safe_open(tmp_path / "run" / "bad_batch.safetensors", "pt") as file:
+        facts = json.loads(file.metadata()["soloist"])
+        counts = file.get_tensor("counts")
+        images, masks = file.get_tensor("images"), file.get_tensor("masks")
+    assert facts == {"section": "train", "step": 3, "process": 0, "broken": ["loss_semantic"]}
+    assert len(images) == len(counts) == 2 * config.train.batch_size
+    assert len(masks) == counts.sum()
+
+
+@pytest.mark.parametrize("how", [not_a_number, without_slope])
+def test_a_bad_step_leaves_no_trace_but_its_count(
+    tmp_path: Path,
+    config: Config,
+    breaking: Callable[..., None],
+    trained: Callable[..., RunFolder],
+    how: Break,
+) -> None:
+    config = changed(config, train={"steps": 3, "checkpoint_every": 1})
+    breaking(how, 2)
+    run = trained(tmp_path / "run", config)
+    rows = read_metrics(run.path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2]
+    after = load_state(run.checkpoints / "round-0.pt")
+    shorter = changed(config, train={"steps": 2})
+    before = load_state(trained(tmp_path / "shorter", shorter).checkpoints / "round-0.pt")
+    assert (before["step"], after["step"]) == (2, 3)
+    assert after["bad_steps"] == {"skipped": 1, "in_a_row": 1}
+    for part in ("model", "average"):
+        for name, tensor in before[part].items():
+            assert torch.equal(after[part][name], tensor), name
+
+
+def test_a_resumed_run_counts_bad_steps_on(
+    tmp_path: Path,
+    killed_at: Callable[[Any, str, int], AbstractContextManager[None]],
+    config: Config,
+    breaking: Callable[..., None],
+    trained: Callable[..., RunFolder],
+) -> None:
+    breaking(not_a_number, 1, 2)
+    config = changed(config, train={"max_bad_steps": 2})
+    with killed_at(train_module, "batch_losses", 3):
+        trained(tmp_path / "run", config)
+    with pytest.raises(TrainingError, match="at step 2, 2 in a row"):
+        trained(tmp_path / "run", config)
+
+
+def test_metrics_count_the_steps_left_out(
+    tmp_path: Path,
+    config: Config,
+    breaking: Callable[..., None],
+    trained: Callable[..., RunFolder],
+) -> None:
+    breaking(not_a_number, 1, 3)
+    rows = read_metrics(trained(tmp_path / "run", config).path / "metrics.jsonl")
+    assert [row.get("skipped_steps") for row in rows] == [None, 1, 2, 2]
+    assert [row["step"] for row in rows] == [1, 3, 5, 6]
+
+
+# Stopping
+
+
+def asked_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    """The process is asked to stop during that step of the next training."""
+    calls = count(1)
+    monkeypatch.setattr(train_module, "is_asked", lambda: next(calls) == call)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5])
+def test_a_run_that_is_stopped_ends_as_an_unbroken_one(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    config: Config,
+    trained: Callable[..., RunFolder],
+    unbroken: Callable[[Config], Outcome],
+    step: int,
+) -> None:
+    asked_at(monkeypatch, step)
+    with pytest.raises(StoppedError, match="the same command again goes on"):
+        trained(tmp_path / "run", config)
+    assert load_state(tmp_path / "run" / "checkpoints" / "round-0.pt")["step"] == step
+    assert not (tmp_path / "run" / "model").exists()
+    assert result(trained(tmp_path / "run", config)) == unbroken(config)
+
+
+def test_a_run_stopped_before_its_plan_plans_by_steps_of_its_own(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     config: Config,
     trained: Callable[..., RunFolder],
 ) -> None:
-    original = train_module.batch_losses
+    config = changed(config, train={"checkpoint_every": 100, "steps": 50})
+    asked_at(monkeypatch, 10)
+    with pytest.raises(StoppedError):
+        trained(tmp_path / "run", config, budget_seconds=0.0)
+    run = trained(tmp_path / "run", config, budget_seconds=0.0)
+    # Measured over steps 11 to 22, and nothing is left.
+    assert read_metrics(run.path / "metrics.jsonl")[-1]["step"] == 22
 
-    def broken(*arguments: Any) -> dict[str, Tensor]:
-        losses = original(*arguments)
-        if arguments[-1] == 3:
-            losses["loss_semantic"] = losses["loss_semantic"] * float("nan")
-        return losses
 
-    monkeypatch.setattr(train_module, "batch_losses", broken)
-    with pytest.raises(TrainingError, match=r"^loss_semantic is not finite at step 3;"):
-        trained(tmp_path / "run", config)
+# Images
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ from soloist.engine.label_shards import ShardJob, label_shards
 from soloist.engine.pretrain import pretrain
 from soloist.engine.run_folder import RunFolder, open_run
 from soloist.engine.runtime import Runtime, choose_runtime
+from soloist.engine.stopping import is_asked
 from soloist.engine.train import train
 from soloist.errors import ConfigError, SoloistError
 from soloist.models.densecl import DenseCL, DenseCLEncoder
@@ -62,7 +63,15 @@ def main(folder: Path, scenes: Path) -> None:
         lambda: trained("uneven", override(config, {"train": {"batch_size": 3}}, where="test"))
     )
     break_losses_of_the_second()
-    facts["not finite"] = errors_of(lambda: trained("broken", config))
+    few = override(config, {"train": {"steps": 3, "max_bad_steps": 1}}, where="test")
+    facts["not finite"] = errors_of(lambda: trained("broken", few))
+    few = override(few, {"train": {"max_bad_steps": 2}}, where="test")
+    facts["one bad step"] = errors_of(lambda: trained("bad", few))
+
+    # The second alone is asked to stop, and by its first step.
+    setattr(train_module, "is_asked", lambda: rank() == 1)  # noqa: B010  # it is not exported
+    facts["stopped"] = errors_of(lambda: trained("stopped", few))
+    setattr(train_module, "is_asked", is_asked)  # noqa: B010
 
     facts["labels"] = label(folder / "masks.json", folder / "images", config, runtime)
     label(folder / "begun.json", folder / "images", config, runtime)

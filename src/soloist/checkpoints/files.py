@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
 import struct
+import zipfile
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from safetensors import SafetensorError
@@ -17,11 +20,14 @@ from torch import Tensor
 
 from soloist.checkpoints.pickles import load_pickle
 from soloist.errors import CheckpointError
-from soloist.files import atomic_path
+from soloist.files import atomic_path, one_line
 
 WRAPPERS = ("state_dict", "model", "teacher", "student")
 """Where files keep their tensors: MoCo and OpenMMLab; detectron2; DINO, whose teacher is its
 result."""
+
+# A tensor may repeat its numbers, and so stand for more than its file holds.
+_REPEATED_BYTES = 2**30
 
 # What torch.load and pickle raise on damaged files, found by damaging some.
 _LOAD_ERRORS = (
@@ -36,7 +42,10 @@ _LOAD_ERRORS = (
     OSError,
     MemoryError,
     OverflowError,
+    RecursionError,
     struct.error,
+    zipfile.BadZipFile,
+    NotImplementedError,
 )
 
 
@@ -62,10 +71,26 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
             content = content[key]
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} must hold a dictionary of tensors, got {type(content)}")
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    tensors = {str(key): value for key, value in content.items() if _is_plain(value)}
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors; is it a file of weights?")
+    claimed = sum(tensor.numel() * tensor.itemsize for tensor in tensors.values())
+    if claimed > path.stat().st_size + _REPEATED_BYTES:
+        raise CheckpointError(
+            f"{path} must hold its tensors, got {path.stat().st_size} bytes that stand for "
+            f"{claimed}; save them without repetition"
+        )
     return tensors
+
+
+def _is_plain(value: object) -> TypeGuard[Tensor]:
+    """Whether this is a tensor with its numbers: not sparse, quantised or without values."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+    )
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], *, metadata: dict[str, str]) -> None:
@@ -87,11 +112,37 @@ def load_state(path: Path) -> Any:
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Writes a dictionary of tensors and plain values, through a temporary name."""
+    # Given a file, torch turns a full disk into an error of its own that does not name it.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
     with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+        temporary.write_bytes(buffer.getbuffer())
+
+
+@contextmanager
+def resumed_from(path: Path) -> Iterator[None]:
+    """Around taking a training's state from a file of `save_state`.
+
+    Raises:
+        CheckpointError: If it is the state of another training, or of another version.
+    """
+    try:
+        yield
+    except (LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"{path} does not fit this training ({one_line(error)[:200]}); go on with the version "
+            "and options that wrote it, or remove it to train from the start"
+        ) from error
 
 
 def _load_torch(path: Path) -> Any:
+    # torch stores tensors as they are; a compressed one may be of any size.
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise pickle.UnpicklingError("it is compressed")
     # A Namespace is a bag of plain values; DINO's checkpoints keep their arguments in one.
     with torch.serialization.safe_globals([Namespace]):
         return torch.load(path, map_location="cpu", weights_only=True)

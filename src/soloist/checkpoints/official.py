@@ -105,7 +105,8 @@ def load_official(path: str | Path) -> OfficialWeights:
         path: `.pth`, `.pth.tar`, `.pt`, `.pkl` or `.safetensors`.
 
     Raises:
-        CheckpointError: If the file cannot be read, is for other pixels, or names a tensor twice.
+        CheckpointError: If the file cannot be read, is for other pixels, names a tensor twice, or
+            holds one that is not finite.
     """
     path = Path(path)
     found = load_tensors(path)
@@ -123,6 +124,11 @@ def load_official(path: str | Path) -> OfficialWeights:
                 f"{path} must hold one network, got {names[ours]!r} and {name!r}, which mean the "
                 "same; save one of them to a file of its own"
             )
+        elif tensor.is_floating_point() and not _is_finite(tensor):
+            raise CheckpointError(
+                f"{path} must hold finite numbers, got others in {name!r}; a network of them finds "
+                "nothing: use an earlier checkpoint, or train again with a lower learning rate"
+            )
         else:
             tensors[ours], names[ours] = tensor, name
     return OfficialWeights(path, kind, tensors, names, left_over=tuple(left_over))
@@ -138,12 +144,19 @@ def _check_pixels(path: Path, found: Mapping[str, Tensor]) -> None:
     for name, wanted in (("pixel_mean", RELEASED_MEAN), ("pixel_std", RELEASED_STD)):
         if name not in found:
             continue
-        got = found[name].flatten().float()
-        if got.shape != (3,) or not torch.allclose(got, torch.tensor(wanted), atol=0.5):
+        got = found[name].flatten().float() if found[name].numel() == 3 else None
+        if got is None or not torch.allclose(got, torch.tensor(wanted), atol=0.5):
+            values = tuple(found[name].shape) if got is None else got.tolist()
             raise CheckpointError(
-                f"{path} must be for RGB pixels with {name} {wanted}, got {got.tolist()}; "
+                f"{path} must be for RGB pixels with {name} {wanted}, got {values}; "
                 "such weights, often for BGR, cannot be used"
             )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # Types of 8 bits know no such question.
+    wide = tensor.float() if tensor.itemsize == 1 else tensor
+    return bool(torch.isfinite(wide).all())
 
 
 def _few(names: tuple[str, ...], most: int = 3) -> str:

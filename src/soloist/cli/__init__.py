@@ -5,6 +5,7 @@ torch is imported inside the verbs, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 
@@ -15,7 +16,8 @@ from soloist.cli import exploring, finetuning, introduction, labelling, learning
 from soloist.cli.data_sets import data
 from soloist.cli.runs import DONE, SOME_FAILED, USER_ERROR
 from soloist.engine.launch import launched
-from soloist.errors import SoloistError, TrainingError
+from soloist.errors import SoloistError, StoppedError, TrainingError
+from soloist.files import disk_trouble
 
 app = App(
     name="soloist",
@@ -51,6 +53,10 @@ def main() -> None:
     """Runs the command line and exits: 0 done, 1 some images failed, 2 the user's mistake."""
     # Of several processes the main one speaks for all.
     level = logging.INFO if launched().rank == 0 else logging.ERROR
+    # A file may be called anything; what cannot be printed is escaped.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     sys.exit(run_command(sys.argv[1:]))
 
@@ -59,6 +65,15 @@ def run_command(arguments: list[str]) -> int:
     """Runs one command; errors a user can cause end in one line on stderr."""
     try:
         status = app(arguments, exit_on_error=False, print_error=False)
+    except StoppedError as stopped:
+        _tell(str(stopped))
+        return DONE
+    except OSError as error:
+        trouble = disk_trouble(error)
+        if trouble is None:
+            raise
+        _tell(trouble)
+        return USER_ERROR
     except (CycloptsError, SoloistError) as error:
         _tell(" ".join(str(error).split()))
         return SOME_FAILED if isinstance(error, TrainingError) else USER_ERROR

@@ -73,7 +73,7 @@ def cluster(
     from soloist.data.coco import load_coco
     from soloist.engine.evaluate import load_ground_truth
     from soloist.engine.extract import FreeMaskExtractor
-    from soloist.engine.label import errors_beside
+    from soloist.engine.label import opened_output
     from soloist.engine.pooling import pool_features
     from soloist.engine.runtime import choose_runtime
     from soloist.semantics.groups import (
@@ -86,22 +86,22 @@ def cluster(
     from soloist.semantics.sources import embeddings_of, image_paths
 
     out = out or predictions.with_name(f"{predictions.stem}-groups.json")
-    errors = errors_beside(out, overwrite=overwrite)
-    file = load_coco(predictions)
-    truth = None if gt is None else load_ground_truth(gt)
-    from_backbone = features == "backbone"
-    paths = image_paths(file, images or []) if from_backbone or sheets is not None else {}
-    if from_backbone:
-        settings = load_config(preset, config, given(options))
-        extractor = FreeMaskExtractor(settings, choose_runtime(device, precision))
-        vectors = pool_features(file, paths, extractor, errors)
-    else:
-        vectors = embeddings_of(file)
-    count = None if groups == "auto" else groups
-    made = group_masks(file, vectors, count, least_score=min_score, center=center, seed=seed)
-    scores = None if truth is None else score_groups(made, file, truth, seed=seed)
-    made_with = {"features": features, "min_score": min_score, "center": center, "seed": seed}
-    write_groups(made, file, out, {**made_with, "scores": scores})
+    with opened_output(out, overwrite=overwrite) as errors:
+        file = load_coco(predictions)
+        truth = None if gt is None else load_ground_truth(gt)
+        from_backbone = features == "backbone"
+        paths = image_paths(file, images or []) if from_backbone or sheets is not None else {}
+        if from_backbone:
+            settings = load_config(preset, config, given(options))
+            extractor = FreeMaskExtractor(settings, choose_runtime(device, precision))
+            vectors = pool_features(file, paths, extractor, errors)
+        else:
+            vectors = embeddings_of(file)
+        count = None if groups == "auto" else groups
+        made = group_masks(file, vectors, count, least_score=min_score, center=center, seed=seed)
+        scores = None if truth is None else score_groups(made, file, truth, seed=seed)
+        made_with = {"features": features, "min_score": min_score, "center": center, "seed": seed}
+        write_groups(made, file, out, {**made_with, "scores": scores})
     Console(width=100).print(group_table(made))
     if scores is not None:
         sys.stdout.write(
@@ -175,7 +175,8 @@ def estimate(
     from soloist.data.sources import find_images
     from soloist.engine.distributed import is_main, join, on_main
     from soloist.engine.evaluate import load_ground_truth
-    from soloist.engine.label import errors_beside
+    from soloist.engine.label import opened_output
+    from soloist.engine.stopping import listening
     from soloist.files import write_json
     from soloist.quality import (
         ViewLabeler,
@@ -191,18 +192,18 @@ def estimate(
     segmenter = load(model, device=device, precision=precision)
     other = None if against is None else load(against, device=device, precision=precision)
     join(segmenter.runtime.device)
-    errors = errors_beside(out, overwrite=overwrite)
-    file = label_views(
-        find_images(images),
-        ViewLabeler(segmenter, other),
-        out.with_name(f"{out.stem}.masks.json"),
-        short_side=segmenter.config.inference.short_side,
-        settings={"command": "estimate", "images": images, "model": model, "against": against},
-        errors=errors,
-        overwrite=overwrite,
-    )
-    report = estimate_quality(file, truth)
-    on_main(lambda: write_json(out, report, indent=2))
+    with listening(), opened_output(out, overwrite=overwrite) as errors:
+        file = label_views(
+            find_images(images),
+            ViewLabeler(segmenter, other),
+            out.with_name(f"{out.stem}.masks.json"),
+            short_side=segmenter.config.inference.short_side,
+            settings={"command": "estimate", "images": images, "model": model, "against": against},
+            errors=errors,
+            overwrite=overwrite,
+        )
+        report = estimate_quality(file, truth)
+        on_main(lambda: write_json(out, report, indent=2))
     if is_main():
         console = Console(width=100)
         console.print(bin_table(report))

@@ -109,18 +109,20 @@ def finetune_table(
         steps: Steps of a training with each of the shares; 2%, 5%, 10% and 100% have some.
         seeds: Each share is drawn and trained on once with each.
     """
+    from soloist.engine.stopping import listening
     from soloist.finetune_table import make_table, plan_cells
 
     cells = plan_cells(str(run), labels, steps, seeds)
-    table = make_table(
-        cells,
-        data,
-        gt,
-        out,
-        preset=preset,
-        options=given(options),
-        device=device,
-        precision=precision,
-    )
+    with listening():
+        table = make_table(
+            cells,
+            data,
+            gt,
+            out,
+            preset=preset,
+            options=given(options),
+            device=device,
+            precision=precision,
+        )
     sys.stdout.write(f"{table}\n")
     return DONE

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -94,15 +95,21 @@ def folder_for(images: list[str]) -> Path:
     return Path("runs", "predict", Path(plain[-1]).stem or "images")
 
 
+@contextmanager
 def open_command(
     command: str, images: list[str], out: Path, config: Config, overwrite: bool, **inputs: object
-) -> RunFolder:
-    """The run folder of a verb, new or to be resumed; see `open_run`."""
+) -> Iterator[RunFolder]:
+    """The run folder of a verb, new or to be resumed; see `open_run`. Signals stop the verb."""
     from soloist.engine.run_folder import open_run
+    from soloist.engine.stopping import listening
 
     named = {"images": " ".join(images)}
     named |= {name: str(value) for name, value in inputs.items() if value is not None}
-    return open_run(out, command=command, inputs=named, config=config, overwrite=overwrite)
+    with (
+        listening(),
+        open_run(out, command=command, inputs=named, config=config, overwrite=overwrite) as run,
+    ):
+        yield run
 
 
 def tell_plan(command: str, out: Path, plan: Callable[[], list[str]]) -> int:
@@ -148,7 +155,8 @@ def label(
     """Labels images into a COCO file or shards: what `masks` and `predict` share."""
     from soloist.data.coco import CATEGORIES
     from soloist.data.sources import find_images
-    from soloist.engine.label import errors_beside, label_images
+    from soloist.engine.label import label_images, opened_output
+    from soloist.engine.stopping import listening
     from soloist.overlays import OverlayWriter
     from soloist.self_training import report_labels
 
@@ -165,32 +173,34 @@ def label(
                 "and lets more processes help; `soloist merge` then makes the file",
                 len(images),
             )
-        errors = errors_beside(out, overwrite=overwrite)
-        summary = label_images(
-            images,
-            make_labeler(),
-            out,
-            title=title,
-            short_side=short_side,
-            settings=settings,
-            errors=errors,
-            categories=categories,
-            overwrite=overwrite,
-            on_result=on_result,
-        )
+        with listening(), opened_output(out, overwrite=overwrite) as errors:
+            summary = label_images(
+                images,
+                make_labeler(),
+                out,
+                title=title,
+                short_side=short_side,
+                settings=settings,
+                errors=errors,
+                categories=categories,
+                overwrite=overwrite,
+                on_result=on_result,
+            )
         failed, path = errors.count, errors.path
     else:
         from soloist.engine.label_shards import ERRORS, ShardJob, label_shards
 
         job = ShardJob(out.absolute(), title, make_labeler, short_side, on_result, categories)
-        summary = label_shards(
-            job,
-            partial(find_images, sources),
-            settings=settings,
-            shard_size=sharding.size,
-            overwrite=overwrite,
-            work=sharding.work(job),
-        )
+        # Ray has an answer of its own to signals.
+        with listening() if sharding.engine == "local" else nullcontext():
+            summary = label_shards(
+                job,
+                partial(find_images, sources),
+                settings=settings,
+                shard_size=sharding.size,
+                overwrite=overwrite,
+                work=sharding.work(job),
+            )
         failed, path = summary.failed, out / ERRORS
     report_labels(title, summary)
     if launched().rank == 0:

@@ -23,6 +23,14 @@ def at_least(least: float, section: object, stage: str, *names: str) -> None:
         check(value >= least, f"{stage}.{name} must be at least {least}, got {value}")
 
 
+def at_most(most: float, section: object, stage: str, *names: str) -> None:
+    """Each named field must be at most this, or each entry of it."""
+    for name in names:
+        value = getattr(section, name)
+        largest = max(value) if isinstance(value, tuple) else value
+        check(largest <= most, f"{stage}.{name} must be at most {most}, got {value}")
+
+
 def above_zero(section: object, stage: str, *names: str) -> None:
     """Each named field must be above 0."""
     for name in names:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from soloist.config.checks import Compat, above_zero, at_least, check, share
+from soloist.config.checks import Compat, above_zero, at_least, at_most, check, share
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,10 @@ class ModelConfig:
             check(fits, f"model.{name} must be a multiple of 32, got {value}")
         at_least(1, self, "model", "fpn_channels", "kernel_channels", "tower_depth")
         at_least(1, self, "model", "embedding_size", "num_classes")
+        # A model's own record is read too: it must not ask for memory without end.
+        at_most(1000, self, "model", "tower_depth", "grids")
+        at_most(2**16, self, "model", "fpn_channels", "head_channels", "mask_channels")
+        at_most(2**16, self, "model", "kernel_channels", "embedding_size", "num_classes")
 
 
 @dataclass(frozen=True)
@@ -242,6 +246,7 @@ class InferenceConfig:
     def __post_init__(self) -> None:
         at_least(1, self, "inference", "short_side", "max_side")
         at_least(1, self, "inference", "max_before_nms", "max_per_image")
+        at_most(20_000, self, "inference", "short_side", "max_side")
         above_zero(self, "inference", "nms_sigma")
         share(self, "inference", "nms_threshold")
 

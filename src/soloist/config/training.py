@@ -42,9 +42,12 @@ class TrainConfig:
     """Processes that prepare batches; -1 chooses by itself."""
     cache_gb: float = 2.0
     """Memory for decoded images, in gigabytes, over all workers."""
+    max_bad_steps: int = 10
+    """Steps in a row without finite loss and gradient that end training; all are skipped (ours)."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "train", "steps", "batch_size", "log_every", "checkpoint_every")
+        at_least(1, self, "train", "max_bad_steps")
         at_least(0, self, "train", "learning_rate", "weight_decay", "warmup_steps", "cache_gb")
         at_least(-1, self, "train", "workers")
         above_zero(self, "train", "clip_norm")
@@ -93,6 +96,8 @@ class PretrainConfig:
     """Processes that prepare batches; -1 chooses by itself."""
     cache_gb: float = 2.0
     """Memory for decoded images, in gigabytes, over all workers."""
+    max_bad_steps: int = 10
+    """Steps in a row without finite loss and gradient that end training; all are skipped (ours)."""
 
     def __post_init__(self) -> None:
         low, high = self.crop_scale
@@ -102,7 +107,7 @@ class PretrainConfig:
         )
         at_least(1, self, "pretrain", "steps", "batch_size", "crop_size", "dense_stride")
         at_least(1, self, "pretrain", "projection_size", "hidden_size", "norm_groups")
-        at_least(1, self, "pretrain", "log_every", "checkpoint_every")
+        at_least(1, self, "pretrain", "log_every", "checkpoint_every", "max_bad_steps")
         at_least(0, self, "pretrain", "learning_rate", "weight_decay", "warmup_steps", "cache_gb")
         at_least(-1, self, "pretrain", "workers")
         # A batch's keys all enter the queue.

@@ -158,7 +158,7 @@ def _annotations(
 
 
 def read_categories(path: Path, content: Mapping[str, Any]) -> dict[int, str]:
-    """Names by id; the one category of class-agnostic files where the content has none.
+    """Names by id; empty where the content names none.
 
     Raises:
         DataError: If an entry is malformed.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from soloist.data.coco_types import CocoAnnotation, CocoImage
-from soloist.data.rle import mask_area, mask_box_xywh, to_rle
+from soloist.data.rle import MAX_MASK_PIXELS, mask_area, mask_box_xywh, to_rle
 from soloist.errors import DataError
 
 
@@ -29,6 +29,10 @@ def read_image_entry(record: Any, where: str) -> CocoImage:
     height, width = (integer(record, key, where) for key in ("height", "width"))
     if height < 1 or width < 1:
         raise DataError(f"{where}: wanted height and width of 1 or more, got {height} x {width}")
+    if height * width > MAX_MASK_PIXELS:
+        raise DataError(
+            f"{where}: wanted an image of at most {MAX_MASK_PIXELS} pixels, got {height} x {width}"
+        )
     return CocoImage(integer(record, "id", where), name, height, width)
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from soloist.data.coco_types import CATEGORIES, CocoAnnotation, CocoFile, CocoImage
 from soloist.data.rle import encode_masks, mask_area, mask_box_xywh
-from soloist.files import atomic_path, write_json
+from soloist.files import atomic_path
 from soloist.structures import Instances
 
 _SCORE_DIGITS = 6  # More than float32 scores mean; keeps files small.
@@ -155,12 +156,13 @@ def write_coco(
         ValueError: If embeddings has another number of rows, or a number is not finite.
     """
     path = Path(path)
-    sidecar = _sidecar(path)
+    sidecar = embeddings_path(path)
     info = {**(info or {})}
     if embeddings is not None:
         info["embeddings"] = sidecar.name
     named = [{"id": key, "name": name} for key, name in categories.items()]
-    with atomic_path(sidecar) as sidecar_part, atomic_path(path) as json_part:
+    # The JSON file appears last: its presence says that both are whole.
+    with atomic_path(path) as json_part, atomic_path(sidecar) as sidecar_part:
         with json_part.open("w", encoding="utf-8", newline="\n") as file:
             file.write(f'{{"info": {_dump(info)},\n"categories": {_dump(named)},\n"images": [')
             records = (
@@ -181,7 +183,13 @@ def write_coco(
             if isinstance(embeddings, EmbeddingBlocks):
                 _save_blocks(sidecar_part, embeddings)
             else:
-                np.save(sidecar_part, embeddings, allow_pickle=False)
+                _save(sidecar_part, embeddings)
+
+
+def _save(path: Path, embeddings: NDArray[np.floating]) -> None:
+    with path.open("wb") as file:
+        # Given a real file, numpy writes by itself and says nothing of a full disk.
+        np.lib.format.write_array(SimpleNamespace(write=file.write), embeddings, allow_pickle=False)
 
 
 def _save_blocks(path: Path, embeddings: EmbeddingBlocks) -> None:
@@ -218,7 +226,7 @@ def write_categories(
         RunError: If a file cannot be written.
     """
     path = Path(path)
-    sidecar = _sidecar(path)
+    sidecar = embeddings_path(path)
     # Read again: what is loaded leaves out the keys that Soloist does not use.
     content = json.loads(source.path.read_text(encoding="utf-8-sig"))
     content["info"] = {**source.info, **info}
@@ -228,13 +236,14 @@ def write_categories(
     content["categories"] = [{"id": key, "name": name} for key, name in categories.items()]
     for annotation, category_id in zip(content["annotations"], category_ids, strict=True):
         annotation["category_id"] = category_id
-    with atomic_path(sidecar) as part:
+    with atomic_path(path) as json_part, atomic_path(sidecar) as sidecar_part:
+        json_part.write_text(_dump(content) + "\n", encoding="utf-8", newline="\n")
         if source.embeddings is not None:
-            np.save(part, source.embeddings, allow_pickle=False)
-        write_json(path, content)
+            _save(sidecar_part, source.embeddings)
 
 
-def _sidecar(path: Path) -> Path:
+def embeddings_path(path: Path) -> Path:
+    """The file of embeddings beside a COCO file."""
     return path.with_name(f"{path.stem}.embeddings.npy")
 
 

@@ -6,6 +6,7 @@ What finds images and keeps account of broken ones is offered here too.
 from __future__ import annotations
 
 import os
+import stat
 import struct
 import threading
 import zlib
@@ -202,6 +203,12 @@ def _decoding(path: str | Path) -> Iterator[None]:
 def _open(path: str | Path, max_pixels: int | None) -> Iterator[Image.Image]:
     # Given a file and not its name, Pillow does not map it into memory, which scrambles
     # uncompressed TIFFs whose orientation swaps height and width (seen with Pillow 13.0).
+    # A pipe or a device would be waited for, or never end.
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise DataError(
+            f"cannot read image {shown(path)}: it is no regular file; replace or remove the file"
+        )
     with Path(path).open("rb") as file, _open_header(file) as image:
         width, height = image.size
         if max_pixels is not None and width * height > max_pixels:

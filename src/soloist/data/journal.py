@@ -26,8 +26,9 @@ from soloist.data.coco import (
     instances_to_annotations,
     write_coco,
 )
+from soloist.data.coco_write import embeddings_path
 from soloist.errors import RunError
-from soloist.files import plain_json, shown, write_json
+from soloist.files import appending, plain_json, remove_leftovers, shown, write_json
 from soloist.structures import Instances
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class Journal:
     ) -> None:
         self._target = target
         self._categories = categories
-        self._head = target.with_name(f"{target.stem}.partial.json")
+        self._head = _head(target)
         try:
             self._open(plain_json(settings), part)
         except OSError as error:
@@ -116,6 +117,8 @@ class Journal:
     def _open(self, settings: Mapping[str, Any], number: int) -> None:
         if number == 0:
             self._target.parent.mkdir(parents=True, exist_ok=True)
+            for file in (self._target, embeddings_path(self._target), self._head):
+                remove_leftovers(self._target.parent, of=file)
             self._drop_others(settings)
         self._own = _Part(self._target, number)
         self._own.cut()
@@ -155,6 +158,21 @@ class Journal:
                 yield rows[part][first : first + len(annotations)]
 
 
+def is_finished(target: Path) -> bool:
+    """Whether an output file is there, and not by a process that was killed before it tidied up.
+
+    That one left its journal, which began before the file. It is gone on with like any other.
+    """
+    if not target.exists():
+        return False
+    head = _head(target)
+    return not head.exists() or head.stat().st_mtime_ns > target.stat().st_mtime_ns
+
+
+def _head(target: Path) -> Path:
+    return target.with_name(f"{target.stem}.partial.json")
+
+
 class _Part:
     """What one process has finished: a file of lines and a file of embeddings."""
 
@@ -182,11 +200,12 @@ class _Part:
             "embedding_size": rows.shape[1],
         }
         # Rows first: a kill in between leaves rows without a line, which are cut off on resume.
-        with self._rows.open("ab") as file:
+        with appending(self._rows), self._rows.open("ab") as file:
             file.write(rows.tobytes())
-        offset = self.lines.stat().st_size
-        with self.lines.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        with appending(self.lines):
+            offset = self.lines.stat().st_size
+            with self.lines.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
         self._note(record, offset)
 
     def read(self) -> int:

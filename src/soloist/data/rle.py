@@ -17,9 +17,12 @@ from torch import Tensor
 
 from soloist.errors import DataError
 
+MAX_MASK_PIXELS = 2**31 - 1
+"""Largest mask: the C library counts in 32 bits."""
 _MAX_CHARACTERS = 7  # Of one run length: 35 bits, more than any image has pixels.
-_MAX_PIXELS = 2**31 - 1  # The C library counts in 32 bits.
-_MAX_COORDINATE = 1e6  # Pixels; polygons are rasterised along their outline, whatever its length.
+_MAX_COORDINATE = 1e6  # Pixels.
+_MAX_OUTLINE = 4e6  # Pixels; polygons are rasterised along their outline, 80 bytes a pixel.
+_MAX_DECODED = 2**32  # Pixels of all masks of an image together, a byte each.
 
 
 def encode_masks(masks: Tensor | NDArray[np.bool_]) -> list[dict[str, Any]]:
@@ -102,6 +105,11 @@ def decode_masks(segmentations: Sequence[Any], size: tuple[int, int]) -> NDArray
     Raises:
         DataError: As `to_rle`.
     """
+    if len(segmentations) * size[0] * size[1] > _MAX_DECODED:
+        raise DataError(
+            f"wanted masks of at most {_MAX_DECODED} pixels together, got {len(segmentations)} of "
+            f"{size[0]} x {size[1]}; keep fewer masks on the image, or cut it into tiles"
+        )
     masks = np.zeros((len(segmentations), *size), dtype=np.bool_)
     for mask, segmentation in zip(masks, segmentations, strict=True):
         mask[:] = decode_mask(segmentation, size)
@@ -146,8 +154,10 @@ def _checked_rle(rle: Mapping[str, Any], size: tuple[int, int] | None) -> dict[s
     ):
         raise DataError(f"wanted run lengths with size [height, width], got size {own_size!r}")
     height, width = own_size
-    if height * width > _MAX_PIXELS:
-        raise DataError(f"wanted a mask of at most {_MAX_PIXELS} pixels, got {height} x {width}")
+    if height * width > MAX_MASK_PIXELS:
+        raise DataError(
+            f"wanted a mask of at most {MAX_MASK_PIXELS} pixels, got {height} x {width}"
+        )
     if size is not None and (height, width) != tuple(size):
         raise DataError(
             f"wanted a mask of {size[0]} x {size[1]} (height x width) like its image, got "
@@ -206,6 +216,7 @@ def _run_lengths(counts: str) -> NDArray[np.int64]:
 def _rasterised(polygons: Sequence[Any], size: tuple[int, int]) -> dict[str, Any]:
     height, width = size
     usable: list[list[float]] = []
+    outline = 0.0
     for index, polygon in enumerate(polygons):
         try:
             points = np.array(polygon, dtype=np.float64)
@@ -213,11 +224,19 @@ def _rasterised(polygons: Sequence[Any], size: tuple[int, int]) -> dict[str, Any
             raise DataError(f"wanted polygon {index} as a list of numbers x, y, ...") from error
         if points.ndim != 1 or len(points) % 2 or not (np.abs(points) <= _MAX_COORDINATE).all():
             raise DataError(
-                f"wanted polygon {index} as pixels x, y, x, y, ..., got {len(points)} entries "
+                f"wanted polygon {index} as pixels x, y, x, y, ..., got {points.size} entries "
                 "that are no such list; check the export"
             )
-        if len(points) >= 6:  # pycocotools takes four numbers for a box.
-            usable.append(points.tolist())
+        if len(points) < 6:  # pycocotools takes four numbers for a box.
+            continue
+        corners = points.reshape(-1, 2)
+        outline += float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())
+        if outline > _MAX_OUTLINE:
+            raise DataError(
+                f"wanted polygons with an outline of at most {_MAX_OUTLINE:.0f} pixels, got a "
+                f"longer one with polygon {index}; check the export"
+            )
+        usable.append(points.tolist())
     if not usable:
         raise DataError(
             f"wanted at least one polygon of three points, got {len(polygons)} polygons without; "

@@ -62,7 +62,7 @@ class ImagePlaces:
         for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
             for folder in self._folders:
                 path = folder / spelling
-                if path.is_file():
+                if os.path.isfile(path):
                     self._folders.remove(folder)
                     self._folders.insert(0, folder)
                     return path
@@ -142,9 +142,10 @@ def _is_image_name(name: str) -> bool:
 
 def _find_in(source: str | Path) -> list[ImageRef]:
     path = Path(os.path.expanduser(source))
-    if path.is_dir():
+    # These take names of any length, which pathlib refuses.
+    if os.path.isdir(path):
         return _find_in_folder(path)
-    if path.is_file():
+    if os.path.isfile(path):
         suffix = path.suffix.lower()
         if suffix == ".json":
             return _find_in_coco(path)

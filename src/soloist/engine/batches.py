@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from soloist.engine import stopping
+from soloist.errors import SoloistError, TrainingError
+from soloist.files import one_line
+
 T = TypeVar("T")
 
 
-class StepDataset(Dataset[T]):
-    """One whole batch per step, made by a function of the step alone."""
+class StepDataset(Dataset[T | SoloistError]):
+    """One whole batch per step, made by a function of the step alone, or why there is none."""
 
     def __init__(self, make_batch: Callable[[int], T]) -> None:
         self._make_batch = make_batch
 
-    def __getitem__(self, step: int) -> T:
-        return self._make_batch(step)
+    def __getitem__(self, step: int) -> T | SoloistError:
+        # Raised in a worker it would come back with the worker's account of where.
+        try:
+            return self._make_batch(step)
+        except SoloistError as error:
+            return error
 
 
 class _Steps(Sequence[int]):
@@ -37,16 +46,46 @@ class _Steps(Sequence[int]):
 def step_batches(
     make_batch: Callable[[int], T], *, first: int, end: int, workers: int
 ) -> Iterator[T]:
-    """Yields the batches of steps first..end-1, prepared by worker processes."""
-    loader: DataLoader[T] = DataLoader(
+    """Yields the batches of steps first..end-1, prepared by worker processes.
+
+    Raises:
+        SoloistError: What making a batch raised.
+    """
+    loader: DataLoader[T | SoloistError] = DataLoader(
         StepDataset(make_batch),
         batch_size=None,
         sampler=_Steps(first, end),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_start_worker,
     )
-    return iter(loader)
+    for batch in loader:
+        if isinstance(batch, SoloistError):
+            raise batch
+        yield batch
+
+
+@contextmanager
+def lost_workers_told() -> Iterator[None]:
+    """Around a training: torch tells of a worker that died wherever the training happens to be.
+
+    Raises:
+        TrainingError: If a worker died.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TrainingError(
+            f"a process that prepares batches died ({one_line(error).rstrip('. ')}), as happens "
+            "where memory runs out; the same command again goes on from the last checkpoint"
+        ) from error
+
+
+def _start_worker(_: int) -> None:
+    stopping.ignore()
 
 
 def batch_indices(step: int, *, batch_size: int, length: int, seed: int) -> list[int]:

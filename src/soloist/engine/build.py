@@ -19,7 +19,7 @@ from soloist.checkpoints.official import is_counter
 from soloist.config import BackboneConfig, Config, InferenceConfig, ModelConfig
 from soloist.data.coco import CATEGORIES
 from soloist.errors import CheckpointError
-from soloist.files import one_line, write_json
+from soloist.files import atomic_path, one_line, write_json
 from soloist.models.backbones import Backbone, create_backbone
 from soloist.models.simple_pyramid import SimplePyramid
 from soloist.models.solo import SOLO
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 LAST_CATEGORY_LAYER = "category_branch.category"
+FLOAT16_MAX = torch.finfo(torch.float16).max
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:
@@ -98,6 +99,13 @@ def save_solo(
     write_json(folder / CONFIG_FILE, record, indent=2)
 
 
+def copy_solo(source: Path, target: Path) -> None:
+    """Copies a model folder, its record last."""
+    for name in (MODEL_FILE, CONFIG_FILE):
+        with atomic_path(target / name) as temporary:
+            temporary.write_bytes((source / name).read_bytes())
+
+
 def normalize(network: SOLO, images: Tensor) -> Tensor:
     """(B, 3, H, W) uint8 RGB images as the network's backbone expects them."""
     return cast(Backbone, network.backbone).normalize(images)
@@ -106,7 +114,10 @@ def normalize(network: SOLO, images: Tensor) -> Tensor:
 def half_precision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Float weights as float16; integers (counters of batch norms) stay."""
     return {
-        name: tensor.half() if tensor.is_floating_point() else tensor
+        # Beyond its range float16 has infinity only, by which nothing is computed.
+        name: tensor.clamp(-FLOAT16_MAX, FLOAT16_MAX).half()
+        if tensor.is_floating_point()
+        else tensor
         for name, tensor in weights.items()
     }
 
@@ -143,9 +154,14 @@ def load_solo(path: Path, preset: str | None = None) -> tuple[SOLO, Config]:
         backbone = override(BackboneConfig(), record["backbone"], where=str(folder))
         model = override(ModelConfig(), record["model"], where=str(folder))
         inference = override(InferenceConfig(), record["inference"], where=str(folder))
-    network = build_solo(backbone, model)
-    load_solo_weights(network, folder)
-    return network.eval(), Config(backbone=backbone, model=model, inference=inference)
+    # Its weights are in the folder: nothing else is read or fetched on its record's behalf.
+    config = Config(backbone=replace(backbone, weights="none"), model=model, inference=inference)
+    weights = load_official(folder / MODEL_FILE)
+    # Before a network of whatever size the record says is made.
+    _check_fit(weights, _shapes(config))
+    network = build_solo(config.backbone, model)
+    network.load_state_dict(weights.tensors)
+    return network.eval(), config
 
 
 def load_categories(path: Path) -> Mapping[int, str]:
@@ -172,7 +188,14 @@ def _record_of(folder: Path) -> Iterator[Any]:
     """The record of a model folder; what is wrong with it, also found while reading, is told."""
     try:
         yield json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (
+        json.JSONDecodeError,
+        UnicodeDecodeError,
+        RecursionError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:
         raise CheckpointError(
             f"{folder / CONFIG_FILE} is not the record of a segmenter ({one_line(error)}); "
             "copy the whole run again, or train again"
@@ -213,13 +236,17 @@ def load_solo_weights(network: SOLO, folder: Path) -> None:
         CheckpointError: If names or shapes differ.
     """
     weights = load_official(folder / MODEL_FILE)
-    wrong = _misfits(weights, network.state_dict())
+    _check_fit(weights, network.state_dict())
+    network.load_state_dict(weights.tensors)
+
+
+def _check_fit(weights: OfficialWeights, own: Mapping[str, Tensor]) -> None:
+    wrong = _misfits(weights, own)
     if wrong:
         raise CheckpointError(
-            f"{folder / MODEL_FILE} does not fit its network: {len(wrong)} tensors are missing, "
-            f"left over or of another shape, first {wrong[0]!r}"
+            f"{weights.path} does not fit its network: {len(wrong)} tensors are missing, left over "
+            f"or of another shape, first {wrong[0]!r}"
         )
-    network.load_state_dict(weights.tensors)
 
 
 def carry_over(network: SOLO, path: Path, categories: Mapping[int, str]) -> str:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -18,10 +19,12 @@ from numpy.typing import NDArray
 from soloist.data.coco import CATEGORIES, CocoImage
 from soloist.data.error_log import ErrorLog
 from soloist.data.images import read_with_size
-from soloist.data.journal import Journal
+from soloist.data.journal import Journal, is_finished
 from soloist.data.sources import ImageRef
 from soloist.engine.distributed import gather, is_main, on_main, processes, rank, together
+from soloist.engine.lock import locked_output
 from soloist.engine.progress import duration, track
+from soloist.engine.stopping import stop_if_asked
 from soloist.errors import DataError, RunError
 from soloist.files import shown
 from soloist.structures import Instances
@@ -100,8 +103,9 @@ def label_images(
         on_result: Called with what was found on each image.
 
     Raises:
-        RunError: If the file exists and is not to be replaced.
+        RunError: If the file exists and is not to be replaced, or cannot be written.
         DataError: If none of the images can be read.
+        StoppedError: If the process was asked to stop; what is finished is kept.
     """
     on_main(partial(check_output, out, overwrite=overwrite))
     journal = _open_journal(out, settings, categories)
@@ -119,15 +123,17 @@ def label_images(
                     errors.add(image.name, title, found)
                 else:
                     number = image.id if image.id is not None else numbers[image.name]
-                    journal.add(CocoImage(number, image.name, *found.size), found.instances)
+                    # The journal last: what it names is not done again.
                     if on_result is not None:
                         on_result(image, found.pixels, found.instances)
+                    journal.add(CocoImage(number, image.name, *found.size), found.instances)
                 if count == IMAGES_FOR_ESTIMATE and len(own) > 2 * count and is_main():
                     rest = (time.monotonic() - start) / count * (len(own) - count)
                     logger.info("%s: %d images, about %s", title, len(left), duration(rest))
                 # The others are about as far.
                 advanced = min(processes(), len(left) - (count - 1) * processes())
                 tracker.advance(advanced, note=f"{len(journal)} masks")
+                stop_if_asked()
 
     together(label_share)
     failed = gather(failures)
@@ -171,6 +177,18 @@ def _open_journal(out: Path, settings: Mapping[str, Any], categories: Mapping[in
     )
 
 
+@contextmanager
+def opened_output(out: Path, *, overwrite: bool) -> Iterator[ErrorLog]:
+    """Keeps an output file to this command, and its account of failures; see `errors_beside`.
+
+    Raises:
+        RunError: If another command is writing it, or as `errors_beside`.
+    """
+    on_main(partial(check_output, out, overwrite=overwrite))
+    with locked_output(out):
+        yield errors_beside(out, overwrite=overwrite)
+
+
 def errors_beside(out: Path, *, overwrite: bool) -> ErrorLog:
     """The account of the images that fail on the way to an output file, `<stem>.errors.jsonl`.
 
@@ -204,7 +222,7 @@ def check_output(out: Path, *, overwrite: bool) -> None:
     """
     if out.is_dir():
         raise RunError(f"--out must be a file such as masks.json, {shown(out)} is a folder")
-    if out.exists() and not overwrite:
+    if is_finished(out) and not overwrite:
         raise RunError(f"{shown(out)} exists; add --overwrite to replace it, or choose another")
 
 

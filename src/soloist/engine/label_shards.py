@@ -27,6 +27,7 @@ from soloist.data.sources import ImageRef
 from soloist.engine.distributed import on_main, together
 from soloist.engine.label import Labeler, LabelSummary, OnResult, each_labelled
 from soloist.engine.progress import Tracker, track
+from soloist.engine.stopping import stop_if_asked
 from soloist.errors import DataError, RunError
 from soloist.files import claimed, one_line, plain_json, shown, write_text
 
@@ -89,6 +90,7 @@ def label_shards(
         ConfigError: If the shard size is out of range.
         RunError: If the folder holds something else, or shards of other settings.
         DataError: If a finished shard is damaged, or no image at all can be read.
+        StoppedError: If the process was asked to stop; finished shards are kept.
     """
     start = time.monotonic()
     check_shard_size(shard_size)
@@ -165,6 +167,7 @@ class ShardWorker:
                     job.on_result(image, found.pixels, instances)
             if tracker is not None:
                 tracker.advance()
+            stop_if_asked()
 
 
 def _work_here(job: ShardJob, labeler: Labeler, shards: ShardFolder, tracker: Tracker) -> None:

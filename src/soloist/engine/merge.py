@@ -11,6 +11,7 @@ from typing import Any
 from soloist.data.coco import EmbeddingBlocks, write_coco
 from soloist.data.shards import ShardFolder
 from soloist.engine.label import LabelSummary, check_output
+from soloist.engine.lock import locked_output
 from soloist.engine.progress import Tracker, track
 from soloist.errors import DataError
 from soloist.files import shown
@@ -34,7 +35,8 @@ def merge_shards(
         What the file holds; `failed` counts the images it lacks.
 
     Raises:
-        RunError: If the file exists and is not to be replaced, or cannot be written.
+        RunError: If the file exists and is not to be replaced, cannot be written, or another
+            command is writing it.
         DataError: If shards are missing or damaged, or hold no image at all.
     """
     start = time.monotonic()
@@ -58,7 +60,7 @@ def merge_shards(
     instances = sum(one.instances for one in facts)
     size = max(one.embedding_size for one in facts)
     # Three columns of readers: images, objects, embeddings.
-    with track("merge", 3 * len(numbers)) as tracker:
+    with locked_output(out), track("merge", 3 * len(numbers)) as tracker:
 
         def each(read: Any) -> Iterator[Any]:
             return _each(numbers, read, tracker)

@@ -7,22 +7,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from soloist.checkpoints import load_state, save_state, save_tensors
+from soloist.checkpoints import load_state, resumed_from, save_state, save_tensors
 from soloist.config import Config, PretrainConfig
 from soloist.data.augment import CropPair, seeded
 from soloist.data.cache import ImageCache
 from soloist.data.sources import ImageRef
-from soloist.engine.batches import batch_indices, step_batches
+from soloist.engine.bad_steps import BadSteps, gradient_norm
+from soloist.engine.batches import batch_indices, lost_workers_told, step_batches
 from soloist.engine.build import build_backbone, half_precision
 from soloist.engine.distributed import (
     gather_rare,
     gather_rows,
+    largest,
     mean,
     on_main,
     processes,
@@ -35,7 +36,7 @@ from soloist.engine.progress import track
 from soloist.engine.run_folder import Metrics, RunFolder
 from soloist.engine.runtime import Runtime, loader_workers
 from soloist.engine.schedule import learning_rate, make_optimizer, set_rate
-from soloist.errors import TrainingError
+from soloist.engine.stopping import is_asked, stopped
 from soloist.files import write_json
 from soloist.models.backbones import Backbone
 from soloist.models.densecl import DenseCL, DenseCLEncoder
@@ -121,9 +122,12 @@ def pretrain(
         The trained query backbone, in evaluation mode.
 
     Raises:
-        TrainingError: If the loss is not finite.
+        TrainingError: If `pretrain.max_bad_steps` losses or gradients in a row are not finite, or
+            a process that prepares batches died.
         DataError: If no image can be read.
+        CheckpointError: If the checkpoint is damaged or of another training.
         ConfigError: If the batch cannot be shared by the processes.
+        StoppedError: If a process was asked to stop; a checkpoint is saved.
     """
     options = config.pretrain
     torch.manual_seed(config.seed)
@@ -132,12 +136,15 @@ def pretrain(
     model, optimizer = accelerator.prepare(*_build(config, runtime))
     network: DenseCL = accelerator.unwrap_model(model)
     checkpoint = run.checkpoints / "last.pt"
+    bad_steps = BadSteps(network, run, limit=options.max_bad_steps, section="pretrain")
     first = 0
     if on_main(checkpoint.is_file):
         state = load_state(checkpoint)
-        network.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
+        with resumed_from(checkpoint):
+            network.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            bad_steps.load(state.get("bad_steps", {}))
+            first = state["step"]
     metrics = Metrics(run.path / "metrics.jsonl", resume_step=first)
     workers = loader_workers(options.workers, runtime.device)
     batches = step_batches(
@@ -155,7 +162,7 @@ def pretrain(
     backbone = network.query_encoder.backbone
     peak = options.learning_rate * options.batch_size / SCHEDULE_BATCH
     model.train()
-    with track("pretrain", options.steps, done=first) as tracker:
+    with lost_workers_told(), track("pretrain", options.steps, done=first) as tracker:
         for step, batch in enumerate(batches, start=first):
             for name, reason in gather_rare(batch.failures):
                 run.errors.add(name, "pretrain", ValueError(reason))
@@ -168,27 +175,38 @@ def pretrain(
             )
             set_rate(optimizer, rate)
             query, key, order = (item.to(runtime.device) for item in batch[:3])
+            bad_steps.begin()
             with runtime.autocast():
                 terms = model(backbone.normalize(query), backbone.normalize(key), order)
-            loss = terms["loss_global"] + terms["loss_dense"]
-            accelerator.backward(loss)
-            optimizer.step()
+            stacked = torch.stack(list(terms.values())).detach()
+            row = dict(zip(terms, mean(stacked).tolist(), strict=True))
+            crops = {"query": query, "key": key, "order": order}
+            bad = bad_steps.is_bad(step, row, stacked, crops)
+            if not bad:
+                accelerator.backward(terms["loss_global"] + terms["loss_dense"])
+                norm = gradient_norm(network)
+                bad = bad_steps.is_bad(step, {"gradient": norm}, stacked, crops)
+            if not bad:
+                optimizer.step()
+                network.update_key_encoder(_momentum(step, options))
+                bad_steps.good()
             optimizer.zero_grad()
-            network.update_key_encoder(_momentum(step, options))
             done = step + 1
-            logging = done % options.log_every == 0 or done == options.steps
-            saving = done % options.checkpoint_every == 0 or done == options.steps
-            if logging or saving:
-                stacked = torch.stack(list(terms.values())).detach()
-                row = dict(zip(terms, mean(stacked).tolist(), strict=True))
-                # A checkpoint that is not finite could never be resumed from.
-                _check_finite(row, done)
-            if logging:
-                metrics.write({"step": done, "learning_rate": rate, **row})
+            if not bad and (done % options.log_every == 0 or done == options.steps):
+                metrics.write({"step": done, "learning_rate": rate, **row, **bad_steps.count})
                 tracker.advance(0, note=f"loss {row['loss_global'] + row['loss_dense']:.3f}")
-            if saving:
-                on_main(partial(_save_checkpoint, checkpoint, done, network, optimizer))
+            stopping = bool(largest([is_asked()])[0])
+            if done % options.checkpoint_every == 0 or done == options.steps or stopping:
+                state = {
+                    "step": done,
+                    "model": network.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "bad_steps": bad_steps.state,
+                }
+                on_main(partial(save_state, checkpoint, state))
             tracker.advance()
+            if stopping:
+                raise stopped()
     on_main(partial(_save_backbone, run, backbone, config, len(images)))
     return backbone.eval()
 
@@ -242,19 +260,3 @@ def _momentum(step: int, options: PretrainConfig) -> float:
     """Decay of the key encoder: grows from its start value to 1 along a half cosine."""
     progress = step / options.steps
     return 1 - (1 - options.momentum) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def _check_finite(row: dict[str, float], step: int) -> None:
-    broken = [name for name, value in row.items() if not math.isfinite(value)]
-    if broken:
-        raise TrainingError(
-            f"{broken[0]} is {row[broken[0]]} at step {step}; lower --pretrain.learning-rate "
-            "or use --precision fp32"
-        )
-
-
-def _save_checkpoint(
-    path: Path, step: int, network: DenseCL, optimizer: torch.optim.Optimizer
-) -> None:
-    state = {"step": step, "model": network.state_dict(), "optimizer": optimizer.state_dict()}
-    save_state(path, state)

@@ -9,8 +9,9 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -20,14 +21,25 @@ import yaml
 from soloist.config import Config
 from soloist.data.error_log import ErrorLog
 from soloist.engine.distributed import is_main, on_main
+from soloist.engine.lock import Lock
 from soloist.errors import RunError
-from soloist.files import write_json, write_text
+from soloist.files import (
+    appending,
+    cannot_write,
+    is_leftover,
+    remove_leftovers,
+    shown,
+    write_json,
+    write_text,
+)
 from soloist.presets import differences, load_config_file
 
 STATE = "state.json"
+LOCK = ".lock"
 # What a run has before anything is made.
 _BARE = {
     STATE,
+    LOCK,
     "config.yaml",
     "environment.json",
     "run.log",
@@ -41,16 +53,21 @@ logger = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """The folder of one run; made by `open_run`. As a context it closes its log at the end.
+    """The folder of one run; made by `open_run`. As a context it is closed at the end.
 
     Of several processes the main one alone writes into it.
+
+    Args:
+        path: The folder.
+        lock: What keeps other commands out until it is closed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, lock: Lock | None = None) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         self.errors = ErrorLog(path / "errors.jsonl" if is_main() else None)
+        self._lock = lock
         self._handler: logging.Handler | None = None
 
     def __enter__(self) -> Self:
@@ -75,9 +92,11 @@ class RunFolder:
         """Records the time of a stage in the run's state; a finished one keeps its time."""
         start = time.monotonic()
         yield
-        if not done and is_main():
-            timing = {**self.state.get("timing", {}), stage: time.monotonic() - start}
-            self.update_state(timing=timing)
+        if not done:
+            on_main(partial(self._add_time, stage, time.monotonic() - start))
+
+    def _add_time(self, stage: str, seconds: float) -> None:
+        self.update_state(timing={**self.state.get("timing", {}), stage: seconds})
 
     def finish(self) -> None:
         """Marks the run as done: from now on it is refused unless overwritten."""
@@ -85,19 +104,38 @@ class RunFolder:
         self.close()
 
     def close(self) -> None:
-        """Stops writing to run.log."""
+        """Stops writing to run.log, and lets others have the folder."""
         if self._handler is not None:
             logging.getLogger("soloist").removeHandler(self._handler)
             self._handler.close()
             self._handler = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def start_log(self) -> None:
         """Copies all log lines into run.log."""
         if not is_main():
             return
-        self._handler = logging.FileHandler(self.path / "run.log", encoding="utf-8")
+        path = self.path / "run.log"
+        with appending(path):
+            self._handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("soloist").addHandler(self._handler)
+
+
+class _LogFile(logging.FileHandler):
+    """A log that a full disk ends, but not the work: that has its own files to fail with."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Stops writing, and says so once."""
+        logging.getLogger("soloist").removeHandler(self)
+        logger.warning("%s cannot be written any more", shown(self.baseFilename))
+
+    def close(self) -> None:
+        """Ends the file; lines that found no room are lost, which was said."""
+        with suppress(OSError):
+            super().close()
 
 
 def open_run(
@@ -118,26 +156,51 @@ def open_run(
         RunError: If the folder holds a finished run, a run of another command or options, or
             files that are not a run's.
     """
+    locks: list[Lock] = []
 
     def prepare() -> None:
-        _prepare(path, command, inputs, config, overwrite=overwrite)
+        _check_place(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"cannot make {path} ({error.strerror}); choose another --out"
+            ) from error
+        lock = Lock(path / LOCK, path)
+        with ExitStack() as refused:
+            refused.callback(lock.release)
+            _prepare(path, command, inputs, config, overwrite=overwrite)
+            refused.pop_all()
+        locks.append(lock)
 
     on_main(prepare)
-    run = RunFolder(path)
-    run.start_log()
+    run = RunFolder(path, locks[0] if locks else None)
+    try:
+        on_main(run.start_log)
+    except RunError:
+        run.close()
+        raise
     return run
+
+
+def _check_place(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise RunError(f"--out must be a folder, {path} is a file; choose another")
+    if not path.is_dir() or (path / STATE).is_file():
+        return
+    names = {file.name for file in path.iterdir() if not is_leftover(file)}
+    # A run killed before it had its state left its lock.
+    if names and not (LOCK in names and names <= _BARE):
+        raise RunError(f"{path} holds files that are not a soloist run; choose another --out")
 
 
 def _prepare(
     path: Path, command: str, inputs: Mapping[str, str], config: Config, *, overwrite: bool
 ) -> None:
-    if path.exists() and not path.is_dir():
-        raise RunError(f"--out must be a folder, {path} is a file; choose another")
+    remove_leftovers(path)
     is_run = (path / STATE).is_file()
-    if path.is_dir() and any(path.iterdir()) and not is_run:
-        raise RunError(f"{path} holds files that are not a soloist run; choose another --out")
     if is_run and (overwrite or _is_bare(path)):
-        shutil.rmtree(path)
+        _empty(path)
         is_run = False
     run = RunFolder(path)
     if is_run:
@@ -147,17 +210,33 @@ def _prepare(
         _create(run, command, inputs, config)
 
 
+def _empty(path: Path) -> None:
+    """Removes a run, its state last: a folder without state is no run and is never touched."""
+    files = sorted(path.iterdir(), key=lambda file: file.name == STATE)
+    for file in files:
+        try:
+            if file.is_dir() and not file.is_symlink():
+                shutil.rmtree(file)
+            elif file.name != LOCK:
+                file.unlink()
+        except OSError as error:
+            raise cannot_write(file, error) from error
+
+
 def _create(run: RunFolder, command: str, inputs: Mapping[str, str], config: Config) -> None:
     try:
-        run.checkpoints.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(
-            f"cannot make {run.path} ({error.strerror}); choose another --out"
-        ) from error
-    write_text(run.path / "config.yaml", yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
-    write_json(run.path / "environment.json", environment())
-    # Last: its presence says that the folder is a run's.
-    write_json(run.path / STATE, {"command": command, "inputs": dict(inputs), "finished": False})
+        with appending(run.checkpoints):
+            run.checkpoints.mkdir(exist_ok=True)
+        options = yaml.safe_dump(_plain(asdict(config)), sort_keys=False)
+        write_text(run.path / "config.yaml", options)
+        write_json(run.path / "environment.json", environment())
+        # Last: its presence says that the folder is a run's.
+        state = {"command": command, "inputs": dict(inputs), "finished": False}
+        write_json(run.path / STATE, state)
+    except RunError:
+        # A part of it would stand in the way of the next try.
+        _empty(run.path)
+        raise
 
 
 def _is_bare(path: Path) -> bool:
@@ -228,7 +307,7 @@ class Metrics:
         """Appends one line."""
         if not is_main():
             return
-        with self._path.open("a", encoding="utf-8") as file:
+        with appending(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"round": self._round, **row}) + "\n")
 
 

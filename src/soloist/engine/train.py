@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from soloist.checkpoints import load_state, save_state
+from soloist.checkpoints import load_state, resumed_from, save_state
 from soloist.config import Config, TrainConfig
 from soloist.data.coco import CocoFile
 from soloist.data.sources import ImageRef
-from soloist.engine.batches import step_batches
+from soloist.engine.bad_steps import BadSteps
+from soloist.engine.batches import lost_workers_told, step_batches
 from soloist.engine.build import (
     build_solo,
     carry_over,
@@ -40,8 +40,8 @@ from soloist.engine.progress import track
 from soloist.engine.run_folder import Metrics, RunFolder
 from soloist.engine.runtime import Runtime, loader_workers
 from soloist.engine.schedule import learning_rate, make_optimizer, set_rate
+from soloist.engine.stopping import is_asked, stopped
 from soloist.engine.train_data import MASK_STRIDE, TrainBatch, TrainBatches, pad_batch
-from soloist.errors import TrainingError
 from soloist.losses import FreeSOLOCriterion
 from soloist.models.backbones import Backbone
 from soloist.models.solo import SOLO
@@ -89,9 +89,12 @@ def train(
             objects are one class.
 
     Raises:
-        TrainingError: If a loss is not finite.
+        TrainingError: If `train.max_bad_steps` losses or gradients in a row are not finite, or a
+            process that prepares batches died.
         DataError: If no image has a mask, or none can be read.
+        CheckpointError: If the checkpoint is damaged or of another training.
         ConfigError: If the batch cannot be shared by the processes.
+        StoppedError: If a process was asked to stop; a checkpoint is saved.
     """
     options = config.train
     seed = config.seed + 1000 * round_number
@@ -124,20 +127,17 @@ def train(
     model, optimizer = accelerator.prepare(solo, optimizer)
     average = AveragedWeights(solo, options.ema_decay)
     checkpoint = run.checkpoints / f"round-{round_number}.pt"
-    first = 0
-    if on_main(checkpoint.is_file):
-        state = load_state(checkpoint)
-        solo.load_state_dict(state["model"])
-        average.load(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
+    bad_steps = BadSteps(solo, run, limit=options.max_bad_steps, section="train")
+    state = TrainingState(solo, average, optimizer, bad_steps)
+    first = state.load(checkpoint) if on_main(checkpoint.is_file) else 0
     metrics = Metrics(run.path / "metrics.jsonl", resume_step=first, round_number=round_number)
     criterion = FreeSOLOCriterion(config.loss, add_up=add_up, processes=processes())
     peak = options.learning_rate * options.batch_size / SCHEDULE_BATCH
-    plan = StepPlan(run, round_number, options.steps, budget_seconds)
+    plan = StepPlan(run, round_number, options.steps, budget_seconds, first=first)
     prepared = step_batches(batches, first=first, end=plan.end, workers=workers)
     started = time.monotonic()
-    with track(f"train round {round_number}", plan.steps, done=first) as tracker:
+    title = f"train round {round_number}"
+    with lost_workers_told(), track(title, plan.steps, done=first) as tracker:
         for step, batch in enumerate(prepared, start=first):
             for name, reason in gather_rare(batch.failures):
                 run.errors.add(name, "train", ValueError(reason))
@@ -151,44 +151,92 @@ def train(
             set_rate(optimizer, rate)
             height, width = largest(batch.images.shape[-2:])
             batch = batch_to(pad_batch(batch, (height, width)), runtime.device)
+            bad_steps.begin()
             with runtime.autocast():
                 outputs = model(normalize(solo, batch.images))
             losses = batch_losses(criterion, outputs, batch, config, step)
             stacked = torch.stack(list(losses.values()))
             row = dict(zip(losses, mean(stacked.detach()).tolist(), strict=True))
-            _check_finite(row, step)
-            accelerator.backward(stacked.sum())
-            accelerator.clip_grad_norm_(solo.parameters(), options.clip_norm)
-            optimizer.step()
+            bad = bad_steps.is_bad(step, row, stacked, batch.tensors)
+            if not bad:
+                accelerator.backward(stacked.sum())
+                norm = accelerator.clip_grad_norm_(solo.parameters(), options.clip_norm)
+                bad = bad_steps.is_bad(step, {"gradient": float(norm)}, stacked, batch.tensors)
+            if not bad:
+                optimizer.step()
+                average.update(solo, step)
+                bad_steps.good()
             optimizer.zero_grad()
-            average.update(solo, step)
             done = step + 1
-            if done % options.log_every == 0 or done == plan.steps:
+            if not bad and (done % options.log_every == 0 or done == plan.steps):
                 seconds = (time.monotonic() - started) / (done - first)
                 metrics.write(
-                    {"step": done, "learning_rate": rate, "seconds_per_step": seconds, **row}
+                    {
+                        "step": done,
+                        "learning_rate": rate,
+                        "seconds_per_step": seconds,
+                        **row,
+                        **bad_steps.count,
+                    }
                 )
                 tracker.advance(0, note=f"loss {sum(row.values()):.3f}")
-            if done % options.checkpoint_every == 0 or done == plan.steps:
-                state = {
-                    "step": done,
-                    "model": solo.state_dict(),
-                    "average": average.weights,
-                    "optimizer": optimizer.state_dict(),
-                }
-                on_main(partial(save_state, checkpoint, state))
+            stopping = bool(largest([is_asked()])[0])
+            if done % options.checkpoint_every == 0 or done == plan.steps or stopping:
+                on_main(partial(save_state, checkpoint, state.at(done)))
             tracker.advance()
             if plan.update(done):
                 tracker.set_total(plan.steps)
+            if stopping:
+                raise stopped()
             if done >= plan.steps:
                 break
     on_main(partial(save_solo, model_folder, average.weights, config, categories))
 
 
+class TrainingState:
+    """What a checkpoint of a training holds."""
+
+    def __init__(
+        self,
+        network: SOLO,
+        average: AveragedWeights,
+        optimizer: torch.optim.Optimizer,
+        bad_steps: BadSteps,
+    ) -> None:
+        self._network = network
+        self._average = average
+        self._optimizer = optimizer
+        self._bad_steps = bad_steps
+
+    def at(self, step: int) -> dict[str, Any]:
+        """The state after so many steps, for `save_state`."""
+        return {
+            "step": step,
+            "model": self._network.state_dict(),
+            "average": self._average.weights,
+            "optimizer": self._optimizer.state_dict(),
+            "bad_steps": self._bad_steps.state,
+        }
+
+    def load(self, checkpoint: Path) -> int:
+        """Goes on from a checkpoint; gives the steps that are done.
+
+        Raises:
+            CheckpointError: If it is damaged or of another training.
+        """
+        state = load_state(checkpoint)
+        with resumed_from(checkpoint):
+            self._network.load_state_dict(state["model"])
+            self._average.load(state["average"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._bad_steps.load(state.get("bad_steps", {}))
+            return int(state["step"])
+
+
 class StepPlan:
     """How many steps a round takes; with a budget, planned once and kept in the run's state.
 
-    The main process plans for all.
+    The main process plans for all. Steps before `first` were done by an earlier session.
 
     The learning rate depends on the plan only after the warm-up, so a resumed run, which reads
     the plan, repeats what an unbroken one does.
@@ -202,9 +250,16 @@ class StepPlan:
     """End of the prepared batches while there is no plan."""
 
     def __init__(
-        self, run: RunFolder, round_number: int, steps: int, budget_seconds: float | None
+        self,
+        run: RunFolder,
+        round_number: int,
+        steps: int,
+        budget_seconds: float | None,
+        *,
+        first: int = 0,
     ) -> None:
         self._run = run
+        self._first = first
         self._key = f"steps of round {round_number}"
         self._budget = budget_seconds
         planned = on_main(lambda: run.state.get("plan", {}).get(self._key))
@@ -217,9 +272,10 @@ class StepPlan:
         """Plans once enough steps were measured; True when the number of steps changed."""
         if not self._open or self._budget is None:
             return False
-        if done == self.MEASURED // 2:
+        measured = done - self._first
+        if measured == self.MEASURED // 2:
             self._half = time.monotonic()
-        if done < self.MEASURED:
+        if measured < self.MEASURED:
             return False
         self.steps = on_main(partial(self._plan, done, self._budget))
         self._open = False
@@ -324,13 +380,3 @@ class AveragedWeights:
                 self.weights[name].lerp_(tensor, 1 - decay)
             else:
                 self.weights[name].copy_(tensor)
-
-
-def _check_finite(losses: Mapping[str, float], step: int) -> None:
-    broken = [name for name, value in losses.items() if not math.isfinite(value)]
-    if not broken:
-        return
-    raise TrainingError(
-        f"{' and '.join(broken)} is not finite at step {step}; lower --train.learning-rate or "
-        "use --precision fp32"
-    )

@@ -19,6 +19,7 @@ from soloist.data.sources import ImageRef
 from soloist.data.views import View, ViewMaker
 from soloist.engine.batches import batch_indices
 from soloist.errors import DataError
+from soloist.files import shown
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,12 @@ class TrainBatch(NamedTuple):
     labels: Tensor
     counts: list[int]
     failures: list[tuple[str, str]]
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What a file of the batch holds; a view after the other has `counts` masks."""
+        named = {name: value for name, value in self._asdict().items() if isinstance(value, Tensor)}
+        return {**named, "counts": torch.tensor(self.counts)}
 
 
 class TrainBatches:
@@ -97,6 +104,7 @@ class TrainBatches:
             short_side=config.augment.short_side[1],
             max_side=config.augment.max_side,
             budget_bytes=config.train.cache_gb * 1e9 / max(workers, 1),
+            sizes=[(record.height, record.width) for record in self._records],
         )
 
     def __len__(self) -> int:
@@ -188,6 +196,14 @@ def match_labels(images: Sequence[ImageRef], labels: CocoFile) -> list[tuple[Ima
             "lower --free-mask.score-threshold"
         )
     logger.info("%d of %d images have masks", len(pairs), len(images))
+    absent = by_name.keys() - {image.name for image in images}
+    if absent:
+        logger.warning(
+            "%d images of %s are not among the images, such as %s: they are left out",
+            len(absent),
+            labels.path.name,
+            shown(min(absent)),
+        )
     return pairs
 
 

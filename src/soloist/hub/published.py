@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ def backbone_choice(text: str) -> dict[str, str]:
     if text in ("bundled", "none") or text.startswith(PREFIX):
         return {"weights": text}
     path = Path(text)
-    if path.exists() or len(path.parts) > 1 or text.endswith(_SUFFIXES):
+    if os.path.exists(text) or len(path.parts) > 1 or text.endswith(_SUFFIXES):
         return {**_recorded_name(path), "weights": text}
     return {"name": text, "weights": "timm"}
 

@@ -1,0 +1,456 @@
+"""Whole commands that are killed, stopped, starved and disturbed; then the same command again."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+from tests.faults.processes import Outcome, Server, result, wait_for
+
+VERBS = ["pretrain", "masks", "train", "fit", "predict"]
+RUNS = {"pretrain", "train", "fit"}
+# Kills one after the other before a run is left alone.
+KILLS = 3
+
+
+class Whole(NamedTuple):
+    """An unbroken run.
+
+    Attributes:
+        result: What it left.
+        seconds: How long it took.
+    """
+
+    result: Mapping[str, bytes]
+    seconds: float
+
+
+def out_of(folder: Path, verb: str) -> Path:
+    """Where a verb writes: everything below the folder of it is its own."""
+    return folder / verb if verb in RUNS else folder / verb / "out.json"
+
+
+def command_of(verbs: Mapping[str, list[str]], folder: Path, verb: str) -> list[str]:
+    out = out_of(folder, verb)
+    more = [] if verb in RUNS else ["--overlays", str(out.parent / "overlays")]
+    return [*verbs[verb], "--out", str(out), *more]
+
+
+@pytest.fixture(scope="session")
+def unbroken(
+    tmp_path_factory: pytest.TempPathFactory, server: Server, verbs: Mapping[str, list[str]]
+) -> Callable[[str], Whole]:
+    """A run of a verb that nothing disturbs, made once."""
+
+    @cache
+    def run(verb: str) -> Whole:
+        folder = tmp_path_factory.mktemp("unbroken")
+        start = time.monotonic()
+        outcome = server.run(*command_of(verbs, folder, verb))
+        assert outcome.status == 0, outcome.err
+        return Whole(result(out_of(folder, verb)), time.monotonic() - start)
+
+    return run
+
+
+def is_done(out: Path) -> bool:
+    """Whether nothing is left to do for a verb, however it ended."""
+    if out.suffix == ".json":
+        return out.is_file() and not list(out.parent.glob("out.partial*"))
+    state = out / "state.json"
+    return state.is_file() and bool(json.loads(state.read_text())["finished"])
+
+
+def has_made_something(out: Path) -> bool:
+    """Whether a verb that runs has something to lose."""
+    if out.suffix == ".json":
+        lines = out.with_name("out.partial.jsonl")
+        return lines.is_file() and lines.stat().st_size > 0
+    return any(out.glob("checkpoints/*.pt"))
+
+
+def has_more_rows(metrics: Path, count: int) -> bool:
+    """Whether a training took more than so many steps."""
+    return metrics.is_file() and len(metrics.read_text().splitlines()) > count
+
+
+def seeds(verb: str, count: int, quick: int) -> list[Any]:
+    """`count` seeds for a verb, all but `quick` of them for `make faults` only."""
+    return [
+        pytest.param(verb, seed, marks=() if seed < quick else pytest.mark.faults)
+        for seed in range(count)
+    ]
+
+
+def assert_finishes(
+    server: Server, command: list[str], out: Path, whole: Whole, row: Any, status: int = 0
+) -> Outcome:
+    """The same command again finishes with the result of an unbroken run."""
+    outcome = server.run(*command)
+    row.lost += outcome.status != status
+    assert outcome.status == status, outcome.err
+    left = result(out)
+    row.differing += left != whole.result
+    assert left.keys() == whole.result.keys()
+    assert [name for name in left if left[name] != whole.result[name]] == []
+    return outcome
+
+
+def told_once(outcome: Outcome, *parts: str) -> bool:
+    """Whether a command ended in one line that says so, and in no traceback."""
+    own = [line for line in outcome.err.splitlines() if line.startswith("soloist: ")]
+    clean = len(own) == 1 and "Traceback" not in outcome.err
+    return clean and all(part in own[0] for part in parts)
+
+
+# Ends that nobody can prepare for
+
+
+@pytest.mark.parametrize(
+    ("verb", "seed"),
+    [
+        *seeds("pretrain", 8, 0),
+        *seeds("masks", 8, 1),
+        *seeds("train", 8, 1),
+        *seeds("fit", 6, 0),
+        *seeds("predict", 8, 0),
+    ],
+)
+def test_a_killed_command_ends_as_an_unbroken_one(
+    tmp_path: Path,
+    server: Server,
+    verbs: Mapping[str, list[str]],
+    unbroken: Callable[[str], Whole],
+    faults: Callable[[str], Any],
+    verb: str,
+    seed: int,
+) -> None:
+    whole, row = unbroken(verb), faults(f"kill -9 during {verb}")
+    command = command_of(verbs, tmp_path, verb)
+    draw = random.Random(f"{verb} {seed}")
+    out = out_of(tmp_path, verb)
+    for _ in range(KILLS):
+        running = server.start(*command)
+        time.sleep(draw.uniform(0, 0.5 * whole.seconds))
+        running.signal(signal.SIGKILL)
+        row.injected += running.wait().status == -signal.SIGKILL
+        if is_done(out):
+            # Killed at its very end, if at all; a command that is done is refused.
+            row.differing += result(out) != whole.result
+            assert result(out) == whole.result
+            shutil.rmtree(tmp_path / verb)
+            break
+    assert_finishes(server, command, out, whole, row)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("verb", ["train", "pretrain"])
+def test_a_lost_worker_is_told_in_one_line(
+    tmp_path: Path,
+    server: Server,
+    verbs: Mapping[str, list[str]],
+    faults: Callable[[str], Any],
+    verb: str,
+) -> None:
+    row = faults("kill -9 of a worker process")
+    # More steps than a worker prepares ahead.
+    command = [*verbs[verb], f"--{verb}.steps", "20", "--out"]
+    outcome = server.run(*command, tmp_path / "whole")
+    assert outcome.status == 0, outcome.err
+    whole = Whole(result(tmp_path / "whole"), 0.0)
+    for number in range(3):
+        out = tmp_path / f"run-{number}"
+        running = server.start(*command, out)
+        wait_for(partial(has_more_rows, out / "metrics.jsonl", 4 * number))
+        for child in running.children():
+            os.kill(child, signal.SIGKILL)
+        outcome = running.wait()
+        row.injected += 1
+        assert outcome.status == 1, outcome.err
+        assert told_once(outcome, "a process that prepares batches died", "goes on")
+        assert_finishes(server, [*command, str(out)], out, whole, row)
+
+
+# Ends that are asked for
+
+
+@pytest.mark.parametrize(
+    ("verb", "seed"),
+    [
+        *seeds("pretrain", 4, 0),
+        *seeds("masks", 4, 1),
+        *seeds("train", 4, 1),
+        *seeds("fit", 4, 0),
+        *seeds("predict", 4, 0),
+    ],
+)
+def test_a_command_asked_to_stop_saves_and_goes_on(
+    tmp_path: Path,
+    server: Server,
+    verbs: Mapping[str, list[str]],
+    unbroken: Callable[[str], Whole],
+    faults: Callable[[str], Any],
+    verb: str,
+    seed: int,
+) -> None:
+    number = signal.SIGTERM if seed % 2 == 0 else signal.SIGUSR1
+    whole, row = unbroken(verb), faults(f"{number.name} during {verb}")
+    command, out = command_of(verbs, tmp_path, verb), out_of(tmp_path, verb)
+    running = server.start(*command)
+    lock = out / ".lock" if verb in RUNS else out.with_name("out.partial.lock")
+    wait_for(lock.exists)
+    time.sleep(random.Random(f"{verb} {seed}").uniform(0, 0.5 * whole.seconds))
+    # All processes of the command, as SLURM does.
+    os.killpg(running.pid, number)
+    outcome = running.wait()
+    row.injected += 1
+    if "goes on from here" in outcome.err:
+        assert outcome.status == 0
+        assert told_once(outcome, f"stopped by {number.name}; the same command again goes on")
+        assert_finishes(server, command, out, whole, row)
+    else:
+        # It was about to end.
+        assert outcome.status in (0, -number), outcome.err
+        assert result(out) == whole.result
+
+
+# Disks
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """A file system in memory, of a size in bytes that may be changed; needs root."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = False
+
+    def mount(size: int, *more: str) -> Path:
+        nonlocal mounted
+        options = [f"size={size // 1024}k", *(["remount"] if mounted else []), *more]
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)],
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+        mounted = True
+        return folder
+
+    if shutil.which("mount") is None or os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    yield mount
+    if mounted:
+        # Workers of a killed command may still have files there.
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def assert_nothing_half_written(folder: Path) -> None:
+    """Temporary files are gone, and what is there can be read."""
+    for path in folder.rglob("*"):
+        assert not path.name.startswith("."), path
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+        if path.suffix == ".safetensors":
+            load_file(path)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.2, 0.45, 0.7, 0.95])
+def test_a_full_disk_is_told_and_loses_nothing(
+    server: Server,
+    verbs: Mapping[str, list[str]],
+    unbroken: Callable[[str], Whole],
+    faults: Callable[[str], Any],
+    small_disk: Callable[..., Path],
+    verb: str,
+    share: float,
+) -> None:
+    whole, row = unbroken(verb), faults(f"full disk during {verb}")
+    needed = sum(len(content) for content in whole.result.values())
+    # A page is the least a file takes.
+    folder = small_disk(max(4096, int(share * needed)))
+    command, out = command_of(verbs, folder, verb), out_of(folder, verb)
+    outcome = server.run(*command)
+    row.injected += 1
+    assert outcome.status == 2, outcome.err
+    assert told_once(outcome, "No space left on device", "free some space")
+    assert_nothing_half_written(folder)
+    small_disk(8 * needed + 10_000_000)
+    assert_finishes(server, command, out, whole, row)
+
+
+@pytest.mark.parametrize(
+    ("verb", "size"),
+    [
+        pytest.param("train", 100_000, id="train"),
+        pytest.param("masks", 1_000, id="masks", marks=pytest.mark.faults),
+        pytest.param("fit", 1_000_000, id="fit", marks=pytest.mark.faults),
+        pytest.param("pretrain", 1_000_000, id="pretrain", marks=pytest.mark.faults),
+    ],
+)
+def test_a_file_that_cannot_grow_is_told_and_loses_nothing(
+    tmp_path: Path,
+    server: Server,
+    verbs: Mapping[str, list[str]],
+    unbroken: Callable[[str], Whole],
+    faults: Callable[[str], Any],
+    verb: str,
+    size: int,
+) -> None:
+    """What can be tried without root."""
+    whole, row = unbroken(verb), faults(f"file size limit during {verb}")
+    command, out = command_of(verbs, tmp_path, verb), out_of(tmp_path, verb)
+    outcome = server.run(*command, limit_files=size)
+    row.injected += 1
+    assert outcome.status == 2, outcome.err
+    assert told_once(outcome, "File too large", "free some space")
+    assert_nothing_half_written(tmp_path)
+    assert_finishes(server, command, out, whole, row)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("begun", [False, True], ids=["new", "begun"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_read_only_folder_is_told_and_loses_nothing(
+    server: Server,
+    verbs: Mapping[str, list[str]],
+    unbroken: Callable[[str], Whole],
+    faults: Callable[[str], Any],
+    small_disk: Callable[..., Path],
+    verb: str,
+    begun: bool,
+) -> None:
+    whole, row = unbroken(verb), faults("read-only folder")
+    size = 2 * sum(len(content) for content in whole.result.values()) + 100_000_000
+    folder = small_disk(size)
+    command, out = command_of(verbs, folder, verb), out_of(folder, verb)
+    if begun:
+        running = server.start(*command)
+        wait_for(partial(has_made_something, out))
+        running.signal(signal.SIGKILL)
+        assert running.wait().status == -signal.SIGKILL
+    before = sorted(folder.rglob("*"))
+    small_disk(size, "ro")
+    outcome = server.run(*command)
+    row.injected += 1
+    assert outcome.status == 2, outcome.err
+    assert told_once(outcome, "Read-only file system")
+    assert sorted(folder.rglob("*")) == before
+    small_disk(size, "rw")
+    assert_finishes(server, command, out, whole, row)
+
+
+# Company
+
+
+@pytest.mark.parametrize("verb", ["masks", pytest.param("train", marks=pytest.mark.faults)])
+def test_a_second_command_is_refused_and_disturbs_nothing(
+    tmp_path: Path,
+    server: Server,
+    verbs: Mapping[str, list[str]],
+    unbroken: Callable[[str], Whole],
+    faults: Callable[[str], Any],
+    verb: str,
+) -> None:
+    whole, row = unbroken(verb), faults("two runs on one folder")
+    command, out = command_of(verbs, tmp_path, verb), out_of(tmp_path, verb)
+    first = server.start(*command)
+    # Half-way, and not to go on until the other was refused.
+    wait_for(out.parent.exists)
+    lock = out / ".lock" if verb in RUNS else out.with_name("out.partial.lock")
+    wait_for(lambda: lock.exists() and lock.read_text())
+    first.signal(signal.SIGSTOP)
+    second = server.run(*command)
+    row.injected += 1
+    assert second.status == 2, second.err
+    assert told_once(second, f"is being written by process {first.pid} on ", "another --out")
+    first.signal(signal.SIGCONT)
+    outcome = first.wait()
+    row.lost += outcome.status != 0
+    row.differing += result(out) != whole.result
+    assert outcome.status == 0, outcome.err
+    assert result(out) == whole.result
+
+
+# Images
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("verb", ["train", "fit"])
+def test_images_that_vanish_or_change_are_listed_and_skipped(
+    tmp_path: Path,
+    server: Server,
+    scenes: Path,
+    verbs: Mapping[str, list[str]],
+    unbroken: Callable[[str], Whole],
+    faults: Callable[[str], Any],
+    verb: str,
+) -> None:
+    row = faults("images that vanish or change")
+    images = tmp_path / "images"
+    shutil.copytree(scenes / "images", images)
+    # A list: what is gone from a folder is no part of it any more.
+    listed = tmp_path / "images.txt"
+    listed.write_text("".join(f"images/{path.name}\n" for path in sorted(images.iterdir())))
+    truth = json.loads((scenes / "annotations.json").read_text())
+    for record in truth["images"]:
+        record["file_name"] = f"images/{record['file_name']}"
+    (tmp_path / "annotations.json").write_text(json.dumps(truth))
+    new = {"images": str(listed), "annotations.json": str(tmp_path / "annotations.json")}
+    # Without the truth of these images, which would not fit them any more.
+    given = verbs[verb] if verb == "train" else [p for p in verbs[verb] if "--gt" not in p]
+    command = [new.get(Path(part).name, part) for part in given]
+    command = [*command, "--out", str(tmp_path / "run")]
+    if verb == "fit":
+        running = server.start(*command)
+        wait_for(partial(has_made_something, tmp_path / "run"))
+        running.signal(signal.SIGKILL)
+        assert running.wait().status == -signal.SIGKILL
+    (images / "000002.jpg").unlink()
+    with Image.open(images / "000004.jpg") as image:
+        image.resize((40, 90)).save(images / "000004.jpg")
+    outcome = server.run(*command)
+    row.injected += 2
+    row.lost += outcome.status != 1
+    assert outcome.status == 1, outcome.err
+    lines = (tmp_path / "run" / "errors.jsonl").read_text().splitlines()
+    failed = {Path(json.loads(line)["image"]).name for line in lines}
+    # The labels of a later round fit the image as it is then.
+    assert failed == {"000002.jpg", "000004.jpg"} or (verb == "fit" and failed == {"000002.jpg"})
+    assert load_file(tmp_path / "run" / "model" / "model.safetensors")
+
+
+# Numbers
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("steps", [[0], [2], [5], [1, 2, 3]], ids=str)
+def test_a_loss_that_is_not_finite_costs_its_step_only(
+    tmp_path: Path,
+    server: Server,
+    verbs: Mapping[str, list[str]],
+    faults: Callable[[str], Any],
+    steps: list[int],
+) -> None:
+    row = faults("loss that is not finite")
+    outcome = server.run(*command_of(verbs, tmp_path, "train"), break_losses=steps)
+    row.injected += len(steps)
+    row.lost += outcome.status != 0
+    assert outcome.status == 0, outcome.err
+    assert outcome.err.count("the step is left out") == len(steps)
+    assert (tmp_path / "train" / "bad_batch.safetensors").is_file()
+    assert load_file(tmp_path / "train" / "model" / "model.safetensors")
