@@ -18,6 +18,8 @@ _ENDING = ".overlay.jpg"
 # File systems take names of 255 bytes; a character has up to four.
 _LONGEST_NAME = 255
 _CHARACTERS_KEPT = 50
+# What no file system takes, or some take for more than a name; names that are no UTF-8 are fine.
+_NO_NAME = re.compile(r"[:\0\ud800-\udc7f\udd00-\udfff]")
 
 
 class OverlayWriter:
@@ -53,7 +55,7 @@ def picture_name(name: str) -> Path:
     The suffix is kept inside the name, so that `a.png` and `a.jpg` make different pictures.
     """
     # Split by hand: a name of two leading slashes, or of Windows, would be a path of its own.
-    plain = re.sub(r"[:\0]", "_", name)
+    plain = _NO_NAME.sub("_", name)
     parts = [part for part in re.split(r"[/\\]", plain) if part.strip(".")]
     *folders, last = parts or ["image"]
     if len(last.encode(errors="replace")) + len(_ENDING) > _LONGEST_NAME:

@@ -126,6 +126,7 @@ NAMES = st.tuples(
 @example(name="..\\..\\outside.jpg")
 @example(name="C:\\Windows\\a.jpg")
 @example(name="a\nb\x00c\udcff.jpg")
+@example(name="\ud800.jpg")
 def test_pictures_of_masks_stay_in_their_folder(
     tmp_path: Path, hostile: Hostile, name: str
 ) -> None:
@@ -157,9 +158,10 @@ def test_images_are_found_by_any_name(tmp_path: Path, hostile: Hostile, name: st
     with hostile("path names"):
         for ref in find_images(tmp_path / "coco.json"):
             read_image(ref.path)
-    (tmp_path / "list.txt").write_text(name, encoding="utf-8", errors="surrogateescape")
+    (tmp_path / "list.txt").write_bytes(name.encode(errors="surrogatepass"))
     with hostile("path names"):
         for ref in find_images(tmp_path / "list.txt"):
             read_image(ref.path)
-    with hostile("path names"):
-        find_images(tmp_path / name)
+    if not os.path.isdir(tmp_path / name):
+        with hostile("path names"):
+            find_images(tmp_path / name)

@@ -25,7 +25,10 @@ from soloist.engine.build import load_solo
 from soloist.errors import CheckpointError
 
 Hostile = Callable[[str], Any]
-pytestmark = pytest.mark.usefixtures("bounded_memory")
+pytestmark = [
+    pytest.mark.usefixtures("bounded_memory"),
+    pytest.mark.filterwarnings("ignore:Detected pickle protocol"),
+]
 
 
 class Trap:

@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,21 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+# What numpy raises for a damaged array; its header is a line of Python, which is not run.
+_ARRAY_ERRORS = (
+    OSError,
+    ValueError,
+    EOFError,
+    SyntaxError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+    RecursionError,
+    TokenError,
+)
 
 
 def load_coco(
@@ -164,7 +180,13 @@ def read_categories(path: Path, content: Mapping[str, Any]) -> dict[int, str]:
         DataError: If an entry is malformed.
     """
     categories: dict[int, str] = {}
-    for index, record in enumerate(content.get("categories") or []):
+    records = content.get("categories") or []
+    if not isinstance(records, list):
+        raise DataError(
+            f"wanted a list under `categories` of {shown(path)}, got {type(records).__name__}; "
+            "correct it, or leave it out"
+        )
+    for index, record in enumerate(records):
         where = f"categories[{index}] of {shown(path)}"
         key = integer(mapping(record, where), "id", where)
         categories[key] = str(record.get("name", key))
@@ -186,7 +208,7 @@ def _load_embeddings(path: Path, info: Any, count: int) -> NDArray[np.floating] 
         return None
     try:
         embeddings = np.load(sidecar, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except _ARRAY_ERRORS as error:
         raise DataError(
             f"wanted an array of embeddings, got {shown(sidecar)}: {one_line(error)}; "
             "write the COCO file again, or remove info.embeddings"

@@ -192,7 +192,10 @@ def _find_by_pattern(pattern: Path) -> list[ImageRef]:
     parts = pattern.parts
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     root = Path(*parts[:fixed])
-    matches = sorted(glob.glob(str(pattern), recursive=True))
+    try:
+        matches = sorted(glob.glob(str(pattern), recursive=True))
+    except ValueError:  # Characters that no file name can hold.
+        matches = []
     paths = [Path(match) for match in matches if _is_image_name(match) and os.path.isfile(match)]
     if not paths:
         raise DataError(
