@@ -43,7 +43,7 @@ LAYERS = (
     {"finetuning"},
     {"run_report"},
     {"api", "app", "backbone_list", "demo", "doctor", "dry_run"},
-    {"finetune_table"},
+    {"experiments"},
     {"cli"},
     {"__main__"},
 )

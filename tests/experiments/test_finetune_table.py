@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 
-from soloist import finetune_table
 from soloist.engine.run_folder import STATE
 from soloist.errors import ConfigError, RunError
-from soloist.finetune_table import (
+from soloist.experiments import finetune_table
+from soloist.experiments.finetune_table import (
     Cell,
     comma_separated,
     make_table,
     markdown,
-    mean_and_spread,
     plan_cells,
 )
 
@@ -45,23 +44,6 @@ def test_cells_that_make_no_table_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=told):
         plan_cells("run", labels, steps, seeds)
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        pytest.param([0.1, 0.3], (0.2, 0.02**0.5), id="two"),
-        pytest.param([0.1, None, 0.1], (0.1, 0.0), id="one-unknown"),
-        pytest.param([0.25], (0.25, None), id="one"),
-        pytest.param([None], None, id="none-known"),
-        pytest.param([], None, id="none"),
-    ],
-)
-def test_mean_and_spread(
-    values: list[float | None], expected: tuple[float, float | None] | None
-) -> None:
-    got = mean_and_spread(values)
-    assert got == (None if expected is None else pytest.approx(expected))
 
 
 def figures(value: float) -> dict[str, dict[str, float | None]]:

@@ -12,7 +12,15 @@ import sys
 from cyclopts import App, CycloptsError
 
 from soloist import __version__
-from soloist.cli import exploring, finetuning, introduction, labelling, learning, measuring
+from soloist.cli import (
+    experiments,
+    exploring,
+    finetuning,
+    introduction,
+    labelling,
+    learning,
+    measuring,
+)
 from soloist.cli.data_sets import data
 from soloist.cli.runs import DONE, SOME_FAILED, USER_ERROR
 from soloist.engine.launch import launched
@@ -33,7 +41,8 @@ for verb in (
     learning.train,
     learning.fit,
     finetuning.finetune,
-    finetuning.finetune_table,
+    experiments.finetune_table,
+    experiments.ablate,
     labelling.predict,
     labelling.merge,
     exploring.cluster,

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     MasksOptions = Any
     TrainOptions = Any
     FitOptions = Any
+    AblateOptions = Any
     FinetuneOptions = Any
     FinetuneTableOptions = Any
     PredictOptions = Any
@@ -51,7 +52,7 @@ else:
     PretrainOptions = option_group("backbone", "pretrain", "seed")
     MasksOptions = option_group("backbone", "extract", "free_mask")
     TrainOptions = option_group("backbone", "model", "loss", "augment", "train", "seed")
-    FitOptions = option_group(
+    everything = (
         "backbone",
         "extract",
         "free_mask",
@@ -61,8 +62,9 @@ else:
         "train",
         "inference",
         "self_training",
-        "seed",
     )
+    FitOptions = option_group(*everything, "seed")
+    AblateOptions = option_group(*everything)
     supervised = "backbone", "model", "loss", "augment", "train", "inference"
     FinetuneOptions = option_group(*supervised, "seed")
     FinetuneTableOptions = option_group(*supervised)

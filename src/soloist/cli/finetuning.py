@@ -1,31 +1,25 @@
-"""The verbs that learn from true labels: `finetune` and `finetune-table`."""
+"""The verb that learns from true labels: `finetune`."""
 
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 from typing import Annotated
-
-from cyclopts import Parameter
 
 from soloist.cli.arguments import (
     ConfigFile,
     Device,
     DryRun,
     FinetuneOptions,
-    FinetuneTableOptions,
     Flat,
     Overwrite,
     Precision,
     Preset,
 )
 from soloist.cli.options import given
-from soloist.cli.runs import DONE, finish, open_command, tell_plan
+from soloist.cli.runs import finish, open_command, tell_plan
 
 logger = logging.getLogger("soloist")
-
-Several = Parameter(consume_multiple=True, negative="")
 
 
 def finetune(
@@ -81,48 +75,3 @@ def finetune(
         on_main(lambda: write_run_report(run, result.images, result.gallery, ground_truth=gt))
         print_results(result.metrics, title="percent")
         return finish(run)
-
-
-def finetune_table(
-    data: Path,
-    *,
-    run: Path,
-    gt: Path,
-    out: Path,
-    labels: Annotated[tuple[str, ...], Several] = ("2%", "5%", "10%", "100%"),
-    steps: Annotated[tuple[int, ...], Several] = (),
-    seeds: Annotated[tuple[int, ...], Several] = (0, 1, 2),
-    preset: Preset = "tiny",
-    device: Device = "auto",
-    precision: Precision = "auto",
-    options: Annotated[FinetuneTableOptions, Flat] = FinetuneTableOptions(),  # noqa: B008
-) -> int:
-    """Compare starts of `finetune` by their AP: scratch, backbone alone, and a segmenter's run.
-
-    Args:
-        data: COCO file of true masks with categories; its images lie beside it.
-        run: Run folder of the segmenter.
-        gt: COCO file of a validation set with the same categories; never trained on.
-        out: Folder for the runs, table.md and table.csv; the same command again does what is
-            left.
-        labels: Shares of labelled images, as for `finetune`.
-        steps: Steps of a training with each of the shares; 2%, 5%, 10% and 100% have some.
-        seeds: Each share is drawn and trained on once with each.
-    """
-    from soloist.engine.stopping import listening
-    from soloist.finetune_table import make_table, plan_cells
-
-    cells = plan_cells(str(run), labels, steps, seeds)
-    with listening():
-        table = make_table(
-            cells,
-            data,
-            gt,
-            out,
-            preset=preset,
-            options=given(options),
-            device=device,
-            precision=precision,
-        )
-    sys.stdout.write(f"{table}\n")
-    return DONE

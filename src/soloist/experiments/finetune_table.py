@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import logging
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from soloist.engine.distributed import join, on_main
 from soloist.engine.run_folder import STATE
 from soloist.engine.runtime import choose_runtime
 from soloist.errors import ConfigError, RunError
+from soloist.experiments.figures import in_percent, mean_and_spread
 from soloist.files import write_text
 from soloist.finetuning import BACKBONE, SCRATCH
 
@@ -166,14 +166,6 @@ def make_table(
     return out / "table.md"
 
 
-def mean_and_spread(values: Sequence[float | None]) -> tuple[float, float | None] | None:
-    """Mean and sample standard deviation; no deviation of one value, nothing of none."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return None
-    return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None
-
-
 def markdown(done: Sequence[tuple[Cell, Figures]]) -> str:
     """A table a metric: a row for each start, a column for each share; in percent.
 
@@ -230,12 +222,7 @@ def _values(
 
 
 def _shown(values: Sequence[float | None]) -> str:
-    both = mean_and_spread(values)
-    if both is None:
-        return "–"
-    mean, spread = both
-    deviation = "" if spread is None else f" ± {100 * spread:.1f}"
-    return f"{100 * mean:.1f}{deviation} ({len(values)})"
+    return f"{in_percent(values)} ({len(values)})" if mean_and_spread(values) else "–"
 
 
 def _options(cell: Cell, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Tables made of many trainings: what a segmenter is worth as a start, and the ablations."""
