@@ -139,9 +139,9 @@ def test_images_the_released_code_rejects_are_empty(
 
 @cases("c0", "c1", "c2", "c3", "c4")
 def test_queries_equal_the_released_code(case: Case) -> None:
-    similarity, norms = free_mask._similarity(case.features, PAPER.query_scales)
+    products, norms = free_mask._compare(case.features, PAPER.query_scales)
     embeddings = free_mask._embeddings(case.features, norms, PAPER)
-    assert len(similarity) == len(embeddings) == case["n_queries"]
+    assert len(products) == len(embeddings) == case["n_queries"]
     # A zero query is NaN there, and zero here.
     assert_near(embeddings, case["queries_128"].nan_to_num(0))
 
@@ -150,10 +150,11 @@ def test_queries_equal_the_released_code(case: Case) -> None:
 def test_soft_masks_and_their_areas_equal_the_released_code(case: Case) -> None:
     resized = [free_mask._resize(case.features, scale) for scale in PAPER.query_scales]
     assert torch.equal(torch.cat(resized, dim=1).T, case["queries_raw"])
-    similarity, _ = free_mask._similarity(case.features, PAPER.query_scales)
-    soft_masks, scores = free_mask._soft_masks(similarity, PAPER)
-    assert_near(soft_masks, case["attn_soft"].flatten(1))
-    areas = (soft_masks >= PAPER.mask_threshold).sum(dim=1)
+    products, norms = free_mask._compare(case.features, PAPER.query_scales)
+    coarse = free_mask._coarse_masks(products, norms, PAPER)
+    scores = coarse.scores
+    assert_near(coarse.soft(products, torch.arange(len(scores))), case["attn_soft"].flatten(1))
+    areas = coarse.masks.sum(dim=1)
     assert torch.equal(areas, case["sum_masks_all"])
     kept = areas >= PAPER.min_cells
     assert torch.equal(kept, case["keep_sum"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -10,16 +12,17 @@ from soloist.config import FreeMaskConfig
 from soloist.ops.masks import extent_boxes, extents, masks_to_boxes
 from soloist.ops.nms import matrix_nms
 from soloist.ops.parts import largest_parts
+from soloist.ops.resize import linear_weights, resize
 from soloist.structures import Instances
 
 _LEAST_CONTRAST = 1e-5
 """Similarities that differ by less are equal up to float32 rounding: such a map has no mask."""
 _LEAST_SQUARE = 1e-6
 """A query's squared norm relative to its keys', under which float32 rounding decides it."""
-_GRAM_BLOCK = 256
-"""Columns of the Gram matrix computed at a time."""
-_PIXELS_PER_CHUNK = 2**24
-"""Float pixels resized at a time, so that memory does not grow with the number of masks."""
+_BLOCK = 128
+"""Queries in work at a time."""
+_PIXELS_PER_CHUNK = 2**20
+"""Pixels resized at a time: few, so that they are cut while the cache holds them."""
 
 
 def free_masks(
@@ -53,8 +56,9 @@ def free_masks(
     # Half precision would reorder masks, whatever the caller runs its network in.
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
         features = features.float()
-        similarity, norms = _similarity(features, config.query_scales)
-        soft_masks, scores = _soft_masks(similarity, config)
+        products, norms = _compare(features, config.query_scales)
+        coarse = _coarse_masks(products, norms, config)
+        scores = coarse.scores
         released = config.compat == "released"
         if released and _has_zero_location(features):
             scores = torch.zeros_like(scores)
@@ -62,13 +66,13 @@ def free_masks(
         # A mask below the threshold stays below it and decays none above it: leaving it out of
         # Matrix NMS is exact.
         candidates = candidates[torch.argsort(scores[candidates], descending=True, stable=True)]
-        soft_masks = soft_masks[candidates].view(-1, *features.shape[1:])
-        scores = matrix_nms(
-            soft_masks >= config.mask_threshold, scores[candidates], sigma=config.nms_sigma
-        )
+        cells = features.shape[1:]
+        masks = coarse.masks[candidates].view(-1, *cells)
+        scores = matrix_nms(masks, scores[candidates], sigma=config.nms_sigma)
         best = torch.argsort(scores, descending=True, stable=True)[: config.max_masks]
         best = best[scores[best] >= config.score_threshold]
-        masks = _upsample(soft_masks[best], image_size, config.mask_threshold)
+        soft = coarse.soft(products, candidates[best]).view(-1, *cells)
+        masks = _upsample(soft, image_size, config.mask_threshold)
         if config.largest_part:
             masks = largest_parts(masks)
         instances = Instances(
@@ -81,41 +85,51 @@ def free_masks(
         return instances.filter(_looks_like_object(instances, config))
 
 
-def _similarity(features: Tensor, scales: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-    """Cosine (Q, H*W) of every query with every key, and the queries' norms (Q,), inf for zeros.
+def _compare(features: Tensor, scales: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    """Products (Q, H*W) of every query with every unit key, and the queries' norms (Q,).
 
+    Divided by its query's norm a product is their cosine; a soft mask does not depend on it, so
+    that division is left out. The norm of a zero query is infinite.
     Resizing is linear, so the products of the queries at all scales with the keys are the keys'
     Gram matrix, resized: half the multiplications of a product with every query.
     """
     height, width = features.shape[1:]
-    gram = _gram(features.flatten(1))  # (H*W, H*W)
-    squares = gram.diagonal()
+    keys = features.flatten(1)
+    squares = keys.square().sum(dim=0)  # (H*W,)
     if not torch.isfinite(squares).all():
         raise ValueError("features must be finite, got NaN or infinity: check the backbone")
-    products, norms = [gram.new_zeros((0, height * width))], [gram.new_zeros(0)]
+    key_norms = squares.sqrt()
+    products = _products(keys, torch.where(squares > 0, 1 / key_norms, 0))
+    parts, norms = [products.new_zeros((0, height * width))], [products.new_zeros(0)]
     for scale in scales:
-        queries_by_keys = _resize(gram.view(-1, height, width), scale).T  # (q, H*W)
-        query_squares = _resize(queries_by_keys.reshape(-1, height, width), scale).diagonal()
-        largest = _resize(squares.view(1, height, width), scale)[0]
+        if scale == 1:
+            queries, query_squares, largest = products, squares, squares
+        else:
+            positions = products.view(height, width, -1).permute(2, 0, 1)  # of the queries
+            queries = _resize(positions, scale).T.contiguous()  # (q, H*W)
+            by_keys = (queries * key_norms).view(-1, height, width)
+            query_squares = _resize(by_keys, scale).diagonal()
+            largest = _resize(squares.view(1, height, width), scale)[0]
         # Keys that cancel out leave only rounding: such a query is zero, like one of zero keys.
         nonzero = query_squares > _LEAST_SQUARE * largest
-        products.append(queries_by_keys)
+        parts.append(queries)
         norms.append(torch.where(nonzero, query_squares.clamp(min=0).sqrt(), torch.inf))
-    query_norms = torch.cat(norms)
-    key_norms = torch.where(squares > 0, squares.sqrt(), torch.inf)
-    similarity = torch.cat(products)
-    return similarity.div_(query_norms[:, None]).div_(key_norms), query_norms
+    return torch.cat(parts), torch.cat(norms)
 
 
-def _gram(vectors: Tensor) -> Tensor:
-    """Products (n, n) of all pairs of columns of (C, n); one triangle is copied from the other."""
-    n = vectors.shape[1]
-    gram = vectors.new_empty((n, n))
-    for start in range(0, n, _GRAM_BLOCK):
-        stop = min(start + _GRAM_BLOCK, n)
-        gram[start:stop, start:] = vectors[:, start:stop].T @ vectors[:, start:]
-        gram[stop:, start:stop] = gram[start:stop, stop:].T
-    return gram
+def _products(keys: Tensor, scales: Tensor) -> Tensor:
+    """Products (n, n) of all columns of (C, n) with all columns times their `scales` (n,).
+
+    The columns' own products are symmetric: one triangle is copied from the other.
+    """
+    n = keys.shape[1]
+    products = keys.new_empty((n, n))
+    for start in range(0, n, _BLOCK):
+        stop = min(start + _BLOCK, n)
+        block = keys[:, start:stop].T @ keys[:, start:]
+        products[start:stop, start:] = block * scales[start:]
+        products[stop:, start:stop] = block[:, stop - start :].T * scales[start:stop]
+    return products
 
 
 def _resize(maps: Tensor, scale: float) -> Tensor:
@@ -133,31 +147,53 @@ def _resize(maps: Tensor, scale: float) -> Tensor:
     return resized[0].flatten(1)
 
 
-def _soft_masks(similarity: Tensor, config: FreeMaskConfig) -> tuple[Tensor, Tensor]:
-    """Similarity (Q, H*W) stretched to [0, 1] row by row, and maskness (Q,), 0 where no mask is."""
-    least, most = similarity.aminmax(dim=1, keepdim=True)
+class _CoarseMasks(NamedTuple):
+    """What each query cuts out of the feature map.
+
+    Attributes:
+        masks: (Q, H*W) bool.
+        scores: (Q,) float32 maskness; 0 where there is no mask.
+        least: (Q, 1) float32 least product of the query.
+        contrast: (Q, 1) float32 greatest product minus the least.
+    """
+
+    masks: Tensor
+    scores: Tensor
+    least: Tensor
+    contrast: Tensor
+
+    def soft(self, products: Tensor, queries: Tensor) -> Tensor:
+        """Products of some queries (N,) stretched to [0, 1]: (N, H*W)."""
+        return (products[queries] - self.least[queries]) / self.contrast[queries]
+
+
+def _coarse_masks(products: Tensor, norms: Tensor, config: FreeMaskConfig) -> _CoarseMasks:
+    """Cuts every query's products between the least and the greatest of them, and scores that."""
+    # Two passes: `aminmax` takes eight times as long as both on a processor.
+    least, most = products.amin(dim=1, keepdim=True), products.amax(dim=1, keepdim=True)
     contrast = most - least
-    soft_masks = similarity.sub(least).div_(contrast.clamp(min=_LEAST_CONTRAST))
-    masks = (soft_masks >= config.mask_threshold).float()
-    areas = masks.sum(dim=1)
-    scores = torch.linalg.vecdot(soft_masks, masks) / areas.clamp(min=1)
-    usable = (areas >= config.min_cells) & (contrast[:, 0] >= _LEAST_CONTRAST)
-    return soft_masks, torch.where(usable, scores, 0)
+    masks = products >= least + config.mask_threshold * contrast
+    inside = masks.float()
+    areas = inside.sum(dim=1)
+    means = torch.linalg.vecdot(products, inside) / areas.clamp(min=1)
+    usable = (areas >= config.min_cells) & (contrast[:, 0] >= _LEAST_CONTRAST * norms)
+    scores = torch.where(usable, (means - least[:, 0]) / contrast[:, 0], 0)
+    return _CoarseMasks(masks, scores, least, contrast)
 
 
 def _upsample(soft_masks: Tensor, image_size: tuple[int, int], threshold: float) -> Tensor:
     """Masks (N, height, width) bool of soft masks (N, H, W), cut at the size of the image."""
     height, width = image_size
-    masks = soft_masks.new_zeros((len(soft_masks), height, width), dtype=torch.bool)
+    masks = soft_masks.new_empty((len(soft_masks), height, width), dtype=torch.bool)
+    row_weights, column_weights = (
+        linear_weights(cells, padded=pixels, cropped=pixels, target=pixels).to(soft_masks)
+        for cells, pixels in zip(soft_masks.shape[1:], image_size, strict=True)
+    )
     chunk = max(1, _PIXELS_PER_CHUNK // (height * width))
     for start in range(0, len(soft_masks), chunk):
-        resized = functional.interpolate(
-            soft_masks[None, start : start + chunk],
-            image_size,
-            mode="bilinear",
-            align_corners=False,
-        )
-        torch.ge(resized[0], threshold, out=masks[start : start + chunk])
+        part = slice(start, start + chunk)
+        resized = resize(soft_masks[part], row_weights, column_weights)
+        torch.ge(resized, threshold, out=masks[part])
     return masks
 
 

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import torch
 
+from soloist.ops import masks as masks_module
 from soloist.ops.masks import (
     center_of_mass,
     extent_boxes,
     extents,
+    intersections,
     mask_areas,
     mask_iou,
     maskness,
@@ -169,3 +171,28 @@ def test_overlaps_stay_exact_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         iou = mask_iou(masks, masks)
     assert iou[0, 1].item() == pytest.approx(399 / 400, abs=1e-6)
+
+
+@pytest.mark.parametrize("by_bytes", [True, False])
+@pytest.mark.parametrize(
+    ("count", "others", "pixels"),
+    [
+        pytest.param(5, 3, 300, id="some"),
+        pytest.param(1, 1, 1, id="one"),
+        pytest.param(0, 3, 10, id="no-mask"),
+        pytest.param(3, 0, 10, id="no-other"),
+        pytest.param(2, 2, 70_000, id="more-than-16-bits"),
+    ],
+)
+def test_intersections_are_exact_however_they_are_counted(
+    monkeypatch: pytest.MonkeyPatch, by_bytes: bool, count: int, others: int, pixels: int
+) -> None:
+    monkeypatch.setattr(masks_module, "_multiplies_bytes", lambda: by_bytes)
+    monkeypatch.setattr(masks_module, "_FLOATS", 2 * pixels)
+    generator = torch.Generator().manual_seed(0)
+    left = torch.rand(count, pixels, generator=generator) < 0.9
+    right = torch.rand(others, pixels, generator=generator) < 0.9
+    expected = (left[:, None] & right).sum(dim=2)
+    shared = intersections(left, right)
+    assert shared.dtype == torch.float32
+    assert torch.equal(shared, expected.float())

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
+
+_FLOATS = 2**24
+"""Values of masks held as float32 at a time, beside the others: memory does not grow with N."""
 
 
 def maskness(soft_masks: Tensor, threshold: float = 0.5) -> Tensor:
@@ -50,7 +55,7 @@ def mask_areas(masks: Tensor) -> Tensor:
     Returns:
         (N,) float32 areas in pixels.
     """
-    return masks.flatten(1).sum(dim=1, dtype=torch.int32).float()
+    return _counts(masks.flatten(1))
 
 
 def mask_iou(masks: Tensor, others: Tensor) -> Tensor:
@@ -73,12 +78,45 @@ def mask_iou(masks: Tensor, others: Tensor) -> Tensor:
             f"masks and others must have one size, got {tuple(masks.shape[1:])} "
             f"and {tuple(others.shape[1:])}"
         )
-    # Zeros and ones: products and sums of float32 are exact below 2**24 pixels.
-    rows, columns = masks.flatten(1).float(), others.flatten(1).float()
-    with torch.autocast(rows.device.type, enabled=False):
-        intersections = rows @ columns.T  # (N, M)
-    unions = rows.sum(dim=1)[:, None] + columns.sum(dim=1) - intersections
-    return intersections / unions.clamp(min=1)
+    rows, columns = masks.flatten(1), others.flatten(1)
+    shared = intersections(rows, columns)  # (N, M)
+    unions = _counts(rows)[:, None] + _counts(columns) - shared
+    return shared / unions.clamp(min=1)
+
+
+def intersections(masks: Tensor, others: Tensor) -> Tensor:
+    """Number of pixels that every mask shares with every other one, exact below 2**24.
+
+    Args:
+        masks: (N, P) bool.
+        others: (M, P) bool.
+
+    Returns:
+        (N, M) float32.
+    """
+    if masks.device.type == "cpu" and _multiplies_bytes() and masks.numel() and len(others):
+        # Five times as fast as float32, and the bools' own memory. torch has no other name for it.
+        return torch._int_mm(masks.view(torch.int8), others.view(torch.int8).T).float()
+    columns = others.float().T
+    chunk = max(1, _FLOATS // max(masks.shape[1], 1))
+    shared = masks.new_empty((len(masks), len(others)), dtype=torch.float32)
+    with torch.autocast(masks.device.type, enabled=False):
+        for start in range(0, len(masks), chunk):
+            shared[start : start + chunk] = masks[start : start + chunk].float() @ columns
+    return shared
+
+
+@cache
+def _multiplies_bytes() -> bool:
+    """Whether torch hands products of bytes to oneDNN; elsewhere they are slow."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX")
+
+
+def _counts(masks: Tensor) -> Tensor:
+    """Foreground pixels of (N, P) bool masks: (N,) float32."""
+    return masks.sum(dim=1, dtype=torch.int32).float()
 
 
 def occupied(masks: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from soloist.ops.masks import mask_iou
+from soloist.ops.masks import intersections, mask_areas, mask_iou
 
 _BLOCK = 128
-"""Masks compared at a time: memory holds two blocks of float32 masks, whatever N is."""
+"""Masks compared with all better ones at a time: memory holds a block of overlaps."""
 
 
 def matrix_nms(
@@ -54,21 +54,18 @@ def matrix_nms(
     ranks = torch.arange(n, device=masks.device)
     compensation = torch.zeros(n, device=masks.device)
     coefficients = torch.ones(n, device=masks.device)
+    flat = masks.flatten(1)
+    areas = mask_areas(masks)
     for start in range(0, n, _BLOCK):
         stop = min(start + _BLOCK, n)
-        block = masks[start:stop].float()  # once, not for every comparison
-        iou = torch.cat(
-            [
-                mask_iou(masks[first : min(first + _BLOCK, stop)], block)
-                for first in range(0, stop, _BLOCK)
-            ]
-        )  # (stop, stop - start)
+        shared = intersections(flat[:stop], flat[start:stop])  # (stop, stop - start)
+        iou = shared / (areas[:stop, None] + areas[start:stop] - shared).clamp(min=1)
         competes = ranks[:stop, None] < ranks[start:stop]
         if labels is not None:
             competes &= labels[:stop, None] == labels[start:stop]
         iou = torch.where(competes, iou, 0)
         compensation[start:stop] = iou.amax(dim=0)
-        coefficients[start:stop] = _decay(iou, compensation[:stop, None], kernel, sigma).amin(dim=0)
+        coefficients[start:stop] = _least_decay(iou, compensation[:stop, None], kernel, sigma)
     decayed = torch.empty(n, device=masks.device)
     decayed[order] = scores[order].float() * coefficients
     return decayed
@@ -123,14 +120,15 @@ def mask_nms(
     return keep
 
 
-def _decay(iou: Tensor, compensation: Tensor, kernel: str, sigma: float) -> Tensor:
-    """f(iou) / f(compensation), broadcast; at least 1 where the overlap is 0."""
+def _least_decay(iou: Tensor, compensation: Tensor, kernel: str, sigma: float) -> Tensor:
+    """The least f(iou) / f(compensation) of each column; at least 1 where the overlaps are 0."""
     if kernel == "gaussian":
-        return torch.exp(-sigma * (iou.square() - compensation.square()))
+        # The exponential falls: it is least where its argument is greatest.
+        return torch.exp(-sigma * (iou.square() - compensation.square()).amax(dim=0))
     # A duplicate of a better mask (compensation 1) adds nothing to what that mask decays, and
     # 0 / 0 would be NaN.
     remaining = 1 - compensation
-    return torch.where(remaining > 0, (1 - iou) / remaining.clamp(min=1e-12), 1)
+    return torch.where(remaining > 0, (1 - iou) / remaining.clamp(min=1e-12), 1).amin(dim=0)
 
 
 def _check_lengths(masks: Tensor, scores: Tensor, labels: Tensor | None) -> None:
