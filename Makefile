@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo test faults check format clean
+.PHONY: help setup demo test faults bench check format clean
 
 help:
 	@echo "make demo    the whole pipeline on generated scenes, about ten minutes"
 	@echo "make test    tests, linter and type checker, as CI runs them"
 	@echo "make faults  kill, stop, starve and deceive the commands; a table, under 20 minutes on 2 cores"
+	@echo "make bench   speed beside the machine's ceilings, about ten minutes; wants an idle machine"
 	@echo "make format  rewrite the code in house style"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -28,6 +29,9 @@ test: check
 
 faults: $(INSTALLED)
 	$(BIN)/pytest tests/faults -m '' --hypothesis-profile faults
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/bench.py
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
