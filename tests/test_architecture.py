@@ -39,7 +39,7 @@ LAYERS = (
     {"datasets"},
     {"engine", "report", "overlays", "contact_sheets"},
     {"segmenter", "semantics"},
-    {"self_training", "quality"},
+    {"self_training", "quality", "exports"},
     {"finetuning"},
     {"run_report"},
     {"api", "app", "backbone_list", "demo", "doctor", "dry_run"},

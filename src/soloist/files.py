@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -26,7 +27,10 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _TOKEN_BYTES = 8
 # File systems take names of 255 bytes; a character has up to four.
+_LONGEST_NAME = 255
 _CHARACTERS_KEPT = 50
+# What no file system takes, or some take for more than a name; names that are no UTF-8 are fine.
+_NO_NAME = re.compile(r"[:\0\ud800-\udc7f\udd00-\udfff]")
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 """What a file system says that has no locks."""
 
@@ -47,6 +51,23 @@ def shown(path: str | Path) -> str:
 def one_line(error: BaseException) -> str:
     """An exception's message on one line; its type where it has none."""
     return re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
+
+
+def inner_path(name: str, *, ending: str = "") -> Path:
+    """A relative path for what is made of an image: never outside the folder it is put in.
+
+    Args:
+        name: The image's, with slashes of any system.
+        ending: Put behind the name, its suffix included.
+    """
+    # Split by hand: a name of two leading slashes, or of Windows, would be a path of its own.
+    plain = _NO_NAME.sub("_", name)
+    parts = [part for part in re.split(r"[/\\]", plain) if part.strip(".")]
+    *folders, last = parts or ["image"]
+    if len(last.encode(errors="replace")) + len(ending) > _LONGEST_NAME:
+        digest = hashlib.sha256(last.encode(errors="replace")).hexdigest()[:16]
+        last = f"{last[:_CHARACTERS_KEPT]}-{digest}"
+    return Path(*folders, last + ending)
 
 
 @contextmanager

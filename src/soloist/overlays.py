@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from soloist.data.sources import ImageRef
-from soloist.files import atomic_path
+from soloist.files import atomic_path, inner_path
 from soloist.pictures import draw_masks, jpeg_bytes, resize_masks
 from soloist.structures import Instances
 
 _ENDING = ".overlay.jpg"
-# File systems take names of 255 bytes; a character has up to four.
-_LONGEST_NAME = 255
-_CHARACTERS_KEPT = 50
-# What no file system takes, or some take for more than a name; names that are no UTF-8 are fine.
-_NO_NAME = re.compile(r"[:\0\ud800-\udc7f\udd00-\udfff]")
 
 
 class OverlayWriter:
@@ -54,11 +47,4 @@ def picture_name(name: str) -> Path:
 
     The suffix is kept inside the name, so that `a.png` and `a.jpg` make different pictures.
     """
-    # Split by hand: a name of two leading slashes, or of Windows, would be a path of its own.
-    plain = _NO_NAME.sub("_", name)
-    parts = [part for part in re.split(r"[/\\]", plain) if part.strip(".")]
-    *folders, last = parts or ["image"]
-    if len(last.encode(errors="replace")) + len(_ENDING) > _LONGEST_NAME:
-        digest = hashlib.sha256(last.encode(errors="replace")).hexdigest()[:16]
-        last = f"{last[:_CHARACTERS_KEPT]}-{digest}"
-    return Path(*folders, last + _ENDING)
+    return inner_path(name, ending=_ENDING)

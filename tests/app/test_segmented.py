@@ -11,7 +11,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from soloist.app import segmented as module
-from soloist.app.segmented import Choice, Segmented, label_map, segment_file
+from soloist.app.segmented import Choice, Segmented, segment_file
 from soloist.errors import DataError
 from soloist.ops.masks import masks_to_boxes
 from soloist.segmenter import Result, Segmenter, load
@@ -120,12 +120,6 @@ def test_the_label_map_numbers_masks_as_the_coco_file_does(tmp_path: Path) -> No
     assert (second & third).any()
     assert np.array_equal(labels == 1, second)
     assert np.array_equal(labels == 2, third & ~second)
-
-
-def test_label_maps_count_beyond_one_byte() -> None:
-    masks = np.eye(300, dtype=bool)[:, None, :]
-    assert label_map(masks).tolist() == [list(range(1, 301))]
-    assert label_map(np.zeros((0, 2, 3), dtype=bool)).tolist() == [[0, 0, 0]] * 2
 
 
 def test_an_image_without_objects_has_its_files_too(tmp_path: Path) -> None:

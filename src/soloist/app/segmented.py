@@ -14,6 +14,7 @@ from torch import Tensor
 from soloist.data.images import image_size, read_image
 from soloist.data.sources import ImageRef
 from soloist.errors import DataError
+from soloist.exports.label_maps import label_map
 from soloist.files import atomic_path, shown, write_json
 from soloist.pictures import draw_masks, mask_colors, resize_masks, thumbnail
 from soloist.segmenter import Result, Segmenter
@@ -107,7 +108,7 @@ class Segmented:
         masks = self.result.filter(self.chosen(choice)).masks.numpy()
         path = self._path(folder, "labels.png")
         with atomic_path(path) as temporary:
-            Image.fromarray(label_map(masks)).save(temporary)
+            Image.fromarray(label_map(masks, self.result.image_size)).save(temporary)
         return path
 
     def _drawn(
@@ -166,18 +167,3 @@ def _preview(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return thumbnail(pixels, PREVIEW_SIDE)
     size = (width * times, height * times)
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
-
-
-def label_map(masks: NDArray[np.bool_]) -> NDArray[np.uint16]:
-    """One image of the numbers of masks; where they overlap, the earlier one wins.
-
-    Args:
-        masks: (N, H, W) bool, N below 65,536.
-
-    Returns:
-        (H, W) uint16: k + 1 for mask k, 0 where there is none.
-    """
-    labels = np.zeros(masks.shape[1:], dtype=np.uint16)
-    for number in range(len(masks), 0, -1):
-        labels[masks[number - 1]] = number
-    return labels

@@ -13,6 +13,7 @@ from cyclopts import App, CycloptsError
 
 from soloist import __version__
 from soloist.cli import (
+    converting,
     experiments,
     exploring,
     finetuning,
@@ -45,6 +46,7 @@ for verb in (
     experiments.ablate,
     labelling.predict,
     labelling.merge,
+    converting.convert,
     exploring.cluster,
     exploring.search,
     exploring.estimate,

@@ -7,11 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from soloist.cli.options import option_group
+from soloist.cli.options import all_optional, option_group
+from soloist.exports.options import ExportOptions as ExportFields
 
 Images = Annotated[
     list[str],
     Parameter(help="Images, folders, glob patterns, .txt lists or COCO files.", negative=""),
+]
+MaskImages = Annotated[
+    list[str] | None,
+    Parameter(
+        help="Where the images are; without it where they were predicted from, or beside the file.",
+        negative="",
+    ),
 ]
 PRESETS_HELP = "`paper` (= `paper-r50`), `paper-r101`, `small` or `tiny` (trains on a laptop)."
 Preset = Annotated[str, Parameter(help=PRESETS_HELP)]
@@ -48,6 +56,7 @@ if TYPE_CHECKING:
     FinetuneTableOptions = Any
     PredictOptions = Any
     FeatureOptions = Any
+    ExportOptions = Any
 else:
     PretrainOptions = option_group("backbone", "pretrain", "seed")
     MasksOptions = option_group("backbone", "extract", "free_mask")
@@ -70,5 +79,7 @@ else:
     FinetuneTableOptions = option_group(*supervised)
     PredictOptions = option_group("inference")
     FeatureOptions = option_group("backbone", "extract")
+    ExportOptions = all_optional(ExportFields)
 
 Flat = Parameter(name="*")
+ForExport = Parameter(name="*", group="Format")

@@ -15,6 +15,7 @@ from soloist.cli.arguments import (
     FeatureOptions,
     Flat,
     Images,
+    MaskImages,
     Overwrite,
     Precision,
     Preset,
@@ -25,14 +26,6 @@ from soloist.presets import load_config
 
 SHOWN_IMAGES = 10
 """Images that `estimate` prints; its file has all."""
-
-MaskImages = Annotated[
-    list[str] | None,
-    Parameter(
-        help="Where the images are; without it where they were predicted from, or beside the file.",
-        negative="",
-    ),
-]
 
 
 def cluster(

@@ -11,7 +11,9 @@ from soloist.cli.arguments import (
     Device,
     DryRun,
     Engine,
+    ExportOptions,
     Flat,
+    ForExport,
     Images,
     MasksOptions,
     Overwrite,
@@ -21,8 +23,12 @@ from soloist.cli.arguments import (
     RayWorkers,
     ShardSize,
 )
+from soloist.cli.converting import convert_predictions
 from soloist.cli.options import given
 from soloist.cli.runs import DONE, Sharding, folder_for, label, tell_plan
+from soloist.errors import ConfigError
+from soloist.exports.options import ExportOptions as Chosen
+from soloist.exports.options import FormatName
 from soloist.presets import load_config
 
 if TYPE_CHECKING:
@@ -95,6 +101,8 @@ def predict(
     shard_size: ShardSize = None,
     engine: Engine = "local",
     ray_workers: RayWorkers = None,
+    format: FormatName | None = None,
+    export: Annotated[ExportOptions, ForExport] = ExportOptions(),  # noqa: B008  # immutable
     options: Annotated[PredictOptions, Flat] = PredictOptions(),  # noqa: B008  # immutable
 ) -> int:
     """Segment images: COCO JSON and pictures out.
@@ -107,15 +115,26 @@ def predict(
         preset: What a file was trained with, such as `paper-r101`; a run folder knows its own.
         overlays: Folder for pictures of the masks.
         overlay_score: Masks of a lower score are in the file, but not in the pictures.
+        format: Write the masks in the format of another tool too, to a folder `NAME-FORMAT` beside
+            the COCO file, as `soloist convert` does.
     """
     from dataclasses import asdict, replace
 
     from soloist.data.sources import find_images
     from soloist.dry_run import plan_predict
     from soloist.engine.distributed import join
+    from soloist.exports.export import check_options
     from soloist.presets import override
     from soloist.segmenter import load
 
+    chosen = Chosen(**given(export))
+    if format is not None:
+        check_options(format, chosen)
+        if shard_size is not None:
+            raise ConfigError(
+                "--format makes its folder of one COCO file: leave out --shard-size, or give "
+                "`soloist merge` and `soloist convert` afterwards"
+            )
     if out is None:
         folder = folder_for(images)
         out = folder / ("masks.json" if shard_size is None else "shards")
@@ -134,7 +153,7 @@ def predict(
     if dry_run:
         return tell_plan("predict", out, lambda: plan_predict(find_images(images), segmenter))
     join(segmenter.runtime.device)
-    return label(
+    status = label(
         "predict",
         images,
         loaded if engine == "ray" else lambda: segmenter,
@@ -146,7 +165,13 @@ def predict(
         overwrite=overwrite,
         sharding=sharding,
         categories=segmenter.categories,
+        reuse=format is not None,
     )
+    if format is None:
+        return status
+    folder = out.with_name(f"{out.stem}-{format}")
+    converted = convert_predictions(out, images, folder, format, chosen, overwrite=overwrite)
+    return max(status, converted)
 
 
 def merge(folder: Path, *, out: Path, partial: bool = False, overwrite: Overwrite = False) -> int:

@@ -39,7 +39,7 @@ def option_group(*sections: str) -> type[Any]:
     for name in sections:
         kind = hints[name]
         if is_dataclass(kind):
-            options = _all_optional(kind)  # type: ignore[arg-type]  # a class, not an instance
+            options = all_optional(kind)  # type: ignore[arg-type]  # a class, not an instance
             title = name.replace("_", " ").capitalize()
             if name == "backbone":
                 short = Parameter(name="--backbone", help=CHOICE_HELP, group=title)
@@ -96,7 +96,8 @@ def _docs_by_class(module: str) -> Mapping[str, Mapping[str, str]]:
 
 
 @cache
-def _all_optional(section: type[Any]) -> type[Any]:
+def all_optional(section: type[Any]) -> type[Any]:
+    """A dataclass of the same fields, each optional, whose docstrings are its help."""
     hints = get_type_hints(section)
     docs = field_docs(section)
     made = [

@@ -151,17 +151,25 @@ def label(
     overlay_score: float = 0.0,
     sharding: Sharding | None,
     categories: Mapping[int, str] | None = None,
+    reuse: bool = False,
 ) -> int:
-    """Labels images into a COCO file or shards: what `masks` and `predict` share."""
+    """Labels images into a COCO file or shards: what `masks` and `predict` share.
+
+    With `reuse` a file that the same command has finished is no obstacle, and is left as it is.
+    """
     from soloist.data.coco import CATEGORIES
+    from soloist.data.error_log import read_errors
     from soloist.data.sources import find_images
-    from soloist.engine.label import label_images, opened_output
+    from soloist.engine.label import errors_path, is_made, label_images, opened_output
     from soloist.engine.stopping import listening
     from soloist.overlays import OverlayWriter
     from soloist.self_training import report_labels
 
     categories = categories or CATEGORIES
     settings = {"command": title, "images": sources, **settings}
+    if reuse and not overwrite and is_made(out, settings):
+        logger.info("%s is finished already", out)
+        return failures_status(len(read_errors(errors_path(out))), errors_path(out))
     on_result = None
     if overlays is not None:
         on_result = OverlayWriter(overlays.absolute(), score_threshold=overlay_score)

@@ -49,11 +49,13 @@ class ImagePlaces:
 
     def __init__(self, file: Path) -> None:
         folder, stem = file.parent, file.stem
+        split = stem.removeprefix("instances_")
         self._folders = [
             folder,
             folder / "images",
             folder / stem,
-            folder.parent / stem.removeprefix("instances_"),
+            folder.parent / split,
+            folder.parent / "images" / split,  # CVAT's and datumaro's.
             folder.parent,  # LVIS names images by their folder, beside `annotations`.
         ]
 
@@ -80,8 +82,9 @@ def find_images(source: str | Path | Sequence[str | Path]) -> list[ImageRef]:
       is never taken for a pattern.
     - A `.txt` list: one path a line, relative to the list's folder.
     - A COCO `.json`: its images, in its order; annotations are never read. File names are
-      looked for in the file's folder, in `images/` and `<stem>/` beside it, and in the
-      standard layout's `../<stem without instances_>/`, and in the folder above.
+      looked for in the file's folder, in `images/` and `<stem>/` beside it, in the standard
+      layout's `../<stem without instances_>/`, in CVAT's `../images/<that>/`, and in the folder
+      above.
     - A sequence of those, one after the other; a file found twice is kept once. If two names
       or ids would be equal, names become relative to the files' common folder, or ids None.
 

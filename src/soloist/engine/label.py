@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from soloist.data.coco import CATEGORIES, CocoImage
+from soloist.data.coco import CATEGORIES, CocoImage, read_json
 from soloist.data.error_log import ErrorLog
 from soloist.data.images import read_with_size
 from soloist.data.journal import Journal, is_finished
@@ -26,7 +26,7 @@ from soloist.engine.lock import locked_output
 from soloist.engine.progress import duration, track
 from soloist.engine.stopping import stop_if_asked
 from soloist.errors import DataError, RunError
-from soloist.files import shown
+from soloist.files import plain_json, shown
 from soloist.structures import Instances
 
 logger = logging.getLogger(__name__)
@@ -201,7 +201,7 @@ def errors_beside(out: Path, *, overwrite: bool) -> ErrorLog:
 
     def start_anew() -> Path:
         check_output(out, overwrite=overwrite)
-        path = out.with_name(f"{out.stem}.errors.jsonl")
+        path = errors_path(out)
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
@@ -212,6 +212,24 @@ def errors_beside(out: Path, *, overwrite: bool) -> ErrorLog:
 
     path = on_main(start_anew)
     return ErrorLog(path if is_main() else None)
+
+
+def errors_path(out: Path) -> Path:
+    """The account of failures beside an output file."""
+    return out.with_name(f"{out.stem}.errors.jsonl")
+
+
+def is_made(out: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether an output file is finished and was made with these settings."""
+
+    def look() -> bool:
+        if not out.is_file() or not is_finished(out):
+            return False
+        content = read_json(out)
+        info = content.get("info") if isinstance(content, dict) else None
+        return isinstance(info, dict) and plain_json(settings).items() <= info.items()
+
+    return on_main(look)
 
 
 def check_output(out: Path, *, overwrite: bool) -> None:

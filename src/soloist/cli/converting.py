@@ -1,0 +1,103 @@
+"""The verb `convert`, and what `predict --format` shares with it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from soloist.cli.arguments import ExportOptions, ForExport, MaskImages, Overwrite
+from soloist.cli.options import given
+from soloist.cli.runs import failures_status
+from soloist.engine.launch import launched
+from soloist.exports.options import ExportOptions as Chosen
+from soloist.exports.options import FormatName
+
+if TYPE_CHECKING:
+    from soloist.data.coco import CocoFile
+    from soloist.exports.export import ExportSummary
+
+logger = logging.getLogger("soloist")
+
+
+def convert(
+    source: Path,
+    *,
+    format: FormatName,
+    out: Path,
+    images: MaskImages = None,
+    source_format: str | None = None,
+    split: str | None = None,
+    overwrite: Overwrite = False,
+    options: Annotated[ExportOptions, ForExport] = ExportOptions(),  # noqa: B008  # immutable
+) -> int:
+    """Write masks for another tool: CVAT, YOLO, Label Studio, labelme, X-AnyLabeling and others.
+
+    What the format cannot hold is counted and told; docs/formats.md says what each can.
+
+    Args:
+        source: COCO file of `soloist predict` or of another tool; or a labelled data set.
+        format: What to write.
+        out: Folder to write.
+        source_format: `coco`, `voc`, `cityscapes`, `yolo` or `label-maps`; found out if not given.
+        split: Of a data set with several, such as `val2017`.
+    """
+    from soloist.engine.stopping import listening
+    from soloist.exports.export import check_options
+    from soloist.exports.source import read_source
+
+    chosen = Chosen(**given(options))
+    check_options(format, chosen)
+    file, paths = read_source(source, source_format, split, images or [])
+    with listening():
+        return write_format(file, paths, out, format, chosen, overwrite=overwrite)
+
+
+def convert_predictions(
+    predictions: Path,
+    sources: Sequence[str],
+    out: Path,
+    format: FormatName,
+    options: Chosen,
+    *,
+    overwrite: bool,
+) -> int:
+    """The folder of `predict --format`, made of the file of masks."""
+    from soloist.data.coco import load_coco
+    from soloist.engine.stopping import listening
+    from soloist.exports.source import paths_of
+
+    file = load_coco(predictions)
+    with listening():
+        return write_format(
+            file, paths_of(file, sources), out, format, options, overwrite=overwrite
+        )
+
+
+def write_format(
+    file: CocoFile,
+    paths: Mapping[int, Path],
+    out: Path,
+    format: FormatName,
+    options: Chosen,
+    *,
+    overwrite: bool,
+) -> int:
+    """Writes a format on the main process and tells what it holds and what got lost."""
+    from soloist.engine.distributed import on_main
+    from soloist.engine.lock import locked_output
+    from soloist.exports.export import ERRORS, export
+
+    with locked_output(out):
+        summary = on_main(lambda: export(file, paths, out, format, options, overwrite=overwrite))
+    if launched().rank == 0:
+        logger.info("\n".join(_told(format, summary)))
+        sys.stdout.write(f"{out}\n")
+    return failures_status(summary.failed, out / ERRORS)
+
+
+def _told(format: str, summary: ExportSummary) -> list[str]:
+    head = f"{format}: {summary.masks:,} masks on {summary.images:,} images"
+    return [head, *(f"  {count:,} {note.value}" for note, count in summary.notes.items() if count)]

@@ -1,0 +1,1 @@
+"""Masks for other tools: COCO, YOLO, Label Studio, labelme, label maps and pictures."""
