@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Every package of the environment, with its version and hashes.
+LOCK := requirements-dev.txt
+PIP := $(BIN)/pip --quiet --disable-pip-version-check
 
-.PHONY: help setup demo test faults bench check format clean
+.PHONY: help setup demo test faults bench check format lock licences dist clean
 
 help:
 	@echo "make demo    the whole pipeline on generated scenes, about ten minutes"
@@ -12,13 +15,17 @@ help:
 	@echo "make faults  kill, stop, starve and deceive the commands; a table, under 20 minutes on 2 cores"
 	@echo "make bench   speed beside the machine's ceilings, about ten minutes; wants an idle machine"
 	@echo "make format  rewrite the code in house style"
+	@echo "make lock    fit $(LOCK) to pyproject.toml; UPGRADE=--upgrade takes new versions too"
+	@echo "make licences  write docs/licences.md from what is installed"
+	@echo "make dist    wheel and source archive in dist/, tried in a new environment (large download)"
 	@echo "make clean   remove the virtual environment and caches"
 
 setup: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml $(LOCK)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(PIP) install --require-hashes --only-binary :all: --requirement $(LOCK)
+	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: $(INSTALLED)
@@ -41,6 +48,19 @@ check: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+lock: $(INSTALLED)
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+		--generate-hashes --only-binary :all: --no-emit-index-url --no-emit-find-links \
+		--custom-compile-command 'make lock' --output-file $(LOCK) --quiet $(UPGRADE)
+
+licences: $(INSTALLED)
+	$(BIN)/python tools/licences.py
+
+dist: check
+	rm -rf dist
+	$(BIN)/python -m hatchling build
+	$(BIN)/pytest tests/test_distribution.py -m ''
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache dist

@@ -249,13 +249,50 @@ def test_a_claim_is_waited_for(tmp_path: Path) -> None:
     assert order == ["first", "second"]
 
 
-def test_without_locks_every_claim_is_granted(
+@locking
+def test_who_has_the_claim_removes_what_killed_writers_left(tmp_path: Path) -> None:
+    target = tmp_path / "1.parquet"
+    stale, other = leftover_of(target), leftover_of(tmp_path / "2.parquet")
+    with claimed(tmp_path / "lock", of=target) as mine:
+        assert mine
+        assert not stale.exists()
+        running = leftover_of(target)
+        with claimed(tmp_path / "lock", of=target) as second:
+            assert not second
+        assert running.exists()
+    assert other.exists()
+
+
+@locking
+def test_a_claim_on_a_file_that_was_removed_meanwhile_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else two could have it: one on the file that is gone, one on a new one."""
+    original = files._lock
+    attempts: list[int] = []
+
+    def removed_first(descriptor: int, *, wait: bool) -> bool | None:
+        attempts.append(descriptor)
+        if len(attempts) == 1:
+            (tmp_path / "lock").unlink()
+        return original(descriptor, wait=wait)
+
+    monkeypatch.setattr(files, "_lock", removed_first)
+    with claimed(tmp_path / "lock") as first, claimed(tmp_path / "lock") as second:
+        assert first
+        assert not second
+
+
+def test_without_locks_every_claim_is_granted_and_nothing_of_others_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(files, "fcntl", None)
-    with claimed(tmp_path / "lock") as first, claimed(tmp_path / "lock") as second:
+    target = tmp_path / "1.parquet"
+    running = leftover_of(target)
+    with claimed(tmp_path / "lock") as first, claimed(tmp_path / "lock", of=target) as second:
         assert first
         assert second
+    assert running.exists()
 
 
 @locking

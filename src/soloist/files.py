@@ -200,7 +200,7 @@ def plain_json(obj: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def claimed(path: Path, *, wait: bool = False) -> Iterator[bool]:
+def claimed(path: Path, *, wait: bool = False, of: Path | None = None) -> Iterator[bool]:
     """Claims a piece of work among processes, also of other machines, by locking a file.
 
     The system frees the lock when its process ends, however it ends: nothing goes stale. Where a
@@ -210,30 +210,41 @@ def claimed(path: Path, *, wait: bool = False) -> Iterator[bool]:
     Args:
         path: The file to lock; made if needed, and removed afterwards.
         wait: Wait until the claim is free.
+        of: The file that only who has the claim writes: what killed writers left of it is
+            removed, where the lock says that nobody is writing it.
 
     Yields:
         Whether it is this process's.
 
     Raises:
-        RunError: If the file cannot be made.
+        RunError: If the file cannot be made, or a leftover not be removed.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab")
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    with file:
-        mine = _lock(file.fileno(), wait=wait)
-        yield mine
-        if mine:
-            # Before the lock is freed: the next to claim it makes a file anew.
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("ab")
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        with file:
+            locked = _lock(file.fileno(), wait=wait)
+            if locked and not _is_at(path, file.fileno()):
+                # Who had it removed it after it was opened here; others lock a new one.
+                continue
+            mine = locked is not False
+            if locked and of is not None:
+                remove_leftovers(of.parent, of=of)
+            yield mine
+            if mine:
+                # Before the lock is freed: the next to claim it makes a file anew.
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+            return
 
 
-def _lock(descriptor: int, *, wait: bool) -> bool:
+def _lock(descriptor: int, *, wait: bool) -> bool | None:
+    """Whether the lock is this process's; None where there are no locks."""
     if fcntl is None:
-        return True
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
@@ -242,4 +253,13 @@ def _lock(descriptor: int, *, wait: bool) -> bool:
         if error.errno not in NO_LOCKS:
             raise
         logger.warning("no locks here (%s): processes may do the same twice", error.strerror)
+        return None
     return True
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether a path still leads to an open file."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,13 @@ import torch
 
 import soloist
 from soloist.config import Config
-from soloist.engine.build import load_solo, save_solo
+from soloist.engine.build import (
+    build_solo,
+    copy_solo,
+    load_categories,
+    load_solo,
+    save_solo,
+)
 from soloist.errors import CheckpointError, ConfigError
 from soloist.models import SOLO
 from soloist.models.backbones import Backbone
@@ -70,6 +78,39 @@ def test_a_segmenter_of_two_classes_predicts_and_is_saved(
     again, config = load_solo(tmp_path, "no-preset-for-a-folder")
     assert config.model.num_classes == 2
     assert again.category_branch.category.out_channels == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "got"),
+    [
+        pytest.param([(1, "a"), (2, "b")], 2, id="more"),
+        pytest.param([], 0, id="fewer"),
+    ],
+)
+def test_a_record_that_names_other_classes_than_the_network_has_is_refused(
+    tmp_path: Path, model_folder: Path, names: list[tuple[int, str]], got: int
+) -> None:
+    copy_solo(model_folder, tmp_path)
+    record = json.loads((tmp_path / "config.json").read_text())
+    record["categories"] = [{"id": key, "name": name} for key, name in names]
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    for load in (load_solo, load_categories):
+        with pytest.raises(
+            CheckpointError, match=rf"config.json must name each .* 1 classes .* got {got};"
+        ) as caught:
+            load(tmp_path)
+        assert "\n" not in str(caught.value)
+
+
+def test_classes_of_one_number_are_too_few(tmp_path: Path, tiny_config: Config) -> None:
+    config = replace(tiny_config, model=replace(tiny_config.model, num_classes=2))
+    network = build_solo(config.backbone, config.model)
+    save_solo(tmp_path, network.state_dict(), config, {1: "a", 2: "b"})
+    assert load_categories(tmp_path) == {1: "a", 2: "b"}
+    text = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(text.replace('"id": 2', '"id": 1'))
+    with pytest.raises(CheckpointError, match=r"each of the network's 2 classes once .* got 1;"):
+        load_solo(tmp_path)
 
 
 @pytest.mark.usefixtures("narrow")

@@ -169,8 +169,28 @@ def test_a_planner_that_was_killed_is_no_obstacle(
     out = tmp_path / "out"
     with killed_at(sys.modules["soloist.engine.label_shards"], "write_manifest", 1):
         label(pictures, out, toy_labeler)
-    (out / ".0123.parquet").write_text("half a manifest")
+    (out / ".manifest.0123456789abcdef.parquet").write_text("half a manifest")
     label(pictures, out, toy_labeler)
+    check_whole(pictures, out, toy_labeler)
+    assert not list(out.glob(".*"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no locks")
+def test_what_killed_writers_left_of_a_shard_goes_with_its_next_claim(
+    pictures: Path, tmp_path: Path, toy_labeler: Labeler
+) -> None:
+    out = tmp_path / "out"
+    label(pictures, out, toy_labeler)
+    half = [out / "shards" / f".{shard:05d}.0123456789abcdef.parquet" for shard in (1, 2)]
+    for path in half:
+        path.write_text("half a shard")
+        ShardFolder(out).file(int(path.name[1:6])).unlink()
+    with claimed(out / "locks" / "00002"):
+        label(pictures, out, toy_labeler)
+        # Of the shard in work elsewhere, somebody may be writing it.
+        assert list(out.rglob(".*")) == half[1:]
+    label(pictures, out, toy_labeler)
+    assert list(out.rglob(".*")) == []
     check_whole(pictures, out, toy_labeler)
 
 

@@ -117,6 +117,15 @@ def test_an_output_is_locked_beside_it(tmp_path: Path) -> None:
     assert list(out.parent.iterdir()) == []
 
 
+def test_who_has_an_output_removes_what_killed_writers_left_of_it(tmp_path: Path) -> None:
+    token = "0123456789abcdef"
+    for name in ("out.json", "out.embeddings.npy", "other.json"):
+        stem, suffix = name.rsplit(".", 1)
+        (tmp_path / f".{stem}.{token}.{suffix}").write_text("half")
+    with locked_output(tmp_path / "out.json"):
+        assert [path.name for path in tmp_path.glob(".*")] == [f".other.{token}.json"]
+
+
 def test_a_place_that_takes_no_lock_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write"), locked_output(tmp_path / "file" / "a.json"):

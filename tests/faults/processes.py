@@ -67,7 +67,13 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._count = 0
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SOURCE)}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(SOURCE),
+            # Workers of Ray stand back by default, and starve where a machine has other work.
+            "RAY_worker_niceness": "0",
+        }
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("server.py"))],
             stdin=subprocess.PIPE,

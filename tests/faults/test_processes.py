@@ -226,6 +226,80 @@ def test_a_command_asked_to_stop_saves_and_goes_on(
         assert result(out) == whole.result
 
 
+@pytest.mark.parametrize(
+    ("verb", "where"),
+    [
+        pytest.param("cluster", "soloist.semantics.groups:spherical_kmeans", id="cluster"),
+        pytest.param("cluster", "soloist.contact_sheets:jpeg_bytes", id="cluster-sheets"),
+        pytest.param("merge", "soloist.data.shards:ShardFolder.annotations", id="merge"),
+    ],
+)
+def test_a_command_that_starts_over_leaves_nothing_when_asked_to_stop(
+    tmp_path: Path,
+    server: Server,
+    verbs: Mapping[str, list[str]],
+    faults: Callable[[str], Any],
+    verb: str,
+    where: str,
+) -> None:
+    row = faults(f"SIGTERM during {verb}")
+    if verb == "cluster":
+        found = tmp_path / "found.json"
+        made = server.run(*verbs["masks"], "--out", found)
+        command = ["cluster", str(found), "--groups", "2", "--sheets", str(tmp_path / "sheets")]
+    else:
+        pytest.importorskip("pyarrow", reason="shards need it: pip install 'soloist[parquet]'")
+        made = server.run(*verbs["masks"], "--out", tmp_path / "shards", "--shard-size", "2")
+        command = ["merge", str(tmp_path / "shards")]
+    assert made.status == 0, made.err
+    whole = tmp_path / "whole" / "out.json"
+    assert server.run(*command, "--out", whole).status == 0
+    out = tmp_path / "stopped" / "out.json"
+    outcome = server.run(*command, "--out", out, ask_to_stop=where)
+    row.injected += 1
+    assert outcome.status == 0, outcome.err
+    assert told_once(outcome, "stopped by SIGTERM; the same command again starts over")
+    assert list(out.parent.iterdir()) == []
+    outcome = server.run(*command, "--out", out)
+    row.lost += outcome.status != 0
+    row.differing += result(out) != result(whole)
+    assert outcome.status == 0, outcome.err
+    assert result(out) == result(whole)
+
+
+def test_a_command_on_ray_asked_to_stop_keeps_finished_shards(
+    tmp_path: Path,
+    server: Server,
+    scenes: Path,
+    verbs: Mapping[str, list[str]],
+    faults: Callable[[str], Any],
+) -> None:
+    pytest.importorskip("ray", reason="the engine needs Ray: pip install 'soloist[ray]'")
+    row = faults("SIGTERM during masks on Ray")
+    images = tmp_path / "images"
+    images.mkdir()
+    picture = next((scenes / "images").iterdir())
+    # More than can be done before the signal.
+    for number in range(400):
+        (images / f"{number}{picture.suffix}").symlink_to(picture)
+    out = tmp_path / "shards"
+    command = ["masks", str(images), *verbs["masks"][2:], "--shard-size", "4", "--out", str(out)]
+    running = server.start(*command, "--engine", "ray", "--ray-workers", "1")
+    wait_for(lambda: any(out.glob("shards/[0-9]*")))
+    running.signal(signal.SIGTERM)
+    outcome = running.wait()
+    row.injected += 1
+    assert outcome.status == 0, outcome.err
+    assert told_once(outcome, "stopped by SIGTERM; the same command again goes on from here")
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("shards/[0-9]*")}
+    assert 0 < len(kept) < 100
+    outcome = server.run(*command)
+    row.lost += outcome.status != 0
+    assert outcome.status == 0, outcome.err
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(list((out / "shards").iterdir())) == 100
+
+
 # Disks
 
 

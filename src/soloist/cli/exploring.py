@@ -69,6 +69,7 @@ def cluster(
     from soloist.engine.label import opened_output
     from soloist.engine.pooling import pool_features
     from soloist.engine.runtime import choose_runtime
+    from soloist.engine.stopping import STARTS_OVER, at_once, listening
     from soloist.semantics.groups import (
         draw_groups,
         group_masks,
@@ -79,21 +80,25 @@ def cluster(
     from soloist.semantics.sources import embeddings_of, image_paths
 
     out = out or predictions.with_name(f"{predictions.stem}-groups.json")
-    with opened_output(out, overwrite=overwrite) as errors:
-        file = load_coco(predictions)
-        truth = None if gt is None else load_ground_truth(gt)
-        from_backbone = features == "backbone"
-        paths = image_paths(file, images or []) if from_backbone or sheets is not None else {}
-        if from_backbone:
-            settings = load_config(preset, config, given(options))
-            extractor = FreeMaskExtractor(settings, choose_runtime(device, precision))
-            vectors = pool_features(file, paths, extractor, errors)
-        else:
-            vectors = embeddings_of(file)
-        count = None if groups == "auto" else groups
-        made = group_masks(file, vectors, count, least_score=min_score, center=center, seed=seed)
-        scores = None if truth is None else score_groups(made, file, truth, seed=seed)
+    with listening(STARTS_OVER), opened_output(out, overwrite=overwrite) as errors:
         made_with = {"features": features, "min_score": min_score, "center": center, "seed": seed}
+        with at_once():
+            file = load_coco(predictions)
+            truth = None if gt is None else load_ground_truth(gt)
+            from_backbone = features == "backbone"
+            paths = image_paths(file, images or []) if from_backbone or sheets is not None else {}
+            if from_backbone:
+                settings = load_config(preset, config, given(options))
+                extractor = FreeMaskExtractor(settings, choose_runtime(device, precision))
+                vectors = pool_features(file, paths, extractor, errors)
+            else:
+                vectors = embeddings_of(file)
+            count = None if groups == "auto" else groups
+            made = group_masks(
+                file, vectors, count, least_score=min_score, center=center, seed=seed
+            )
+            scores = None if truth is None else score_groups(made, file, truth, seed=seed)
+            drawn = [] if sheets is None else draw_groups(made, paths, sheets)
         write_groups(made, file, out, {**made_with, "scores": scores})
     Console(width=100).print(group_table(made))
     if scores is not None:
@@ -102,8 +107,8 @@ def cluster(
             "NMI {nmi:.3f} (by chance {chance_nmi:.3f}), "
             "purity {purity:.3f} (by chance {chance_purity:.3f})\n".format(**scores)
         )
-    if sheets is not None:
-        sys.stdout.write(f"{draw_groups(made, paths, sheets)[0]}\n")
+    if drawn:
+        sys.stdout.write(f"{drawn[0]}\n")
     sys.stdout.write(f"{out}\n")
     return failures_status(errors.count, errors.path)
 

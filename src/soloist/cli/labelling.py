@@ -182,13 +182,15 @@ def merge(folder: Path, *, out: Path, partial: bool = False, overwrite: Overwrit
         out: COCO file to write; its embeddings go beside it.
         partial: Leave out shards that are missing.
     """
+    from soloist.engine.stopping import STARTS_OVER, listening
     from soloist.errors import require
     from soloist.self_training import report_labels
 
     require("pyarrow", extra="parquet", wanted="soloist merge")
     from soloist.engine.merge import merge_shards
 
-    summary = merge_shards(folder, out, partial=partial, overwrite=overwrite)
+    with listening(STARTS_OVER):
+        summary = merge_shards(folder, out, partial=partial, overwrite=overwrite)
     report_labels("merge", summary)
     sys.stdout.write(f"{out}\n")
     return DONE

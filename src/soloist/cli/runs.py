@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -199,8 +199,7 @@ def label(
         from soloist.engine.label_shards import ERRORS, ShardJob, label_shards
 
         job = ShardJob(out.absolute(), title, make_labeler, short_side, on_result, categories)
-        # Ray has an answer of its own to signals.
-        with listening() if sharding.engine == "local" else nullcontext():
+        with listening():
             summary = label_shards(
                 job,
                 partial(find_images, sources),

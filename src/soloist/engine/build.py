@@ -154,6 +154,7 @@ def load_solo(path: Path, preset: str | None = None) -> tuple[SOLO, Config]:
         backbone = override(BackboneConfig(), record["backbone"], where=str(folder))
         model = override(ModelConfig(), record["model"], where=str(folder))
         inference = override(InferenceConfig(), record["inference"], where=str(folder))
+        _categories(folder, record)
     # Its weights are in the folder: nothing else is read or fetched on its record's behalf.
     config = Config(backbone=replace(backbone, weights="none"), model=model, inference=inference)
     weights = load_official(folder / MODEL_FILE)
@@ -174,13 +175,28 @@ def load_categories(path: Path) -> Mapping[int, str]:
         The one category `object` where the network has no classes of its own.
 
     Raises:
-        CheckpointError: If there is no complete model, or its record is damaged.
+        CheckpointError: If there is no complete model, or its record is damaged or names another
+            number of classes than the network has.
     """
     if path.is_file():
         return CATEGORIES
-    with _record_of(model_folder(path)) as record:
-        named = {entry["id"]: entry["name"] for entry in record.get("categories", [])}
-    return named or CATEGORIES
+    folder = model_folder(path)
+    with _record_of(folder) as record:
+        return _categories(folder, record)
+
+
+def _categories(folder: Path, record: Mapping[str, Any]) -> Mapping[int, str]:
+    """The classes that a record names; the one category where it names none."""
+    if "categories" not in record:
+        return CATEGORIES
+    named = {entry["id"]: entry["name"] for entry in record["categories"]}
+    classes = override(ModelConfig(), record["model"], where=str(folder)).num_classes
+    if len(named) != classes:
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE} must name each of the network's {classes} classes once in "
+            f"`categories`, got {len(named)}; copy the whole run again, or train again"
+        )
+    return named
 
 
 @contextmanager

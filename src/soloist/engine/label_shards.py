@@ -139,7 +139,7 @@ class ShardWorker:
         file = self._shards.file(shard)
         if file.exists():
             return False
-        with claimed(self._shards.path / _LOCKS / f"{shard:05d}") as mine:
+        with claimed(self._shards.path / _LOCKS / f"{shard:05d}", of=file) as mine:
             # Another may have finished it and freed its claim in between.
             if not mine or file.exists():
                 return False
@@ -211,7 +211,7 @@ def _plan(
     """Writes the manifest, unless another command does."""
     images = find()
     folder = job.folder
-    with claimed(folder / _LOCKS / "manifest", wait=True):
+    with claimed(folder / _LOCKS / "manifest", wait=True, of=folder / MANIFEST):
         if overwrite:
             (folder / MANIFEST).unlink(missing_ok=True)
             for file in (*(folder / SHARDS).glob("*.parquet"), folder / ERRORS):
@@ -269,7 +269,7 @@ def _finish(shards: ShardFolder, title: str, start: float) -> LabelSummary:
     """Writes the account of failures and tells how far the set is."""
     path = shards.path / ERRORS
     # One after the other: the last to finish a shard is also the last to write.
-    with claimed(shards.path / _LOCKS / "errors", wait=True):
+    with claimed(shards.path / _LOCKS / "errors", wait=True, of=path):
         summary = _summary(shards, start)
         if summary.failed:
             failed = (

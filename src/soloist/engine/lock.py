@@ -15,9 +15,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from soloist.data.coco_write import embeddings_path
 from soloist.engine.distributed import on_main
 from soloist.errors import RunError
-from soloist.files import NO_LOCKS, cannot_write, shown
+from soloist.files import NO_LOCKS, cannot_write, remove_leftovers, shown
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,8 @@ class Lock:
 def locked_output(out: Path) -> Iterator[None]:
     """Keeps an output file to the processes of this launch; its folder is made if needed.
 
+    What killed writers of it left is removed.
+
     Raises:
         RunError: On every process, if others hold it.
     """
@@ -97,6 +100,8 @@ def locked_output(out: Path) -> Iterator[None]:
         except OSError as error:
             raise cannot_write(out, error) from error
         held.append(Lock(out.with_name(f"{out.stem}.partial.lock"), out))
+        for file in (out, embeddings_path(out)):
+            remove_leftovers(out.parent, of=file)
 
     on_main(take)
     try:

@@ -13,6 +13,7 @@ from soloist.data.shards import ShardFolder
 from soloist.engine.label import LabelSummary, check_output
 from soloist.engine.lock import locked_output
 from soloist.engine.progress import Tracker, track
+from soloist.engine.stopping import stop_if_asked
 from soloist.errors import DataError
 from soloist.files import shown
 
@@ -38,6 +39,7 @@ def merge_shards(
         RunError: If the file exists and is not to be replaced, cannot be written, or another
             command is writing it.
         DataError: If shards are missing or damaged, or hold no image at all.
+        StoppedError: If the process was asked to stop; nothing is written.
     """
     start = time.monotonic()
     check_output(out, overwrite=overwrite)
@@ -79,6 +81,7 @@ def merge_shards(
 
 def _each(numbers: list[int], read: Any, tracker: Tracker) -> Iterator[Any]:
     for number in numbers:
+        stop_if_asked()
         yield read(number)
         tracker.advance()
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from soloist.data.shards import ShardFolder
 from soloist.engine.label_shards import ShardJob, ShardWorker, Work
 from soloist.engine.progress import Tracker
+from soloist.engine.stopping import at_once
 from soloist.errors import RunError, SoloistError
 
 # Ray keeps each block in its books; shards of one block stay with one worker.
@@ -34,32 +35,35 @@ def work_on_ray(job: ShardJob, workers: int | None = None) -> Work:
             a GPU if the cluster has some.
 
     Returns:
-        What labels the missing shards; it raises RunError for a mistake that a worker finds.
+        What labels the missing shards; it raises RunError for a mistake that a worker finds, and
+        StoppedError if this process is asked to stop: what workers have begun is then lost.
     """
 
     def work(shards: ShardFolder, tracker: Tracker) -> None:
         if not ray.is_initialized():
             ray.init(logging_level=logging.WARNING)
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        resources = ray.cluster_resources()
-        with_gpus = resources.get("GPU", 0) > 0
-        count = workers or max(1, int(resources["GPU" if with_gpus else "CPU"]))
-        missing = shards.missing()
-        done = ray.data.from_items(
-            [{"shard": shard} for shard in missing],
-            override_num_blocks=min(len(missing), MOST_BLOCKS),
-        ).map_batches(
-            _RayWorker,
-            fn_constructor_args=(job, Path.cwd()),
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=min(count, len(missing))),
-            num_gpus=1 if with_gpus else 0,
-        )
-        for row in done.iter_rows():
-            if row["error"]:
-                raise RunError(row["error"])
-            tracker.advance(int(row["images"]))
+        # From here on: starting, Ray takes the signals over. The files are the workers' business.
+        with at_once():
+            context = ray.data.DataContext.get_current()
+            context.enable_progress_bars = False
+            resources = ray.cluster_resources()
+            with_gpus = resources.get("GPU", 0) > 0
+            count = workers or max(1, int(resources["GPU" if with_gpus else "CPU"]))
+            missing = shards.missing()
+            done = ray.data.from_items(
+                [{"shard": shard} for shard in missing],
+                override_num_blocks=min(len(missing), MOST_BLOCKS),
+            ).map_batches(
+                _RayWorker,
+                fn_constructor_args=(job, Path.cwd()),
+                batch_size=1,
+                compute=ray.data.ActorPoolStrategy(size=min(count, len(missing))),
+                num_gpus=1 if with_gpus else 0,
+            )
+            for row in done.iter_rows():
+                if row["error"]:
+                    raise RunError(row["error"])
+                tracker.advance(int(row["images"]))
 
     return work
 

@@ -11,30 +11,68 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from soloist.errors import StoppedError
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
+GOES_ON = "the same command again goes on from here"
+STARTS_OVER = "the same command again starts over"
+
 _noted: list[str] = []
+# While this process listens: what its user is told to do.
+_remedies: list[str] = []
 
 
 @contextmanager
-def listening() -> Iterator[None]:
-    """Notes the signals instead of dying of them; only work that resumes may be done inside.
+def listening(remedy: str = GOES_ON) -> Iterator[None]:
+    """Notes the signals instead of dying of them.
 
-    Threads other than the main one cannot listen: there nothing changes.
+    Only work that resumes, or leaves nothing behind, may be done inside. Threads other than the
+    main one cannot listen: there nothing changes.
+
+    Args:
+        remedy: What becomes of work that is stopped, for the message.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, _note) for number in SIGNALS}
+    before = _handle(_note)
+    _remedies.append(remedy)
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        _remedies.pop()
         _noted.clear()
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Ends work wherever it is when a signal comes, as Ctrl-C does; inside `listening` only.
+
+    For what waits or computes for long, and would save nothing at its next safe place either.
+
+    Raises:
+        StoppedError: If this process is, or was, asked to stop.
+    """
+    if not _remedies or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    stop_if_asked()
+    _handle(_end)
+    try:
+        yield
+    except _Ended:
+        raise stopped() from None
+    finally:
+        _handle(_note)
+
+
+class _Ended(BaseException):
+    """What ends work at once: like KeyboardInterrupt none that libraries catch and tell about."""
 
 
 def is_asked() -> bool:
@@ -45,7 +83,7 @@ def is_asked() -> bool:
 def stopped() -> StoppedError:
     """What work raises once everything is saved."""
     by = f" by {_noted[0]}" if _noted else ""
-    return StoppedError(f"stopped{by}; the same command again goes on from here")
+    return StoppedError(f"stopped{by}; {_remedies[-1] if _remedies else GOES_ON}")
 
 
 def stop_if_asked() -> None:
@@ -60,9 +98,21 @@ def stop_if_asked() -> None:
 
 def ignore() -> None:
     """For processes that help this one: it tells them when to end, also when all are signalled."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    _handle(signal.SIG_IGN)
+
+
+def _handle(handler: Any) -> dict[int, Any]:
+    """Has the signals handled, and gives who did before."""
+    return {number: signal.signal(number, handler) for number in SIGNALS}
 
 
 def _note(number: int, _: FrameType | None) -> None:
     _noted.append(signal.Signals(number).name)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    # A second signal must not disturb the clearing up after the first.
+    is_first = not _noted
+    _note(number, frame)
+    if is_first:
+        raise _Ended
