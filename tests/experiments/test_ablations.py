@@ -8,7 +8,7 @@ import pytest
 
 from soloist.config import Config
 from soloist.errors import ConfigError
-from soloist.experiments.ablations import TABLES, plan_tables, trials_of, with_steps
+from soloist.experiments.ablations import TABLES, Trial, plan_tables, trials_of, with_steps
 from soloist.presets import PRESETS, differences
 
 TINY = PRESETS["tiny"]
@@ -70,6 +70,16 @@ def test_tables_share_the_training_of_the_preset() -> None:
     assert first["selftrain"]["training"][0] is base
     assert first["semantic"]["training"][0] is base
     assert first["inference"]["predictions"][0].after is base
+
+
+def test_names_do_not_depend_on_the_tables_asked_for() -> None:
+    def trials(name: str) -> dict[str, Trial]:
+        tables = plan_tables([name], TINY, seeds=[0], finetuning=True)
+        return {trial.name: trial for trial in trials_of(tables)}
+
+    together = trials("all")
+    for name in TABLES:
+        assert trials(name).items() <= together.items()
 
 
 def test_rounds_go_on_from_each_other() -> None:

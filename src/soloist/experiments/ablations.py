@@ -195,6 +195,8 @@ def plan_tables(
         if not given or len(set(given)) < len(given):
             raise ConfigError(f"{what} must be different ones, got {list(given)}")
     planner = _Planner(base, tuple(seeds), tuple(backbones), finetuning)
+    # Named first, so that a trial has one name whichever tables are asked for.
+    planner.name_preset()
     return [planner.table(name) for name in wanted]
 
 
@@ -223,6 +225,11 @@ class _Planner:
         self._backbones = backbones
         self._finetuning = finetuning
         self._known: dict[tuple[Kind, Config, Trial | None], Trial] = {}
+
+    def name_preset(self) -> None:
+        """Names what is done by the preset itself."""
+        self._free_masks(f"masks {PRESET}", {})
+        self._trainings(PRESET, {})
 
     def table(self, name: str) -> Table:
         """A table by its word."""
