@@ -773,3 +773,18 @@ def test_a_mistake_is_told_once_on_each_machine(
     outcome = run("masks", "empty", "--out", "new.json", "--device", "none")
     assert outcome.status == USER_ERROR
     assert ("device must be" in outcome.err) == told
+
+
+def test_libraries_are_heard_only_when_they_warn() -> None:
+    code = """
+import contextlib, logging, sys
+from soloist.cli import main
+sys.argv = ["soloist", "--version"]
+with contextlib.suppress(SystemExit):
+    main()
+logging.getLogger("library").info("news")
+logging.getLogger("library").warning("trouble")
+logging.getLogger("soloist.engine").info("progress")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "trouble\nprogress\n"

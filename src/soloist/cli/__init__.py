@@ -68,7 +68,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    # Of the libraries it uses only warnings are news.
+    logging.basicConfig(level=max(level, logging.WARNING), format="%(message)s", stream=sys.stderr)
+    logging.getLogger("soloist").setLevel(level)
     sys.exit(run_command(sys.argv[1:]))
 
 
