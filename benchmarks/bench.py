@@ -21,11 +21,11 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from cases import CASES, Stopwatch
-from cyclopts import App
+from cyclopts import App, Parameter
 
 HERE = Path(__file__).parent
 RATIOS = HERE / "ratios.json"
@@ -35,14 +35,16 @@ TOLERANCE = 4 / 3
 FOREIGN_LIMIT = 0.05
 MATRIX, COPIED = 2048, 2**26
 
+Several = Parameter(consume_multiple=True, negative="")
+
 app = App(help=__doc__)
 
 
 @app.default
 def main(
     *,
-    threads: tuple[int, ...] = (1, 2),
-    cases: tuple[str, ...] = (),
+    threads: Annotated[tuple[int, ...], Several] = (1, 2),
+    cases: Annotated[tuple[str, ...], Several] = (),
     out: Path = Path("runs/bench"),
     accept: bool = False,
 ) -> int:
