@@ -82,6 +82,16 @@ def hostile() -> Callable[[str], Any]:
     return trying
 
 
+@pytest.fixture(scope="session")
+def tried() -> Callable[[str, int], None]:
+    """Notes inputs that another process tried without a crash."""
+
+    def note(kind: str, count: int) -> None:
+        INPUTS.setdefault(kind, Inputs()).tried += count
+
+    return note
+
+
 @pytest.fixture(scope="module")
 def bounded_memory() -> Iterator[None]:
     """What no small file may take, over all tests of a module."""
