@@ -27,15 +27,15 @@ from soloist.data.coco import (
 from soloist.data.images import read_with_size
 from soloist.data.scenes import make_scene, write_scenes
 from soloist.data.sources import find_images
-from soloist.engine.build import build_backbone, build_solo, normalize
+from soloist.engine.build import build_solo, normalize
 from soloist.engine.extract import FreeMaskExtractor
+from soloist.engine.pretrain import build_densecl
 from soloist.engine.runtime import Runtime, choose_runtime
 from soloist.engine.schedule import make_optimizer
 from soloist.engine.train import AveragedWeights, batch_losses, set_training_mode
 from soloist.engine.train_data import TrainBatch, TrainBatches
 from soloist.free_mask import free_masks
 from soloist.losses import FreeSOLOCriterion
-from soloist.models.densecl import DenseCL, DenseCLEncoder
 from soloist.postprocess import Candidates, select_instances
 from soloist.presets import load_config
 from soloist.structures import Instances
@@ -302,22 +302,8 @@ def pretraining_step() -> Prepared:
     """A step of DenseCL by the preset `tiny`, crops in memory."""
     config = load_config("tiny", None, {"backbone": {"weights": "none", "stages": 4}})
     options, runtime = config.pretrain, _runtime("auto")
-    encoder = DenseCLEncoder(
-        build_backbone(config.backbone),
-        dense_stride=options.dense_stride,
-        hidden_size=options.hidden_size,
-        projection_size=options.projection_size,
-    )
-    model = DenseCL(
-        encoder,
-        projection_size=options.projection_size,
-        queue_size=options.queue_size,
-        temperature=options.temperature,
-        dense_weight=options.dense_weight,
-        norm_groups=options.norm_groups,
-    ).to(memory_format=torch.channels_last)
+    model, optimizer = build_densecl(config, runtime)
     model.train()
-    optimizer = make_optimizer(model, kind="sgd", rate=0.01, weight_decay=options.weight_decay)
     shape = (options.batch_size, 3, options.crop_size, options.crop_size)
     query, key = torch.rand(shape), torch.rand(shape)
     order = torch.randperm(options.batch_size)
@@ -333,7 +319,7 @@ def pretraining_step() -> Prepared:
             optimizer.zero_grad()
 
     # The keys are encoded without a backward pass.
-    work = 4 * _operations(lambda: encoder(query))
+    work = 4 * _operations(lambda: model.query_encoder(query))
     return Prepared(repeat, work, "bfloat16 products")
 
 

@@ -133,7 +133,7 @@ def pretrain(
     torch.manual_seed(config.seed)
     accelerator = runtime.accelerator()
     places = share(options.batch_size, "pretrain.batch_size")
-    model, optimizer = accelerator.prepare(*_build(config, runtime))
+    model, optimizer = accelerator.prepare(*build_densecl(config, runtime))
     network: DenseCL = accelerator.unwrap_model(model)
     checkpoint = run.checkpoints / "last.pt"
     bad_steps = BadSteps(network, run, limit=options.max_bad_steps, section="pretrain")
@@ -211,7 +211,8 @@ def pretrain(
     return backbone.eval()
 
 
-def _build(config: Config, runtime: Runtime) -> tuple[DenseCL, torch.optim.Optimizer]:
+def build_densecl(config: Config, runtime: Runtime) -> tuple[DenseCL, torch.optim.Optimizer]:
+    """The network of a configuration's pretraining, and what trains it."""
     options = config.pretrain
     encoder = DenseCLEncoder(
         build_backbone(config.backbone),
