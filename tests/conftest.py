@@ -27,7 +27,9 @@ from soloist.engine.build import build_solo, save_solo
 from soloist.engine.runtime import Runtime
 from soloist.models import SOLO
 from soloist.models.heads import CategoryBranch, KernelBranch, MaskFeatureBranch
+from soloist.onnx_export import export_onnx
 from soloist.presets import PRESETS, load_config, override
+from soloist.segmenter import load
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 OWN_GOLDENS = Path(__file__).parent / "goldens"
@@ -239,6 +241,36 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "model"
     save_solo(folder, network.state_dict(), config)
     return folder
+
+
+CLASS_NAMES = {7: "cat", 3: "dog", 12: "tree"}
+
+
+@pytest.fixture(scope="session")
+def classes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network of three named classes without training, which finds something everywhere."""
+    seen = {"category_threshold": 0.0, "score_threshold": 0.0, "max_per_image": 8}
+    options = {
+        **TINY_OPTIONS,
+        "model": {**TINY_OPTIONS["model"], "num_classes": len(CLASS_NAMES)},
+        "inference": {**TINY_OPTIONS["inference"], **seen},
+    }
+    config = load_config("tiny", None, options)
+    torch.manual_seed(0)
+    network = build_solo(config.backbone, config.model)
+    folder = tmp_path_factory.mktemp("classes") / "model"
+    save_solo(folder, network.state_dict(), config, CLASS_NAMES)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported_file(classes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The network of `classes_folder` as `soloist export` writes it."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    export_onnx(load(classes_folder, device="cpu", precision="fp32"), path)
+    return path
 
 
 # The released code's names of what follows the backbone: of modules, from ours.

@@ -29,6 +29,7 @@ SECTIONS = {
     "": "To run",
     "app": "Extra `app`",
     "fast": "Extra `fast`",
+    "onnx": "Extra `onnx`",
     "parquet": "Extra `parquet`",
     "dev": "Development",
     # Last, so that it does not matter to the others whether Ray is installed.

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from soloist.config import InferenceConfig
+from soloist.config.checks import Compat
 from soloist.ops.masks import extent_boxes, mask_areas, masks_to_boxes, mean_inside
 from soloist.ops.nms import mask_nms, matrix_nms, point_nms
 from soloist.ops.parts import largest_parts
@@ -72,20 +73,16 @@ def postprocess(
             f"wanted {batch} input sizes, {batch} original sizes and {levels} strides, got "
             f"{len(input_sizes)}, {len(original_sizes)} and {len(strides)}"
         )
-    scores = [point_nms(logits.float().sigmoid()) for logits in outputs.category_logits]
+    scores, kernels, embeddings = flat_candidates(outputs, config.compat)
     cell_strides = torch.cat(
         [
-            level.new_full((level.shape[2] * level.shape[3],), stride)
-            for level, stride in zip(scores, strides, strict=True)
+            scores.new_full((level.shape[2] * level.shape[3],), stride)
+            for level, stride in zip(outputs.category_logits, strides, strict=True)
         ]
     )
-    all_scores = _flat_cells(scores)
-    all_kernels = _flat_cells(outputs.kernels)
-    flatten = _scrambled_cells if config.compat == "released" else _flat_cells
-    all_embeddings = flatten(outputs.semantic_embeddings)
     return [
         select_instances(
-            Candidates(all_scores[i], all_kernels[i], all_embeddings[i], cell_strides),
+            Candidates(scores[i], kernels[i], embeddings[i], cell_strides),
             outputs.mask_features[i],
             input_size=input_sizes[i],
             original_size=original_sizes[i],
@@ -93,6 +90,26 @@ def postprocess(
         )
         for i in range(batch)
     ]
+
+
+def flat_candidates(outputs: SOLOOutputs, compat: Compat) -> tuple[Tensor, Tensor, Tensor]:
+    """The cells of all levels one after another, row by row; an exported network ends here.
+
+    Args:
+        outputs: Raw outputs of the network for B images.
+        compat: `released` scrambles the embeddings.
+
+    Returns:
+        Scores (B, A, K) float32 in [0, 1], 0 where point NMS dropped the cell, kernels (B, A, D)
+        and embeddings (B, A, E).
+    """
+    scores = [point_nms(logits.float().sigmoid()) for logits in outputs.category_logits]
+    flatten = _scrambled_cells if compat == "released" else _flat_cells
+    return (
+        _flat_cells(scores),
+        _flat_cells(outputs.kernels),
+        flatten(outputs.semantic_embeddings),
+    )
 
 
 def select_instances(
@@ -162,7 +179,7 @@ def _scrambled_cells(levels: Sequence[Tensor]) -> Tensor:
     """
     return torch.cat(
         [
-            level.reshape(len(level), level.shape[2] * level.shape[3], level.shape[1])
+            level.reshape(level.shape[0], level.shape[2] * level.shape[3], level.shape[1])
             for level in levels
         ],
         dim=1,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
@@ -17,16 +17,16 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from soloist.config import Config
-from soloist.data.coco import CATEGORIES, CocoImage, instances_to_annotations, write_coco
-from soloist.data.images import read_image, read_with_size, resized_size, to_rgb
+from soloist.data.coco import CATEGORIES
+from soloist.data.images import own_pixels, read_with_size, resized_size
 from soloist.data.sources import ImageRef, find_images
 from soloist.engine.build import load_categories, load_solo, normalize, save_solo
 from soloist.engine.runtime import Runtime, choose_runtime
 from soloist.hub import fetch_model, model_reference
 from soloist.models.backbones import Backbone, NameFormat
 from soloist.models.solo import SOLO
-from soloist.pictures import draw_masks
 from soloist.postprocess import postprocess
+from soloist.results import Presentable, Source
 from soloist.structures import Instances
 
 # What a published model's page says; the licence is for whoever publishes it to choose.
@@ -48,11 +48,9 @@ segmenter.predict("photo.jpg")[0].save("masks.png")
 # Trained on images alone; its recipe stands beside it.
 BUNDLED = Path(str(files("soloist") / "weights" / "segmenter"))
 
-Source = str | Path | NDArray[np.uint8] | Image.Image | Sequence[str | Path]
-
 
 @dataclass(frozen=True)
-class Result(Instances):
+class Result(Instances, Presentable):
     """Objects found on one image, best first; see `Instances` for the fields.
 
     Attributes:
@@ -64,47 +62,6 @@ class Result(Instances):
     path: Path | None = None
     pixels: NDArray[np.uint8] | None = None
     categories: Mapping[int, str] = field(default_factory=lambda: CATEGORIES)
-
-    def plot(self) -> Image.Image:
-        """The image with its masks drawn over it."""
-        pixels = self.pixels
-        if pixels is None:
-            if self.path is None:
-                raise ValueError("wanted a result with its image, got neither pixels nor a path")
-            pixels = read_image(self.path)
-        drawn = draw_masks(pixels, self.masks.numpy(), scores=self.scores.tolist())
-        return Image.fromarray(drawn)
-
-    def save(self, path: str | Path) -> Path:
-        """Writes `plot()` as a picture, or, to a path that ends in `.json`, the COCO file."""
-        path = Path(path)
-        if path.suffix.lower() == ".json":
-            image = CocoImage(1, self._name(), *self.image_size)
-            write_coco(
-                path,
-                [image],
-                instances_to_annotations(self, 1, 1, self.categories),
-                embeddings=self.embeddings.numpy(),
-                categories=self.categories,
-            )
-            return path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.plot().save(path)
-        return path
-
-    def to_coco(self, image_id: int = 1) -> dict[str, Any]:
-        """A COCO dictionary of this one image, ready for JSON."""
-        height, width = self.image_size
-        return {
-            "images": [
-                {"id": image_id, "file_name": self._name(), "height": height, "width": width}
-            ],
-            "annotations": instances_to_annotations(self, image_id, 1, self.categories),
-            "categories": [{"id": key, "name": name} for key, name in self.categories.items()],
-        }
-
-    def _name(self) -> str:
-        return self.path.name if self.path is not None else "image"
 
 
 class Segmenter(
@@ -242,23 +199,11 @@ class Segmenter(
         return results if stream else list(results)
 
     def _results(self, source: Source) -> Iterator[Result]:
-        if isinstance(source, Image.Image):
-            source = to_rgb(source)
-        if isinstance(source, np.ndarray):
-            if (
-                source.ndim != 3
-                or source.shape[2] != 3
-                or source.size == 0
-                or source.dtype != np.uint8
-            ):
-                raise ValueError(
-                    "pixels must be (H, W, 3) uint8, at least one, got "
-                    f"{source.shape} {source.dtype}"
-                )
-            size = (source.shape[0], source.shape[1])
+        if isinstance(source, Image.Image | np.ndarray):
             # Of their own: a result outlives what the caller does with the array.
-            source = source.copy()
-            yield self._result(self(source, size), None, source)
+            pixels = own_pixels(source)
+            size = (pixels.shape[0], pixels.shape[1])
+            yield self._result(self(pixels, size), None, pixels)
             return
         for image in find_images(source):
             yield self.predict_file(image)

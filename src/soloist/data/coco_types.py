@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from soloist.data.rle import decode_masks, mask_box_xywh
 from soloist.errors import DataError
-from soloist.structures import Instances
+
+if TYPE_CHECKING:
+    from soloist.structures import Instances
 
 CATEGORIES: Mapping[int, str] = {1: "object"}
 """The one category of class-agnostic files."""
@@ -133,6 +134,11 @@ class CocoFile:
         Returns:
             N instances.
         """
+        # Imported here: files are read and written without torch too.
+        import torch
+
+        from soloist.structures import Instances
+
         annotations = self.annotations[image.id]
         boxes = torch.zeros((len(annotations), 4))
         for row, annotation in enumerate(annotations):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from soloist.data.coco_types import CATEGORIES, CocoAnnotation, CocoFile, CocoImage
 from soloist.data.rle import encode_masks, mask_area, mask_box_xywh
 from soloist.files import atomic_path
-from soloist.structures import Instances
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SCORE_DIGITS = 6  # More than float32 scores mean; keeps files small.
 _AGREEMENT_DIGITS = 4
@@ -34,8 +36,32 @@ class EmbeddingBlocks:
     blocks: Iterable[NDArray[np.float32]]
 
 
+class _Values(Protocol):
+    def tolist(self) -> Any: ...
+
+
+class Found(Protocol):
+    """Objects of one image, as tensors (`Instances`) or as arrays."""
+
+    @property
+    def masks(self) -> Tensor | NDArray[np.bool_]:
+        """(N, H, W) bool."""
+
+    @property
+    def scores(self) -> _Values:
+        """(N,) float."""
+
+    @property
+    def labels(self) -> _Values | None:
+        """(N,) int, or None where all are one class."""
+
+    @property
+    def agreements(self) -> _Values | None:
+        """(N, V) float, or None where no other views were looked at."""
+
+
 def instances_to_annotations(
-    instances: Instances,
+    instances: Found,
     image_id: int,
     first_id: int,
     categories: Mapping[int, str] = CATEGORIES,

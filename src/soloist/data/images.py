@@ -31,6 +31,7 @@ __all__ = [
     "exif_orientation",
     "find_images",
     "image_size",
+    "own_pixels",
     "read_image",
     "read_with_size",
     "resized_size",
@@ -255,6 +256,21 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, rgba)
     return np.asarray(image.convert("RGB")).copy()
+
+
+def own_pixels(source: NDArray[np.uint8] | Image.Image) -> NDArray[np.uint8]:
+    """Pixels in memory as (H, W, 3) uint8 RGB of their own: what the caller does stays his.
+
+    Raises:
+        ValueError: If an array is of another shape or type, or a picture cannot be converted.
+    """
+    if isinstance(source, Image.Image):
+        return to_rgb(source)
+    if source.ndim != 3 or source.shape[2] != 3 or source.size == 0 or source.dtype != np.uint8:
+        raise ValueError(
+            f"pixels must be (H, W, 3) uint8, at least one, got {source.shape} {source.dtype}"
+        )
+    return source.copy()
 
 
 def _stretch(values: NDArray[np.generic]) -> NDArray[np.uint8]:

@@ -8,14 +8,16 @@ here before it gets there.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
-from torch import Tensor
 
 from soloist.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_MASK_PIXELS = 2**31 - 1
 """Largest mask: the C library counts in 32 bits."""
@@ -37,7 +39,7 @@ def encode_masks(masks: Tensor | NDArray[np.bool_]) -> list[dict[str, Any]]:
     Raises:
         ValueError: If masks is not 3-D or not bool.
     """
-    array: NDArray[np.bool_] = masks.cpu().numpy() if isinstance(masks, Tensor) else masks
+    array: NDArray[np.bool_] = masks if isinstance(masks, np.ndarray) else masks.cpu().numpy()
     if array.ndim != 3 or array.dtype != np.bool_:
         raise ValueError(f"masks must be (N, H, W) bool, got {array.shape} {array.dtype}")
     if len(array) == 0:

@@ -85,6 +85,16 @@ def save_solo(
         categories: Names of its classes by category id, in their order; None for a network that
             knows objects only.
     """
+    record = solo_record(config, categories)
+    save_tensors(
+        folder / MODEL_FILE, half_precision(weights), metadata={"soloist": json.dumps(record)}
+    )
+    # Last: its presence says that the model is complete.
+    write_json(folder / CONFIG_FILE, record, indent=2)
+
+
+def solo_record(config: Config, categories: Mapping[int, str] | None) -> dict[str, Any]:
+    """What is needed to build and run a trained network, for JSON; arguments as `save_solo`'s."""
     record: dict[str, Any] = {
         "backbone": {**asdict(config.backbone), "weights": "none"},
         "model": asdict(config.model),
@@ -92,11 +102,7 @@ def save_solo(
     }
     if categories is not None and categories != CATEGORIES:
         record["categories"] = [{"id": key, "name": name} for key, name in categories.items()]
-    save_tensors(
-        folder / MODEL_FILE, half_precision(weights), metadata={"soloist": json.dumps(record)}
-    )
-    # Last: its presence says that the model is complete.
-    write_json(folder / CONFIG_FILE, record, indent=2)
+    return record
 
 
 def copy_solo(source: Path, target: Path) -> None:

@@ -232,14 +232,19 @@ def is_made(out: Path, settings: Mapping[str, Any]) -> bool:
     return on_main(look)
 
 
-def check_output(out: Path, *, overwrite: bool) -> None:
+def check_output(out: Path, *, overwrite: bool, example: str = "masks.json") -> None:
     """Checks that a file may be written.
+
+    Args:
+        out: The file.
+        overwrite: Whether it may be replaced.
+        example: What a file might be called, for the message.
 
     Raises:
         RunError: If it is a folder, or exists and is not to be replaced.
     """
     if out.is_dir():
-        raise RunError(f"--out must be a file such as masks.json, {shown(out)} is a folder")
+        raise RunError(f"--out must be a file such as {example}, {shown(out)} is a folder")
     if is_finished(out) and not overwrite:
         raise RunError(f"{shown(out)} exists; add --overwrite to replace it, or choose another")
 

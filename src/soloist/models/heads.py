@@ -51,9 +51,16 @@ def coordinates(features: Tensor) -> Tensor:
         (B, 2, H, W) float in [-1, 1]: x, then y; the first and last cell get -1 and 1.
     """
     height, width = features.shape[-2:]
-    x = torch.linspace(-1, 1, width, device=features.device).expand(height, width)
-    y = torch.linspace(-1, 1, height, device=features.device)[:, None].expand(height, width)
-    return torch.stack([x, y]).to(features.dtype).expand(len(features), 2, height, width)
+    x = _positions(width, features.device).expand(height, width)
+    y = _positions(height, features.device)[:, None].expand(height, width)
+    count = features.shape[0]  # `len` would fix it when the network is exported.
+    return torch.stack([x, y]).to(features.dtype).expand(count, 2, height, width)
+
+
+def _positions(length: int, device: torch.device) -> Tensor:
+    """(length,) float32 from -1 to 1; `linspace` would fix the length when it is exported."""
+    cells = torch.arange(length, dtype=torch.float32, device=device)
+    return cells * 2 / cells[-1:].clamp(min=1) - 1
 
 
 class CategoryBranch(nn.Module):

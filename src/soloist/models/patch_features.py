@@ -85,7 +85,8 @@ class PatchFeatures(nn.Module):
 
 def whole_patches(images: Tensor, patch: int) -> Tensor:
     """(B, C, H, W) float images with sides rounded to multiples of the patch, at least one."""
-    height, width = (max(1, round(side / patch)) * patch for side in images.shape[-2:])
+    # In whole numbers, so that the network can be exported for images of any size.
+    height, width = (max(1, (side + patch // 2) // patch) * patch for side in images.shape[-2:])
     if (height, width) == tuple(images.shape[-2:]):
         return images
     return F.interpolate(images, size=(height, width), mode="bilinear", align_corners=False)

@@ -157,4 +157,4 @@ def with_coordinates(cells: Tensor, level: Tensor) -> Tensor:
         (B, C + 2, S, S) float; x and y come last, in [-1, 1].
     """
     position = resize(coordinates(level[:1]), (cells.shape[-2], cells.shape[-1]))
-    return torch.cat([cells, position.expand(len(cells), -1, -1, -1)], dim=1)
+    return torch.cat([cells, position.expand(cells.shape[0], -1, -1, -1)], dim=1)

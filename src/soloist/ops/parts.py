@@ -1,11 +1,18 @@
-"""Connected parts of masks, by scikit-image: torch has no such function."""
+"""Connected parts of masks, by scikit-image: torch has no such function.
+
+Importable without torch, for what runs an exported network.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from skimage.measure import label
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def largest_parts(masks: Tensor) -> Tensor:
@@ -20,10 +27,15 @@ def largest_parts(masks: Tensor) -> Tensor:
     Returns:
         (N, H, W) bool, on the device of masks; empty masks stay empty.
     """
-    kept = masks.cpu().numpy().copy()
+    return masks.new_tensor(largest_parts_of_arrays(masks.cpu().numpy()))
+
+
+def largest_parts_of_arrays(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """`largest_parts` of an array, as a new array."""
+    kept = masks.copy()
     for index, mask in enumerate(kept):
         parts = label(mask, connectivity=1)  # (H, W), 0 is background
         sizes = np.bincount(parts.ravel())[1:]
         if len(sizes) > 1:
             kept[index] = parts == 1 + sizes.argmax()
-    return torch.from_numpy(kept).to(masks.device)
+    return kept

@@ -1,0 +1,48 @@
+"""The verb that takes a network out of Soloist: `export`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from soloist.cli.arguments import Flat, Overwrite, PredictOptions
+from soloist.cli.options import given
+from soloist.cli.runs import DONE
+
+
+def export(
+    model: str | None = None,
+    *,
+    out: Path,
+    to: Annotated[Literal["onnx"], Parameter(help="Format of the file.")] = "onnx",
+    preset: str | None = None,
+    overwrite: Overwrite = False,
+    options: Annotated[PredictOptions, Flat] = PredictOptions(),  # noqa: B008  # immutable
+) -> int:
+    """Write a segmenter as one file that runs without torch: soloist.onnx_runtime.load(FILE).
+
+    The file is compared with torch on generated pictures before it appears.
+
+    Args:
+        model: Run folder of `fit`, `train` or `demo`, a file such as the released FreeSOLO's, or
+            `owner/name` on the hub; without it the segmenter that comes with the package.
+        out: File to write, such as model.onnx; it is complete, with options and categories.
+        preset: What a file was trained with, such as `paper-r101`; a run folder knows its own.
+    """
+    from dataclasses import replace
+
+    from soloist.onnx_export import export_onnx
+    from soloist.presets import override
+    from soloist.segmenter import load
+
+    segmenter = load(model, preset=preset, device="cpu", precision="fp32")
+    inference = override(
+        segmenter.config.inference, given(options).get("inference", {}), where="options"
+    )
+    segmenter.config = replace(segmenter.config, inference=inference)
+    comparison = export_onnx(segmenter, out, overwrite=overwrite)
+    sys.stdout.write(f"compared with torch: {comparison.summary()}\n{out}\n")
+    return DONE
