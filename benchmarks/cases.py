@@ -175,6 +175,7 @@ def training_step_of_the_paper() -> Prepared:
         masks=masks,
         embeddings=torch.randn(16, 128, generator=generator),
         labels=torch.zeros(16, dtype=torch.int64),
+        pasted=torch.zeros(16, dtype=torch.bool),
         counts=[8, 8],
         failures=[],
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from soloist.data.sources import find_images
 from soloist.engine.distributed import join, on_main
 from soloist.engine.evaluate import evaluate
-from soloist.engine.extract import FreeMaskExtractor
+from soloist.engine.extract import FreeMaskExtractor, settings_of
 from soloist.engine.label import LabelSummary, label_images, opened_output
 from soloist.engine.run_folder import open_run
 from soloist.engine.runtime import choose_runtime
@@ -53,7 +52,6 @@ def extract_masks(
     """
     out = Path(out)
     config = load_config(preset, None, options)
-    chosen = asdict(config)
     runtime = choose_runtime(device, precision)
     join(runtime.device)
     found = find_images(images)
@@ -64,7 +62,7 @@ def extract_masks(
             out,
             title="masks",
             short_side=config.extract.short_side,
-            settings={name: chosen[name] for name in ("backbone", "extract", "free_mask")},
+            settings=settings_of(config),
             errors=errors,
             overwrite=overwrite,
         )

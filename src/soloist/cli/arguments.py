@@ -59,12 +59,13 @@ if TYPE_CHECKING:
     ExportOptions = Any
 else:
     PretrainOptions = option_group("backbone", "pretrain", "seed")
-    MasksOptions = option_group("backbone", "extract", "free_mask")
+    MasksOptions = option_group("backbone", "extract", "free_mask", "regions")
     TrainOptions = option_group("backbone", "model", "loss", "augment", "train", "seed")
     everything = (
         "backbone",
         "extract",
         "free_mask",
+        "regions",
         "model",
         "loss",
         "augment",

@@ -330,17 +330,18 @@ def batch_losses(
         torch.split(batch.embeddings, batch.counts),
         color_similarity(lab, batch.valid.float()),
         step,
+        pasted=torch.split(batch.pasted, batch.counts),
     )
 
 
 def batch_to(batch: TrainBatch, device: torch.device) -> TrainBatch:
     """The batch with its tensors on a device."""
-    images, colors, valid, masks, embeddings, labels = (
-        item.to(device, non_blocking=True) for item in batch[:6]
-    )
-    return TrainBatch(
-        images, colors, valid, masks, embeddings, labels, batch.counts, batch.failures
-    )
+    moved: dict[str, Any] = {
+        name: value.to(device, non_blocking=True)
+        for name, value in batch._asdict().items()
+        if isinstance(value, Tensor)
+    }
+    return batch._replace(**moved)
 
 
 def set_training_mode(network: SOLO, options: TrainConfig) -> None:
