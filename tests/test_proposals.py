@@ -11,6 +11,7 @@ from soloist.config import Config, ExtractConfig, FreeMaskConfig, RegionConfig
 from soloist.data.scenes import make_scene
 from soloist.free_mask import free_masks
 from soloist.ops.masks import mask_iou
+from soloist.presets import override
 from soloist.proposals import PROPOSERS, propose
 from soloist.regions import region_masks
 
@@ -28,7 +29,7 @@ CONFIG = replace(
 
 
 def config_of(name: str) -> Config:
-    return replace(CONFIG, extract=replace(CONFIG.extract, proposals=name))
+    return override(CONFIG, {"extract": {"proposals": name}}, where="test")
 
 
 def test_each_name_of_the_option_has_a_proposer() -> None:

@@ -78,31 +78,31 @@ class RegionConfig:
     """Masks from merged superpixels (ours; chosen on generated scenes)."""
 
     short_side: int = 256
-    """Pictures are reduced to this short side, in pixels, before they are cut into superpixels."""
+    """Pictures are reduced to this short side, in pixels, before they are cut up (ours)."""
     superpixels: int = 300
-    """About how many superpixels a picture is cut into (SLIC)."""
+    """About how many superpixels a picture is cut into (ours; SLIC)."""
     compactness: float = 30.0
-    """Of superpixels: the weight of distance against colour (SLIC)."""
+    """Of superpixels: the weight of distance against colour (ours; SLIC)."""
     feature_weight: float = 4.0
-    """Weight of the backbone's unit features beside CIE-Lab colours divided by 20."""
+    """Weight of the backbone's unit features beside CIE-Lab colours divided by 20 (ours)."""
     contrast_weight: float = 1.0
-    """Weight of the contrast along a seam beside the distance of two regions."""
+    """Weight of the contrast along a seam beside the distance of two regions (ours)."""
     size_power: float = 0.8
-    """Costs are multiplied by this power of the smaller region's share of the picture."""
+    """Costs are multiplied by this power of the smaller region's share of the picture (ours)."""
     border_factor: float = 0.7
-    """Factor of the score for each of one or two sides of the picture a region touches."""
+    """Factor of the score for each side of the picture touched; three make it 0 (ours)."""
     least_area: float = 0.002
-    """Least share of the picture."""
+    """Least share of the picture (ours)."""
     most_area: float = 0.6
-    """Largest share of the picture."""
+    """Largest share of the picture (ours)."""
     nms_threshold: float = 0.7
-    """A region that overlaps (IoU) a better one by more is dropped."""
+    """A region that overlaps (IoU) a better one by more is dropped (ours)."""
     score_threshold: float = 0.2
-    """Least score."""
+    """Least score (ours)."""
     max_masks: int = 20
-    """Best masks kept."""
+    """Best masks kept (ours)."""
     embedding_size: int = 128
-    """Features are interpolated over channels to this many values."""
+    """Features are interpolated over channels to this many values (ours)."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "regions", "short_side", "superpixels", "max_masks", "embedding_size")
