@@ -67,11 +67,11 @@ def test_its_cells_run_in_their_order(
     variables: dict[str, Any] = {"__name__": "__main__"}
     shown = {cell["id"]: run_cell("".join(cell["source"]), cell["id"], variables) for cell in CODE}
     assert shown["predict-all"].count("<Result: ") == 4
-    for cell in ("show-first", "choose-good"):
+    for cell in ("show-one", "choose-good"):
         assert 'src="data:image/jpeg;base64,' in shown[cell]
     assert 0 < len(variables["good"]) < len(variables["result"])
     assert capsys.readouterr().out.count("score 0.") == len(variables["good"])
     assert "'category': 'object'" in shown["save"]
-    assert Path("quickstart/first.png").is_file()
-    assert len(load_coco(Path("quickstart/first.json"))) == len(variables["good"])
+    assert Path("quickstart/masks.png").is_file()
+    assert len(load_coco(Path("quickstart/masks.json"))) == len(variables["good"])
     assert "PNG" in shown["supervision"]
