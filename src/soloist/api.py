@@ -41,7 +41,7 @@ def extract_masks(
     Args:
         images: Images, folders, glob patterns, lists or COCO files.
         out: The COCO file; embeddings go beside it, failed images to `<stem>.errors.jsonl`.
-        preset: `paper` (= `paper-r50`), `paper-r101`, `small` or `tiny`.
+        preset: `paper` (= `paper-r50`), `paper-r101`, `small`, `tiny` or `soloist`.
         options: Nested values that win over the preset's, e.g. `{"free_mask": {"max_masks": 5}}`.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         precision: `auto`, `bf16` or `fp32`.
@@ -85,7 +85,7 @@ def fit(
     Args:
         images: Images, folders, glob patterns, lists or COCO files.
         out: Run folder; the same call again resumes an unfinished run.
-        preset: `paper` (= `paper-r50`), `paper-r101`, `small` or `tiny`.
+        preset: `paper` (= `paper-r50`), `paper-r101`, `small`, `tiny` or `soloist`.
         options: Nested values that win over the preset's.
         budget_seconds: Time for everything; None keeps the preset's number of steps.
         ground_truth: COCO file of a validation set, to evaluate each stage on.
@@ -138,7 +138,7 @@ def finetune(
         init: `scratch`, `backbone`, or the run folder, model folder or file of a segmenter.
         labels: How many of the labelled images are used: a percentage or a number.
         images: Where the images are; None looks beside the file.
-        preset: `paper` (= `paper-r50`), `paper-r101`, `small` or `tiny`.
+        preset: `paper` (= `paper-r50`), `paper-r101`, `small`, `tiny` or `soloist`.
         options: Nested values that win over the preset's.
         ground_truth: COCO file of a validation set with the same categories.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.

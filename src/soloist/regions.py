@@ -67,14 +67,8 @@ def region_masks(
     if not bool(torch.isfinite(features).all()):
         raise ValueError("features must be finite, got NaN or infinity: check the backbone")
     unit = functional.normalize(features.float(), dim=0).cpu().numpy()
-    picture = _reduced(pixels, config.short_side)
-    labels = slic(
-        picture,
-        n_segments=config.superpixels,
-        compactness=config.compactness,
-        start_label=0,
-        channel_axis=2,
-    )  # (H", W") int64
+    picture = reduced(pixels, config.short_side)
+    labels = superpixels(picture, config)
     leaves = _leaves(rgb2lab(picture), unit, labels, config)
     tree = _merge(leaves, config)
     scores = _scores(leaves, tree, config)
@@ -126,8 +120,20 @@ class _Tree:
     deaths: Floats
 
 
-def _reduced(pixels: NDArray[np.uint8], short_side: int) -> NDArray[np.uint8]:
-    """(H", W", 3) uint8 at a short side; a smaller picture stays as it is."""
+def superpixels(pixels: NDArray[np.uint8], config: RegionConfig) -> NDArray[np.int64]:
+    """(H, W) numbers from 0 on of the superpixel that each of (H, W, 3) uint8 pixels is in."""
+    labels: NDArray[np.int64] = slic(
+        pixels,
+        n_segments=config.superpixels,
+        compactness=config.compactness,
+        start_label=0,
+        channel_axis=2,
+    )
+    return labels
+
+
+def reduced(pixels: NDArray[np.uint8], short_side: int) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 pixels at a short side; a smaller picture stays as it is."""
     height, width = pixels.shape[:2]
     scale = short_side / min(height, width)
     if scale >= 1:

@@ -21,7 +21,10 @@ MaskImages = Annotated[
         negative="",
     ),
 ]
-PRESETS_HELP = "`paper` (= `paper-r50`), `paper-r101`, `small` or `tiny` (trains on a laptop)."
+PRESETS_HELP = (
+    "`paper` (= `paper-r50`), `paper-r101`, `small`, `tiny` (trains on a laptop) or `soloist` (as "
+    "small, but with what is not in the paper)."
+)
 Preset = Annotated[str, Parameter(help=PRESETS_HELP)]
 ConfigFile = Annotated[Path | None, Parameter(help="YAML file whose values win over the preset's.")]
 Device = Annotated[str, Parameter(help="`auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")]
