@@ -44,6 +44,10 @@ INSTEAD = {("fit", "--budget"): "5s", ("cluster", "--groups"): "2", ("cluster", 
 # What is not run at all, by page and beginning. A command of Soloist's is parsed all the same.
 SET_ASIDE = {
     ("app.md", "soloist app"): "a server; tests/app starts it",
+    ("beyond-the-paper.md", "soloist masks"): "40 scenes; tests/test_proposals.py",
+    ("beyond-the-paper.md", "soloist eval"): "40 scenes; tests/engine/test_evaluate.py",
+    ("beyond-the-paper.md", "soloist fit 'runs/train-scenes"): "minutes; tests/test_self_training.py",
+    ("beyond-the-paper.md", "python -c"): "40 scenes; tests/data/test_scenes.py",
     ("choosing-a-backbone.md", "soloist backbones"): "minutes; tests/test_backbone_list.py",
     ("choosing-a-backbone.md", "soloist fit"): "downloads weights",
     ("finetune.md", "soloist finetune-table"): "36 trainings; tests/experiments",

@@ -2,8 +2,8 @@
 
     python tools/method_pictures.py [FOLDER]
 
-They go into docs/images; weights are the bundled ones. Nothing is touched up. The scenes are of parts
-of photographs that the weights were not learned from; which of them are shown was chosen by eye,
+They go into docs/images; weights are the bundled ones. Nothing is touched up. The scenes are of
+parts of photographs that the weights were not learned from; which are shown was chosen by eye,
 the mistakes left in.
 """
 

@@ -75,7 +75,6 @@ def main(
     recipes: list[str],
     seeds: list[int] = [0],  # noqa: B006  # cyclopts reads it, nobody writes it
     budget: float = 15.0,
-    rounds: int = 1,
 ) -> None:
     """Runs what is left of recipes and seeds, and prints the table.
 
@@ -85,38 +84,32 @@ def main(
         out: Folder of the runs and of results.jsonl.
         recipes: Names or YAML files.
         seeds: Each recipe is trained once with each.
-        budget: Minutes for training and pseudo-labels of one run.
-        rounds: Rounds of self-training.
+        budget: Minutes for training and pseudo-labels of one run, whatever its rounds.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     chosen = [Recipe.read(name) for name in recipes]
     for recipe in chosen:
         for seed in seeds:
             if not _is_done(out, recipe, seed):
-                _run(images, gt, out, recipe, seed, 60 * budget, rounds)
+                _run(images, gt, out, recipe, seed, 60 * budget)
     print(table(read_rows(out), [recipe.name for recipe in chosen]))
 
 
-def _run(
-    images: Path, gt: Path, out: Path, recipe: Recipe, seed: int, seconds: float, rounds: int
-) -> None:
+def _run(images: Path, gt: Path, out: Path, recipe: Recipe, seed: int, seconds: float) -> None:
     found = find_images(images)
     runtime = choose_runtime()
     folder = out / recipe.name
     inputs = {"images": str(images)}
-    settings = replace(
-        recipe.config, self_training=replace(recipe.config.self_training, rounds=rounds)
-    )
     masks = folder / "masks"
     if not (masks / MASKS).is_file():
         with open_run(
-            masks, command="masks", inputs=inputs, config=settings, overwrite=False
+            masks, command="masks", inputs=inputs, config=recipe.config, overwrite=False
         ) as run:
             with run.timed("masks"):
-                extract_masks(found, run.path / MASKS, run, settings, runtime)
+                extract_masks(found, run.path / MASKS, run, recipe.config, runtime)
             run.finish()
     started = time.time()
-    settings = replace(settings, seed=seed)
+    settings = replace(recipe.config, seed=seed)
     inputs |= {"gt": str(gt), "budget": str(seconds)}
     with open_run(
         folder / f"seed-{seed}", command="fit", inputs=inputs, config=settings, overwrite=False
@@ -131,7 +124,6 @@ def _run(
         "recipe": recipe.name,
         "seed": seed,
         "budget_minutes": seconds / 60,
-        "rounds": rounds,
         "images": len(found),
         "gt": gt.name,
         "figures": result.metrics,

@@ -125,7 +125,7 @@ SOLOIST = replace(
         pairwise_affinity=0.0,
         full_mask_dice=SOLO_MASK_WEIGHT,
     ),
-    augment=replace(TINY.augment, copy_paste=5, paste_scale=(0.3, 1.5)),
+    augment=replace(TINY.augment, weak=False, copy_paste=5, paste_scale=(0.3, 1.5)),
     inference=replace(TINY.inference, short_side=384, max_side=768, nms_sigma=4.0),
 )
 
