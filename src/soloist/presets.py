@@ -127,6 +127,8 @@ SOLOIST = replace(
     ),
     augment=replace(TINY.augment, weak=False, copy_paste=5, paste_scale=(0.3, 1.5)),
     inference=replace(TINY.inference, short_side=384, max_side=768, nms_sigma=4.0),
+    # What a network finds is no better than the regions it learned from, after so short a time.
+    self_training=replace(TINY.self_training, rounds=0),
 )
 
 PRESETS: dict[str, Config] = {
