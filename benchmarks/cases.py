@@ -27,13 +27,14 @@ from soloist.data.coco import (
 from soloist.data.images import read_with_size
 from soloist.data.scenes import make_scene, write_scenes
 from soloist.data.sources import find_images
+from soloist.data.views import View
 from soloist.engine.build import build_solo, normalize
 from soloist.engine.extract import FreeMaskExtractor
 from soloist.engine.pretrain import build_densecl
 from soloist.engine.runtime import Runtime, choose_runtime
 from soloist.engine.schedule import make_optimizer
 from soloist.engine.train import AveragedWeights, batch_losses, set_training_mode
-from soloist.engine.train_data import TrainBatch, TrainBatches
+from soloist.engine.train_data import TrainBatch, TrainBatches, collate
 from soloist.free_mask import free_masks
 from soloist.losses import FreeSOLOCriterion
 from soloist.postprocess import Candidates, select_instances
@@ -164,21 +165,16 @@ def training_step_of_the_paper() -> Prepared:
     config = load_config("paper-r50")
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2, 3, 512, 640), generator=generator, dtype=torch.uint8)
-    masks = torch.zeros(16, 512, 640, dtype=torch.bool)
-    for number in range(16):
-        top, left, side = (37 * number) % 300, (53 * number) % 400, 40 + 12 * (number % 8)
-        masks[number, top : top + side, left : left + side] = True
-    batch = TrainBatch(
-        images=images,
-        colors=torch.nn.functional.avg_pool2d(images.float(), 4).to(torch.uint8),
-        valid=torch.ones(2, 128, 160, dtype=torch.bool),
-        masks=masks,
-        embeddings=torch.randn(16, 128, generator=generator),
-        labels=torch.zeros(16, dtype=torch.int64),
-        counts=[8, 8],
-        failures=[],
-    )
-    return _training_step(config, batch)
+    views = []
+    for first, image in zip((0, 8), images, strict=True):
+        masks = torch.zeros(8, 512, 640, dtype=torch.bool)
+        for number, mask in enumerate(masks, start=first):
+            top, left, side = (37 * number) % 300, (53 * number) % 400, 40 + 12 * (number % 8)
+            mask[top : top + side, left : left + side] = True
+        embeddings = torch.randn(8, 128, generator=generator)
+        labels = torch.zeros(8, dtype=torch.int64)
+        views.append(View(image, image, masks, embeddings, labels))
+    return _training_step(config, lambda step: collate(views, []))
 
 
 def training_step_of_tiny() -> Prepared:
@@ -191,8 +187,8 @@ def training_step_of_tiny() -> Prepared:
     return _training_step(config, batches)
 
 
-def _training_step(config: Config, batches: TrainBatch | TrainBatches) -> Prepared:
-    """Views (if they are made anew), network, losses, backward pass, optimiser."""
+def _training_step(config: Config, batches: Callable[[int], TrainBatch]) -> Prepared:
+    """Views, network, losses, backward pass, optimiser."""
     runtime = _runtime("auto")
     solo = build_solo(replace(config.backbone, weights="none"), config.model)
     set_training_mode(solo, config.train)
@@ -207,7 +203,7 @@ def _training_step(config: Config, batches: TrainBatch | TrainBatches) -> Prepar
     def repeat(watch: Stopwatch) -> None:
         step = next(steps)
         with watch.part("views"):
-            batch = batches if isinstance(batches, TrainBatch) else batches(step)
+            batch = batches(step)
         with watch.part("network"), runtime.autocast():
             outputs = solo(normalize(solo, batch.images))
         with watch.part("targets and losses"):
@@ -220,7 +216,7 @@ def _training_step(config: Config, batches: TrainBatch | TrainBatches) -> Prepar
             average.update(solo, step)
             optimizer.zero_grad()
 
-    images = (batches if isinstance(batches, TrainBatch) else batches(0)).images
+    images = batches(0).images
     # A backward pass costs two forward passes.
     work = 3 * _operations(lambda: solo(normalize(solo, images)))
     return Prepared(repeat, work, "bfloat16 products")

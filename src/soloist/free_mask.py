@@ -173,7 +173,7 @@ class _CoarseMasks(NamedTuple):
 
 def _coarse_masks(products: Tensor, norms: Tensor, config: FreeMaskConfig) -> _CoarseMasks:
     """Cuts every query's products between the least and the greatest of them, and scores that."""
-    blocks = zip(products.split(_ROWS), norms.split(_ROWS), strict=True)
+    blocks = zip(torch.split(products, _ROWS), torch.split(norms, _ROWS), strict=True)
     fields = zip(*(_coarse_block(*block, config) for block in blocks), strict=True)
     return _CoarseMasks(*map(torch.cat, fields))
 

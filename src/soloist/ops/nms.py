@@ -58,7 +58,6 @@ def matrix_nms(
     _check_lengths(masks, scores, labels)
     if kernel not in ("gaussian", "linear"):
         raise ValueError(f"kernel must be 'gaussian' or 'linear', got {kernel!r}")
-    n = len(masks)
     order = torch.argsort(scores, descending=True, stable=True)
     ranked = _Ranked(
         scores[order].float(),
@@ -210,7 +209,7 @@ def _bearing_on(
     """Which masks (N,) bool may decay one of the passing ones, given by rank, further."""
     ranks = torch.arange(len(strengths), device=strengths.device)
     bearing = torch.zeros_like(strengths, dtype=torch.bool)
-    for columns in passing.split(_BLOCK):
+    for columns in torch.split(passing, _BLOCK):
         iou = torch.where(ranks[:, None] < columns, ranked.iou(_ALL, columns), 0)
         possible = _strength(iou, known_compensation[:, None], kernel)
         bearing |= (possible > strengths[columns]).any(dim=1)
