@@ -38,11 +38,11 @@ from soloist.engine.distributed import (
 from soloist.engine.launch import launched
 from soloist.engine.progress import track
 from soloist.engine.run_folder import Metrics, RunFolder
-from soloist.engine.runtime import Runtime, loader_workers
+from soloist.engine.runtime import Runtime, check_compiler, loader_workers
 from soloist.engine.schedule import learning_rate, make_optimizer, set_rate
 from soloist.engine.step_targets import batch_targets, targets_to
 from soloist.engine.stopping import is_asked, stopped
-from soloist.engine.train_data import TrainBatch, TrainBatches, pad_batch
+from soloist.engine.train_data import TrainBatch, TrainBatches, pad_batch, padded_side
 from soloist.losses import FreeSOLOCriterion
 from soloist.models.backbones import Backbone
 from soloist.models.solo import SOLO
@@ -120,6 +120,10 @@ def train(
     if not options.freeze_norm:
         synchronize_norms(solo.backbone, runtime.device)
     set_training_mode(solo, options)
+    if options.compile:
+        check_compiler()
+        # In place: the weights keep their names.
+        solo.compile(dynamic=False)
     optimizer = make_optimizer(
         solo, kind=options.optimizer, rate=options.learning_rate, weight_decay=options.weight_decay
     )
@@ -150,8 +154,7 @@ def train(
                 schedule=options.schedule,
             )
             set_rate(optimizer, rate)
-            height, width = largest(batch.images.shape[-2:])
-            batch = batch_to(pad_batch(batch, (height, width)), runtime.device)
+            batch = batch_to(pad_batch(batch, padded_size(batch, config)), runtime.device)
             bad_steps.begin()
             with runtime.autocast():
                 outputs = model(normalize(solo, batch.images))
@@ -313,6 +316,16 @@ def batch_losses(
         color_similarity(lab, batch.valid.float()),
         step,
     )
+
+
+def padded_size(batch: TrainBatch, config: Config) -> tuple[int, int]:
+    """(height, width) that the views of all processes are padded to."""
+    if config.train.compile:
+        # Each other size would be compiled anew.
+        side = padded_side(config.augment.crop_size)
+        return side, side
+    height, width = largest(batch.images.shape[-2:])
+    return height, width
 
 
 def batch_to(batch: TrainBatch, device: torch.device) -> TrainBatch:

@@ -237,10 +237,7 @@ def collate(
         failures: (name, reason) of images that could not be read.
         released_colors: Give colours and their validity as the released code does.
     """
-    height, width = (
-        -(-max(view.image.shape[axis] for view in views) // SIZE_DIVISOR) * SIZE_DIVISOR
-        for axis in (1, 2)
-    )
+    height, width = (padded_side(max(view.image.shape[axis] for view in views)) for axis in (1, 2))
     size = (height, width)
     small = (height // MASK_STRIDE, width // MASK_STRIDE)
     images = torch.stack([_pad(view.image, size) for view in views])
@@ -257,6 +254,11 @@ def collate(
         counts=[len(view.masks) for view in views],
         failures=failures,
     )
+
+
+def padded_side(side: int) -> int:
+    """The next multiple of the divisor, in pixels."""
+    return -(-side // SIZE_DIVISOR) * SIZE_DIVISOR
 
 
 def pad_batch(batch: TrainBatch, size: tuple[int, int]) -> TrainBatch:
