@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -131,12 +132,23 @@ def run_lengths() -> Prepared:
 
 def extraction() -> Prepared:
     """`soloist masks` without its output: decoding, backbone, Free Mask, run lengths."""
-    config = load_config("tiny")
-    extractor = FreeMaskExtractor(config, _runtime("auto"))
     folder = Path(tempfile.mkdtemp())
     write_scenes(folder, 4, seed=1)
     paths = [image.path for image in find_images(folder / "images")]
-    backbone = extractor._backbone
+    return _extraction(load_config("tiny"), paths)
+
+
+def extraction_of_the_paper() -> Prepared:
+    """The same by the paper's configuration, for one picture; the weights are random."""
+    path = Path(tempfile.mkdtemp()) / "scene.jpg"
+    scene = Image.fromarray(make_scene(0, seed=1, long_side=640).image)
+    scene.resize((640, 427)).save(path, quality=90)
+    return _extraction(load_config("paper-r50"), [path])
+
+
+def _extraction(config: Config, paths: Sequence[Path]) -> Prepared:
+    extractor = FreeMaskExtractor(config, _runtime("auto"))
+    backbone = extractor.backbone
     forward = backbone.forward
     watches: list[Stopwatch] = []
 
@@ -398,6 +410,11 @@ CASES: Mapping[str, Case] = {
             repeats=21,
         ),
         Case("extraction", "`masks`, preset tiny, 4 images", extraction),
+        Case(
+            "extraction_paper",
+            "`masks`, ResNet-50 (random weights), one picture of 427 x 640 at 800 pixels",
+            extraction_of_the_paper,
+        ),
         Case(
             "training_step_paper",
             "training step, ResNet-50, 2 images of 512 x 640",
