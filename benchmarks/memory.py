@@ -15,8 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -49,7 +50,7 @@ def main(
         out: Folder for both files.
     """
     out.mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows: list[dict[str, Any]] = []
     print("| images | command | peak MB | objects | seconds |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -64,6 +65,11 @@ def main(
                     f"| {row['seconds']:.0f} |",
                     flush=True,
                 )
+                _write(out, rows)
+
+
+def _write(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes what has been measured so far."""
     (out / "memory.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     lines = {
         name: [(row["images"], row["peak_mb"]) for row in rows if row["command"] == name]
@@ -84,7 +90,7 @@ def _repeated(scenes: Path, folder: Path, count: int) -> Path:
     return folder
 
 
-def _measured(command: str, images: Path, folder: Path) -> dict[str, float]:
+def _measured(command: str, images: Path, folder: Path) -> dict[str, Any]:
     """Peak memory in MB, objects in the file and seconds of a command over a folder."""
     file = folder / f"{images.name}-{command}.json"
     arguments = [sys.executable, "-m", "soloist", command, str(images), "--out", str(file)]
