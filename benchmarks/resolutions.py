@@ -15,9 +15,10 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import torch
-from cyclopts import App
+from cyclopts import App, Parameter
 
 import soloist
 from soloist.data.coco import CocoImage, instances_to_annotations, load_coco, write_coco
@@ -32,11 +33,13 @@ SHORT_SIDES = [192, 224, 256, 288, 320, 384, 448]
 EXTRACTION_SIDES = [192, 288, 384, 576, 800]
 WARM_UP = 3
 
+Sides = Annotated[list[int], Parameter(consume_multiple=True, negative="")]
+
 app = App(help=__doc__)
 
 
 @app.default
-def main(scenes: Path, *, model: str | None = None, short_sides: list[int] = SHORT_SIDES) -> None:
+def main(scenes: Path, *, model: str | None = None, short_sides: Sides = SHORT_SIDES) -> None:
     """Prints the table.
 
     Args:
@@ -73,7 +76,7 @@ def main(scenes: Path, *, model: str | None = None, short_sides: list[int] = SHO
 
 
 @app.command
-def masks(scenes: Path, *, preset: str = "tiny", short_sides: list[int] = EXTRACTION_SIDES) -> None:
+def masks(scenes: Path, *, preset: str = "tiny", short_sides: Sides = EXTRACTION_SIDES) -> None:
     """Prints the table of Free Mask.
 
     Args:
