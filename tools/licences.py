@@ -31,6 +31,7 @@ SECTIONS = {
     "fast": "Extra `fast`",
     "onnx": "Extra `onnx`",
     "parquet": "Extra `parquet`",
+    "supervision": "Extra `supervision`",
     "dev": "Development",
     # Last, so that it does not matter to the others whether Ray is installed.
     "ray": "What the extra `ray` adds to all of these",
@@ -68,6 +69,7 @@ _SPELLINGS = {
     "freebsd": "BSD-2-Clause",
     "isc license": "ISC",
     "isc license (iscl)": "ISC",
+    "mit licence": "MIT",
     "mit license": "MIT",
     "mozilla public license 2.0 (mpl 2.0)": "MPL-2.0",
     "nvidia proprietary software": NVIDIA,
@@ -79,6 +81,7 @@ _SPELLINGS = {
 _BY_HAND = {
     "cuda-toolkit": NVIDIA,
     "faster-coco-eval": "Apache-2.0",
+    "mergedeep": "MIT",
     "scikit-image": "BSD-3-Clause",
     "scipy": "BSD-3-Clause",
 }

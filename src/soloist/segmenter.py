@@ -51,7 +51,11 @@ BUNDLED = Path(str(files("soloist") / "weights" / "segmenter"))
 
 @dataclass(frozen=True)
 class Result(Instances, Presentable):
-    """Objects found on one image, best first; see `Instances` for the fields.
+    """Objects found on one image, best first; see `Instances` for the other fields.
+
+    `result[0]`, `result[2:5]`, `result[result.scores > 0.5]` and iteration give results of the
+    same image with some of its objects. A pickle holds masks as run lengths, and `pixels` as they
+    are: predict from paths to keep it small.
 
     Attributes:
         path: The image file; None when pixels were given.
@@ -62,6 +66,12 @@ class Result(Instances, Presentable):
     path: Path | None = None
     pixels: NDArray[np.uint8] | None = None
     categories: Mapping[int, str] = field(default_factory=lambda: CATEGORIES)
+
+    __repr__ = Presentable.__repr__
+
+    @staticmethod
+    def _own(array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array)
 
 
 class Segmenter(
@@ -220,7 +230,14 @@ class Segmenter(
         return cast(Backbone, self.network.backbone).named(format)
 
     def predict_file(self, image: ImageRef) -> Result:
-        """Segments one image file."""
+        """Segments one image file.
+
+        Args:
+            image: The file, as `soloist.data.sources.find_images` gives it.
+
+        Raises:
+            DataError: If it cannot be read.
+        """
         pixels, size = read_with_size(image.path, short_side=self.config.inference.short_side)
         return self._result(self(pixels, size), image.path, None)
 
