@@ -46,7 +46,7 @@ SET_ASIDE = {
     ("app.md", "soloist app"): "a server; tests/app starts it",
     ("beyond-the-paper.md", "soloist masks"): "40 scenes; tests/test_proposals.py",
     ("beyond-the-paper.md", "soloist eval"): "40 scenes; tests/engine/test_evaluate.py",
-    ("beyond-the-paper.md", "soloist fit 'runs/train-scenes"): "minutes; tests/test_self_training.py",
+    ("beyond-the-paper.md", "soloist fit 'runs/"): "minutes; tests/test_self_training.py",
     ("beyond-the-paper.md", "python -c"): "40 scenes; tests/data/test_scenes.py",
     ("choosing-a-backbone.md", "soloist backbones"): "minutes; tests/test_backbone_list.py",
     ("choosing-a-backbone.md", "soloist fit"): "downloads weights",
