@@ -27,6 +27,7 @@ LAYERS = (
     {
         "models",
         "free_mask",
+        "regions",
         "targets",
         "losses",
         "postprocess",
@@ -37,7 +38,7 @@ LAYERS = (
         "clusters",
         "agreement",
     },
-    {"datasets"},
+    {"datasets", "proposals"},
     {"engine", "report", "results", "overlays", "contact_sheets"},
     {"segmenter", "onnx_runtime", "semantics"},
     {"self_training", "quality", "exports", "onnx_export"},

@@ -123,9 +123,9 @@ def test_a_file_changes_nothing_else_and_options_win(tmp_path: Path) -> None:
         pytest.param("tinny", "did you mean tiny", id="near"),
         pytest.param("Paper", "did you mean paper", id="case"),
         pytest.param(
-            "huge", "known: paper, paper-r101, paper-r50, released, small, tiny", id="far"
+            "huge", "known: paper, paper-r101, paper-r50, released, small, soloist, tiny", id="far"
         ),
-        pytest.param("", "paper-r50, released, small, tiny", id="empty"),
+        pytest.param("", "paper-r50, released, small, soloist, tiny", id="empty"),
     ],
 )
 def test_an_unknown_preset_is_told_with_near_names(preset: str, hint: str) -> None:

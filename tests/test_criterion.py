@@ -496,3 +496,39 @@ def test_the_mean_over_shares_is_the_loss_of_the_whole_batch(
     total = torch.stack([value for part in parts for value in part.values()]).sum() / 2
     for gradient, whole in zip(torch.autograd.grad(total, inputs), wanted, strict=True):
         torch.testing.assert_close(gradient, whole)
+
+
+# Dice of pasted objects
+
+
+def with_pasted(batch: Batch, pasted: Sequence[Tensor] | None) -> float:
+    criterion = FreeSOLOCriterion(replace(LossConfig(), pasted_dice=1.0))
+    losses = criterion(
+        batch.outputs,
+        batch.targets,
+        batch.masks,
+        batch.embeddings,
+        batch.color_similarity,
+        0,
+        pasted=pasted,
+    )
+    return float(losses["loss_pasted_dice"])
+
+
+def test_the_dice_of_pasted_objects_reads_these_alone() -> None:
+    batch = random_batch([(3, 2, 0), (2, 0, 4)])
+    all_pasted = [torch.ones(len(masks), dtype=torch.bool) for masks in batch.masks]
+    everyone = FreeSOLOCriterion(replace(LossConfig(), full_mask_dice=1.0))(
+        batch.outputs, batch.targets, batch.masks, batch.embeddings, batch.color_similarity, 0
+    )["loss_full_mask_dice"]
+    assert with_pasted(batch, all_pasted) == pytest.approx(float(everyone), rel=1e-5)
+    assert with_pasted(batch, None) == 0
+    some = [torch.tensor([True, False]), torch.tensor([False, False])]
+    before = with_pasted(batch, some)
+    assert before > 0
+    # The other masks may be anything.
+    batch.masks[0][1] = ~batch.masks[0][1]
+    batch.masks[1] = ~batch.masks[1]
+    assert with_pasted(batch, some) == pytest.approx(before, rel=1e-6)
+    batch.masks[0][0] = ~batch.masks[0][0]
+    assert with_pasted(batch, some) != pytest.approx(before, rel=1e-3)

@@ -44,6 +44,13 @@ INSTEAD = {("fit", "--budget"): "5s", ("cluster", "--groups"): "2", ("cluster", 
 # What is not run at all, by page and beginning. A command of Soloist's is parsed all the same.
 SET_ASIDE = {
     ("app.md", "soloist app"): "a server; tests/app starts it",
+    ("beyond-the-paper.md", "soloist masks"): "40 scenes; tests/test_proposals.py",
+    ("beyond-the-paper.md", "soloist eval"): "40 scenes; tests/engine/test_evaluate.py",
+    (
+        "beyond-the-paper.md",
+        "soloist fit runs/train-scenes",
+    ): "minutes; tests/test_self_training.py",
+    ("beyond-the-paper.md", "python -c"): "40 scenes; tests/data/test_scenes.py",
     ("choosing-a-backbone.md", "soloist backbones"): "minutes; tests/test_backbone_list.py",
     ("choosing-a-backbone.md", "soloist fit"): "downloads weights",
     ("finetune.md", "soloist finetune-table"): "36 trainings; tests/experiments",
@@ -64,7 +71,7 @@ SET_ASIDE = {
     ("weights.md", "soloist"): "needs released files; tests/cli, tests/checkpoints",
 }
 # What stands for something else, and has no value of its own.
-PLACEHOLDERS = {"OPTIONS": "", "WEIGHT": "0.5", "ROUND": "0", "K": "4"}
+PLACEHOLDERS = {"OPTIONS": "", "WEIGHT": "0.5", "ROUND": "0", "K": "4", "STEPS": "5"}
 # Blocks of Python that are only read, by page and beginning.
 PYTHON_SET_ASIDE = {
     ("weights.md", "segmenter = soloist.load"): "publishes on the hub; tests/hub",

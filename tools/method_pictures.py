@@ -1,9 +1,10 @@
-"""Draws the pictures of docs/method.md into docs/images, from generated scenes and bundled weights.
+"""Draws the pictures of docs/method.md and docs/beyond-the-paper.md, from generated scenes.
 
     python tools/method_pictures.py [FOLDER]
 
-Nothing in them is touched up. The scenes are of parts of photographs that the weights were not
-learned from; which of them are shown was chosen by eye, the mistakes left in.
+They go into docs/images; weights are the bundled ones. Nothing is touched up. The scenes are of
+parts of photographs that the weights were not learned from; which are shown was chosen by eye,
+the mistakes left in.
 """
 
 from __future__ import annotations
@@ -20,17 +21,18 @@ from torch.nn import functional
 
 from soloist import load
 from soloist.data.scenes import Scene, make_scene
-from soloist.engine.extract import FreeMaskExtractor
+from soloist.engine.extract import FreeMaskExtractor, without_floor
 from soloist.engine.runtime import Runtime
 from soloist.ops.affinity import color_similarity, rgb_to_lab
 from soloist.pictures import draw_masks, draw_outlines, jpeg_bytes, resize_masks
 from soloist.presets import load_config
+from soloist.regions import reduced, superpixels
 
 Picture = NDArray[np.uint8]
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 SEED = 201
-QUERY_SCENES, COLOR_SCENES = (8, 7, 4), (6, 10)
+QUERY_SCENES, COLOR_SCENES, REGION_SCENES = (8, 7, 4), (6, 10), (8, 7, 4, 12)
 LEAST_SCORE = 0.3
 _TILE = (180, 240)  # (height, width) of a tile, in pixels.
 _GAP = 6
@@ -73,6 +75,28 @@ def free_mask_rows(scenes: Sequence[Scene]) -> list[list[Picture]]:
                 draw_masks(pixels, good.masks.numpy()),
             ]
         )
+    return rows
+
+
+def region_rows(scenes: Sequence[Scene]) -> list[list[Picture]]:
+    """Of each scene: its superpixels, free masks, regions: as many masks as there are objects."""
+    runtime = Runtime(device=torch.device("cpu"), precision="fp32")
+    presets = [without_floor(load_config(name)) for name in ("tiny", "soloist")]
+    extractors = [FreeMaskExtractor(config, runtime) for config in presets]
+    options = presets[1].regions
+    rows = []
+    for scene in scenes:
+        pixels = scene.image
+        labels = superpixels(reduced(pixels, options.short_side), options)
+        # An index into the image, since both may have been reduced.
+        seams = np.zeros(labels.shape, dtype=np.bool_)
+        seams[1:] |= labels[1:] != labels[:-1]
+        seams[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+        cut = reduced(pixels, options.short_side).copy()
+        cut[seams] = 255
+        size = (pixels.shape[0], pixels.shape[1])
+        best = [found(pixels, size).masks[: len(scene.masks)].numpy() for found in extractors]
+        rows.append([cut, *(draw_masks(pixels, masks) for masks in best)])
     return rows
 
 
@@ -138,6 +162,7 @@ def sheet(rows: Sequence[Sequence[Picture]]) -> Picture:
 def main(folder: Path = IMAGES) -> None:
     """Writes the pictures."""
     shown = [make_scene(index, seed=SEED, split="val") for index in QUERY_SCENES]
+    others = [make_scene(index, seed=SEED, split="val") for index in REGION_SCENES]
     large = [
         make_scene(index, seed=SEED, split="val", long_side=_STRIDE * _TILE[1])
         for index in COLOR_SCENES
@@ -145,6 +170,7 @@ def main(folder: Path = IMAGES) -> None:
     for name, rows in (
         ("free-mask.jpg", free_mask_rows(shown)),
         ("affinity.jpg", affinity_rows(large)),
+        ("regions.jpg", region_rows(others)),
     ):
         (folder / name).write_bytes(jpeg_bytes(sheet(rows), quality=85))
 

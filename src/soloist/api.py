@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from soloist.data.sources import find_images
 from soloist.engine.distributed import join, on_main
 from soloist.engine.evaluate import evaluate
-from soloist.engine.extract import FreeMaskExtractor
+from soloist.engine.extract import FreeMaskExtractor, settings_of
 from soloist.engine.label import LabelSummary, label_images, opened_output
 from soloist.engine.run_folder import open_run
 from soloist.engine.runtime import choose_runtime
@@ -42,7 +41,7 @@ def extract_masks(
     Args:
         images: Images, folders, glob patterns, lists or COCO files.
         out: The COCO file; embeddings go beside it, failed images to `<stem>.errors.jsonl`.
-        preset: `paper` (= `paper-r50`), `paper-r101`, `small` or `tiny`.
+        preset: `paper` (= `paper-r50`), `paper-r101`, `small`, `tiny` or `soloist`.
         options: Nested values that win over the preset's, e.g. `{"free_mask": {"max_masks": 5}}`.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         precision: `auto`, `bf16` or `fp32`.
@@ -53,7 +52,6 @@ def extract_masks(
     """
     out = Path(out)
     config = load_config(preset, None, options)
-    chosen = asdict(config)
     runtime = choose_runtime(device, precision)
     join(runtime.device)
     found = find_images(images)
@@ -64,7 +62,7 @@ def extract_masks(
             out,
             title="masks",
             short_side=config.extract.short_side,
-            settings={name: chosen[name] for name in ("backbone", "extract", "free_mask")},
+            settings=settings_of(config),
             errors=errors,
             overwrite=overwrite,
         )
@@ -87,7 +85,7 @@ def fit(
     Args:
         images: Images, folders, glob patterns, lists or COCO files.
         out: Run folder; the same call again resumes an unfinished run.
-        preset: `paper` (= `paper-r50`), `paper-r101`, `small` or `tiny`.
+        preset: `paper` (= `paper-r50`), `paper-r101`, `small`, `tiny` or `soloist`.
         options: Nested values that win over the preset's.
         budget_seconds: Time for everything; None keeps the preset's number of steps.
         ground_truth: COCO file of a validation set, to evaluate each stage on.
@@ -140,7 +138,7 @@ def finetune(
         init: `scratch`, `backbone`, or the run folder, model folder or file of a segmenter.
         labels: How many of the labelled images are used: a percentage or a number.
         images: Where the images are; None looks beside the file.
-        preset: `paper` (= `paper-r50`), `paper-r101`, `small` or `tiny`.
+        preset: `paper` (= `paper-r50`), `paper-r101`, `small`, `tiny` or `soloist`.
         options: Nested values that win over the preset's.
         ground_truth: COCO file of a validation set with the same categories.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.

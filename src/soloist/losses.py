@@ -224,6 +224,8 @@ class FreeSOLOCriterion:
         embeddings: Sequence[Tensor],
         color_similarity: Tensor,
         step: int,
+        *,
+        pasted: Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Compares the network's outputs with the targets of B images.
 
@@ -238,14 +240,19 @@ class FreeSOLOCriterion:
             embeddings: One (N_b, E) float per image: what each instance's cells should say.
             color_similarity: (B, 8, h, w) float in [0, 1], see `ops.affinity.color_similarity`.
             step: Optimiser steps taken before this one; drives the warm-up of the affinity term.
+            pasted: One (N_b,) bool per image, whose masks are exact because the objects were
+                pasted; None: nobody's.
 
         Returns:
             Weighted float32 scalars `loss_category`, `loss_semantic`, and those of
-            `loss_max_projection`, `loss_avg_projection`, `loss_pairwise_affinity` and
-            `loss_full_mask_dice` whose weight is above 0. Their sum is the objective.
+            `loss_max_projection`, `loss_avg_projection`, `loss_pairwise_affinity`,
+            `loss_full_mask_dice` and `loss_pasted_dice` whose weight is above 0. Their sum is the
+            objective.
         """
         config = self.config
         positives = _Positives.collect(targets)
+        if pasted is None:
+            pasted = [image.new_zeros(len(image), dtype=torch.bool) for image in masks]
         # Autocast would round the sums below.
         with torch.autocast(outputs.mask_features.device.type, enabled=False):
             losses = {
@@ -259,8 +266,9 @@ class FreeSOLOCriterion:
                 "avg_projection": config.avg_projection,
                 "pairwise_affinity": config.pairwise_affinity * warmup,
                 "full_mask_dice": config.full_mask_dice,
+                "pasted_dice": config.pasted_dice,
             }
-            terms = self._mask_terms(outputs, positives, masks, color_similarity)
+            terms = self._mask_terms(outputs, positives, masks, pasted, color_similarity)
             for name, (sums, weights) in terms.items():
                 mean = positives.level_mean(
                     sums, weights, num_levels=len(outputs.kernels), add_up=self._add_up
@@ -299,15 +307,17 @@ class FreeSOLOCriterion:
         outputs: SOLOOutputs,
         positives: _Positives,
         masks: Sequence[Tensor],
+        pasted: Sequence[Tensor],
         color_similarity: Tensor,
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """Sums and weights, both (P,), of each mask term: image by image, which fits the cache."""
         kernels = _split(positives.gather(outputs.kernels), positives.counts)
         images = []
-        for rows, features, targets, instances, similarity in zip(
+        for rows, features, targets, exact, instances, similarity in zip(
             kernels,
             outputs.mask_features,
             masks,
+            pasted,
             positives.per_image(),
             color_similarity,
             strict=True,
@@ -315,7 +325,7 @@ class FreeSOLOCriterion:
             # The dynamic convolution, in the dtype of the kernels: (P, D) x (D, h * w).
             product = rows @ features.to(rows.dtype).flatten(1)
             logits = product.float().unflatten(1, features.shape[1:])  # (P, h, w)
-            images.append(self._terms_of_image(logits, targets, instances, similarity))
+            images.append(self._terms_of_image(logits, targets, exact, instances, similarity))
         return {
             name: (
                 torch.cat([image[name][0] for image in images]),
@@ -325,7 +335,12 @@ class FreeSOLOCriterion:
         }
 
     def _terms_of_image(
-        self, logits: Tensor, targets: Tensor, instances: Tensor, color_similarity: Tensor
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        pasted: Tensor,
+        instances: Tensor,
+        color_similarity: Tensor,
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """Sums and weights of the mask terms of P masks, given the N instances of one image.
 
@@ -353,6 +368,9 @@ class FreeSOLOCriterion:
             )
         if self.config.full_mask_dice > 0:
             terms["full_mask_dice"] = (full_mask_dice(soft_masks, targets[instances]), ones)
+        if self.config.pasted_dice > 0:
+            exact = pasted[instances].float()
+            terms["pasted_dice"] = (exact * full_mask_dice(soft_masks, targets[instances]), exact)
         return terms
 
 

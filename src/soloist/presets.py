@@ -112,12 +112,32 @@ TINY = Config(
     self_training=SelfTrainingConfig(start_from="previous"),
 )
 
+# What gives the best masks in the time of `tiny`; docs/beyond-the-paper.md has what each is worth.
+SOLOIST = replace(
+    TINY,
+    # Regions need no fine map, superpixels have the outlines.
+    extract=replace(TINY.extract, proposals="regions", short_side=384, max_side=768),
+    # Outlines of regions are good enough to be imitated, which is quicker to learn.
+    loss=replace(
+        TINY.loss,
+        max_projection=0.0,
+        avg_projection=0.0,
+        pairwise_affinity=0.0,
+        full_mask_dice=SOLO_MASK_WEIGHT,
+    ),
+    augment=replace(TINY.augment, weak=False, copy_paste=5, paste_scale=(0.3, 1.5)),
+    inference=replace(TINY.inference, short_side=384, max_side=768, nms_sigma=4.0),
+    # What a network finds is no better than the regions it learned from, after so short a time.
+    self_training=replace(TINY.self_training, rounds=0),
+)
+
 PRESETS: dict[str, Config] = {
     "paper": PAPER_R50,  # a shorter name of the next one
     "paper-r50": PAPER_R50,
     "paper-r101": PAPER_R101,
     "small": SMALL,
     "tiny": TINY,
+    "soloist": SOLOIST,
 }
 
 
@@ -133,7 +153,7 @@ def load_config(
     In both `backbone` may be one word instead of a group, as for `soloist.hub.backbone_choice`.
 
     Args:
-        preset: `paper` (the same as `paper-r50`), `paper-r101`, `small` or `tiny`.
+        preset: One of `PRESETS`; `paper` is the same as `paper-r50`.
         file: YAML with any of the fields, nested by stage.
         overrides: Nested values that win over both.
         change: What a command makes of the preset before either.

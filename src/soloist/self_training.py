@@ -22,7 +22,7 @@ from soloist.data.sources import ImageRef, find_images, spread
 from soloist.engine.build import CONFIG_FILE, copy_solo, load_categories, load_solo
 from soloist.engine.distributed import on_main
 from soloist.engine.evaluate import Metrics, evaluate, load_ground_truth
-from soloist.engine.extract import FreeMaskExtractor
+from soloist.engine.extract import FreeMaskExtractor, settings_of, without_floor
 from soloist.engine.label import Labeler, LabelSummary, label_images
 from soloist.engine.progress import duration
 from soloist.engine.run_folder import RunFolder
@@ -163,14 +163,13 @@ def extract_masks(
     images: Sequence[ImageRef], out: Path, run: RunFolder, config: Config, runtime: Runtime
 ) -> LabelSummary:
     """Free masks of all images, into a COCO file of the run."""
-    settings = {name: asdict(config)[name] for name in ("backbone", "extract", "free_mask")}
     summary = label_images(
         images,
         FreeMaskExtractor(config, runtime),
         out,
         title="masks",
         short_side=config.extract.short_side,
-        settings={"stage": "free masks", **settings},
+        settings={"stage": "free masks", **settings_of(config)},
         errors=run.errors,
     )
     report_labels("free masks", summary)
@@ -268,8 +267,7 @@ def show_stages(
 def _stage_labeler(stage: Stage, config: Config, runtime: Runtime) -> Labeler:
     """The stage with the floor on its scores that precision-recall curves need: none."""
     if stage.model is None:
-        floor = replace(config.free_mask, score_threshold=0.0)
-        return FreeMaskExtractor(replace(config, free_mask=floor), runtime)
+        return FreeMaskExtractor(without_floor(config), runtime)
     network, trained = load_solo(stage.model)
     return Segmenter(network, trained, runtime)
 

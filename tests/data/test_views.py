@@ -22,6 +22,7 @@ PLAIN = AugmentConfig(
     blur=0.0,
     erase=0.0,
 )
+NOT_PASTED = torch.zeros(9, dtype=torch.bool)
 
 
 def blobs(height: int, width: int) -> Tensor:
@@ -184,6 +185,7 @@ def flat_view(color: int, masks: Tensor, mark: float) -> View:
         masks,
         torch.full((len(masks), 1), mark),
         torch.full((len(masks),), int(mark)),
+        NOT_PASTED[: len(masks)],
     )
 
 
@@ -294,7 +296,9 @@ def test_without_distortion_a_strong_view_is_the_weak_one() -> None:
 def test_erasing_hides_part_of_the_picture_only() -> None:
     image = torch.full((3, 64, 64), 99, dtype=torch.uint8)
     whole = torch.ones((1, 64, 64), dtype=torch.bool)
-    view = View(image, image, whole, torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64))
+    view = View(
+        image, image, whole, torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64), NOT_PASTED[:1]
+    )
     with seeded(0):
         strong = ViewMaker(replace(PLAIN, erase=1.0)).strong(view, [])
     erased = (strong.image == 0).all(dim=0).float().mean().item()
@@ -375,3 +379,43 @@ def test_a_crop_pair_is_two_different_views_of_one_size(shape: tuple[int, int]) 
     assert first.dtype == torch.uint8
     assert not torch.equal(first, second)
     assert torch.equal(first, again)
+
+
+# Resized objects
+
+
+def test_pasted_objects_are_resized_within_the_range() -> None:
+    below = flat_view(10, torch.zeros((0, 64, 64), dtype=torch.bool), 1)
+    donor = flat_view(200, blobs(64, 64)[:1], 2)
+    area = int(donor.masks[0].sum())
+    ratios = []
+    for number in range(60):
+        with seeded(number):
+            view = paste_objects(below, [donor], at_most=1, scale=(0.5, 1.5))
+        if len(view.masks):
+            # What was cut off by the frame says nothing of the size.
+            rows, columns = view.masks[0].nonzero(as_tuple=True)
+            if rows.min() > 0 and rows.max() < 63 and columns.min() > 0 and columns.max() < 63:
+                ratios.append(float(view.masks[0].sum() / area))
+            assert torch.equal(view.image[0] == 200, view.masks[0])
+    assert len(ratios) > 8
+    assert 0.5**2 * 0.8 < min(ratios) < 0.5
+    assert 1.2 < max(ratios) < 1.5**2 * 1.2
+
+
+def test_pasted_objects_are_marked_and_others_are_not() -> None:
+    below = flat_view(10, blobs(64, 64), 1)
+    donor = flat_view(200, blobs(64, 64)[:1], 2)
+    for scale in ((1.0, 1.0), (0.4, 0.8)):
+        seen = 0
+        for number in range(12):
+            with seeded(number):
+                view = paste_objects(below, [donor], at_most=2, scale=scale)
+            assert view.pasted.tolist() == [label == 2 for label in view.labels.tolist()]
+            seen += int(view.pasted.sum())
+        assert seen > 3
+
+
+def test_a_weak_view_has_nothing_pasted() -> None:
+    masks = blobs(64, 96)
+    assert not ViewMaker(PLAIN).weak(picture_of(masks), masks, torch.eye(2)).pasted.any()

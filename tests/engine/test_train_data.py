@@ -50,6 +50,7 @@ def view(height: int, width: int, objects: int, value: int = 9) -> View:
         masks,
         torch.full((objects, 2), float(value)),
         torch.full((objects,), value),
+        torch.zeros(objects, dtype=torch.bool),
     )
 
 
@@ -100,7 +101,12 @@ def test_colours_are_rounded_and_not_those_of_the_distorted_picture() -> None:
     colors[:, ::2] = 5  # 2.5 on average
     colors[:, :, ::4] += 1
     distorted = View(
-        255 - colors, colors, torch.zeros((0, 32, 32), dtype=torch.bool), NONE, NO_LABELS
+        255 - colors,
+        colors,
+        torch.zeros((0, 32, 32), dtype=torch.bool),
+        NONE,
+        NO_LABELS,
+        torch.zeros(0, dtype=torch.bool),
     )
     assert collate([distorted], []).colors.flatten().tolist() == [3] * 192  # 2.75
     theirs = collate([distorted], [], released_colors=True)

@@ -38,8 +38,9 @@ def test_tiles_stand_in_rows() -> None:
 def test_the_pictures_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(method_pictures, "QUERY_SCENES", (8,))
     monkeypatch.setattr(method_pictures, "COLOR_SCENES", (6,))
+    monkeypatch.setattr(method_pictures, "REGION_SCENES", (8,))
     method_pictures.main(tmp_path)
-    for name, columns in {"free-mask.jpg": 5, "affinity.jpg": 3}.items():
+    for name, columns in {"free-mask.jpg": 5, "affinity.jpg": 3, "regions.jpg": 3}.items():
         with Image.open(tmp_path / name) as picture:
             pixels = np.asarray(picture)
         assert pixels.shape == (180, columns * 246 - 6, 3)

@@ -21,7 +21,10 @@ MaskImages = Annotated[
         negative="",
     ),
 ]
-PRESETS_HELP = "`paper` (= `paper-r50`), `paper-r101`, `small` or `tiny` (trains on a laptop)."
+PRESETS_HELP = (
+    "`paper` (= `paper-r50`), `paper-r101`, `small`, `tiny` (trains on a laptop) or `soloist` (as "
+    "small, but with what is not in the paper)."
+)
 Preset = Annotated[str, Parameter(help=PRESETS_HELP)]
 ConfigFile = Annotated[Path | None, Parameter(help="YAML file whose values win over the preset's.")]
 Device = Annotated[str, Parameter(help="`auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")]
@@ -59,12 +62,13 @@ if TYPE_CHECKING:
     ExportOptions = Any
 else:
     PretrainOptions = option_group("backbone", "pretrain", "seed")
-    MasksOptions = option_group("backbone", "extract", "free_mask")
+    MasksOptions = option_group("backbone", "extract", "free_mask", "regions")
     TrainOptions = option_group("backbone", "model", "loss", "augment", "train", "seed")
     everything = (
         "backbone",
         "extract",
         "free_mask",
+        "regions",
         "model",
         "loss",
         "augment",

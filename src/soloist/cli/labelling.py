@@ -57,12 +57,10 @@ def masks(
         out: COCO file to write; its embeddings go beside it. With --shard-size, a folder.
         overlays: Folder for pictures of the masks.
     """
-    from dataclasses import asdict
-
     from soloist.data.sources import find_images
     from soloist.dry_run import plan_masks
     from soloist.engine.distributed import join
-    from soloist.engine.extract import FreeMaskExtractor
+    from soloist.engine.extract import FreeMaskExtractor, settings_of
     from soloist.engine.runtime import choose_runtime
 
     sharding = Sharding.checked(out, shard_size, engine, ray_workers)
@@ -71,7 +69,6 @@ def masks(
     if dry_run:
         return tell_plan("masks", out, lambda: plan_masks(find_images(images), settings, runtime))
     join(runtime.device)
-    chosen = asdict(settings)
     return label(
         "masks",
         images,
@@ -80,7 +77,7 @@ def masks(
         out=out,
         overlays=overlays,
         short_side=settings.extract.short_side,
-        settings={name: chosen[name] for name in ("backbone", "extract", "free_mask")},
+        settings=settings_of(settings),
         overwrite=overwrite,
         sharding=sharding,
     )

@@ -17,6 +17,7 @@ from soloist.config.method import (
     InferenceConfig,
     LossConfig,
     ModelConfig,
+    RegionConfig,
     SelfTrainingConfig,
 )
 from soloist.config.training import PretrainConfig, TrainConfig
@@ -31,6 +32,7 @@ __all__ = [
     "LossConfig",
     "ModelConfig",
     "PretrainConfig",
+    "RegionConfig",
     "SelfTrainingConfig",
     "TrainConfig",
 ]
@@ -43,6 +45,7 @@ class Config:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     extract: ExtractConfig = field(default_factory=ExtractConfig)
     free_mask: FreeMaskConfig = field(default_factory=FreeMaskConfig)
+    regions: RegionConfig = field(default_factory=RegionConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -74,9 +74,49 @@ class FreeMaskConfig:
 
 
 @dataclass(frozen=True)
-class ExtractConfig:
-    """How images are prepared for Free Mask."""
+class RegionConfig:
+    """Masks from merged superpixels (ours; chosen on generated scenes)."""
 
+    short_side: int = 256
+    """Pictures are reduced to this short side, in pixels, before they are cut up (ours)."""
+    superpixels: int = 300
+    """About how many superpixels a picture is cut into (ours; SLIC)."""
+    compactness: float = 30.0
+    """Of superpixels: the weight of distance against colour (ours; SLIC)."""
+    feature_weight: float = 4.0
+    """Weight of the backbone's unit features beside CIE-Lab colours divided by 20 (ours)."""
+    contrast_weight: float = 1.0
+    """Weight of the contrast along a seam beside the distance of two regions (ours)."""
+    size_power: float = 0.8
+    """Costs are multiplied by this power of the smaller region's share of the picture (ours)."""
+    border_factor: float = 0.7
+    """Factor of the score for each side of the picture touched; three make it 0 (ours)."""
+    least_area: float = 0.002
+    """Least share of the picture (ours)."""
+    most_area: float = 0.6
+    """Largest share of the picture (ours)."""
+    nms_threshold: float = 0.7
+    """A region that overlaps (IoU) a better one by more is dropped (ours)."""
+    score_threshold: float = 0.2
+    """Least score (ours)."""
+    max_masks: int = 20
+    """Best masks kept (ours)."""
+    embedding_size: int = 128
+    """Features are interpolated over channels to this many values (ours)."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "regions", "short_side", "superpixels", "max_masks", "embedding_size")
+        at_least(0, self, "regions", "feature_weight", "contrast_weight", "size_power")
+        above_zero(self, "regions", "compactness")
+        share(self, "regions", "border_factor", "least_area", "most_area", "nms_threshold")
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    """How images are prepared for mask proposals, and who makes these."""
+
+    proposals: Literal["free-mask", "regions", "regions+free-mask"] = "free-mask"
+    """`free-mask`: the paper's; `regions`: merged superpixels (ours); or both."""
     short_side: int = 800
     """Images are resized to this short side, in pixels (released)."""
     max_side: int = 1333
@@ -169,6 +209,8 @@ class LossConfig:
     """Pairs count when their colour similarity is at least this (released)."""
     full_mask_dice: float = 0.0
     """Ablation: imitates the coarse mask pixel by pixel (the paper's table 7d)."""
+    pasted_dice: float = 0.0
+    """Weight of the dice of whole masks of pasted objects: their outline is the true one (ours)."""
     compat: Compat = "none"
     """`released`: which colours the affinity reads, and how (docs/fidelity.md)."""
 
@@ -188,10 +230,14 @@ class AugmentConfig:
     """Side of a random square crop after resizing, in pixels; 0 keeps the whole image (ours)."""
     flip: float = 0.5
     """Probability of a horizontal flip (ours)."""
+    weak: bool = True
+    """Train on the weak view too (released)."""
     strong: bool = True
     """Train on a strong view beside the weak one (released)."""
     copy_paste: int = 3
     """At most this many objects of other weak views are pasted into a strong one (ours)."""
+    paste_scale: tuple[float, float] = (1.0, 1.0)
+    """Range of the factor a pasted object is resized by (ours; Simple Copy-Paste)."""
     color_jitter: float = 0.8
     """Probability of jitter of brightness, contrast, saturation and hue (strong view; MoCo v2)."""
     gray: float = 0.2
@@ -209,6 +255,12 @@ class AugmentConfig:
         )
         at_least(1, self, "augment", "max_side")
         at_least(0, self, "augment", "crop_size", "copy_paste")
+        check(self.weak or self.strong, "augment.weak and augment.strong must not both be off")
+        least, most = self.paste_scale
+        check(
+            0 < least <= most,
+            f"augment.paste_scale must be a range of factors above 0, got {self.paste_scale}",
+        )
         share(self, "augment", "flip", "color_jitter", "gray", "blur", "erase")
 
 

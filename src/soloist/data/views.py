@@ -5,17 +5,18 @@ All draws come from torch's global generator; see `augment.seeded`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torchvision.transforms import v2
 
 from soloist.config import AugmentConfig
 from soloist.data.augment import color_distortion
 from soloist.data.images import resized_size
+from soloist.ops.masks import masks_to_boxes
 
 # A mask cut to fewer pixels by a crop or by a pasted object teaches nothing.
 LEAST_AREA = 16
@@ -34,6 +35,7 @@ class View:
         masks: (N, H, W) bool.
         embeddings: (N, E) float32.
         labels: (N,) int64 class of each object.
+        pasted: (N,) bool, whether an object was pasted: then its mask is exact by construction.
         unread_rows: Rows at the bottom that the affinity loss leaves out.
     """
 
@@ -42,6 +44,7 @@ class View:
     masks: Tensor
     embeddings: Tensor
     labels: Tensor
+    pasted: Tensor
     unread_rows: int = 0
 
     def filter(self, keep: Tensor) -> View:
@@ -51,6 +54,7 @@ class View:
             masks=self.masks[keep],
             embeddings=self.embeddings[keep],
             labels=self.labels[keep],
+            pasted=self.pasted[keep],
         )
 
 
@@ -102,7 +106,14 @@ class ViewMaker:
             image, masks = image.flip(-1), masks.flip(-1)
         if labels is None:
             labels = torch.zeros(len(masks), dtype=torch.int64)
-        view = View(image=image, colors=image, masks=masks, embeddings=embeddings, labels=labels)
+        view = View(
+            image=image,
+            colors=image,
+            masks=masks,
+            embeddings=embeddings,
+            labels=labels,
+            pasted=torch.zeros(len(masks), dtype=torch.bool),
+        )
         if released_height is not None:
             unread = int(RELEASED_BOTTOM * resized[0] / released_height)
             cut_below = resized[0] - out[0] - round(offset[0])
@@ -111,11 +122,19 @@ class ViewMaker:
 
     def strong(self, view: View, donors: Sequence[View]) -> View:
         """Pastes objects of other weak views and distorts the colours."""
-        pasted = paste_objects(view, donors, at_most=self._options.copy_paste)
+        pasted = paste_objects(
+            view, donors, at_most=self._options.copy_paste, scale=self._options.paste_scale
+        )
         return replace(pasted, image=self._erase(self._distort(pasted.image)))
 
 
-def paste_objects(view: View, donors: Sequence[View], *, at_most: int) -> View:
+def paste_objects(
+    view: View,
+    donors: Sequence[View],
+    *,
+    at_most: int,
+    scale: tuple[float, float] = (1.0, 1.0),
+) -> View:
     """Copies some objects of other views over this one, at a random place.
 
     What they hide is taken from the masks below; objects hidden all but wholly are dropped.
@@ -124,52 +143,67 @@ def paste_objects(view: View, donors: Sequence[View], *, at_most: int) -> View:
         view: The view that is pasted on.
         donors: Views to take objects from.
         at_most: Number of objects pasted, drawn from 0 to this.
+        scale: Range of the factor an object is resized by, drawn evenly in its logarithm.
     """
     count = int(torch.randint(0, at_most + 1, ())) if donors else 0
     for _ in range(count):
         donor = donors[int(torch.randint(0, len(donors), ()))]
         if len(donor.masks) == 0:
             continue
-        chosen = int(torch.randint(0, len(donor.masks), ()))
-        view = _paste(view, donor, chosen)
+        view = _paste(view, donor, int(torch.randint(0, len(donor.masks), ())), scale)
     return view
 
 
-def _paste(view: View, donor: View, chosen: int) -> View:
+def _paste(view: View, donor: View, chosen: int, scale: tuple[float, float]) -> View:
     size = (view.image.shape[1], view.image.shape[2])
-    mask = _shifted_to(donor.masks[chosen][None], size)
-    colors = _shifted_to(donor.colors, size)
-    shift = [int(torch.randint(-side // 3, side // 3 + 1, ())) for side in size]
-    mask = _shift(mask, shift)
-    colors = _shift(colors, shift)
+    mask, colors = donor.masks[chosen][None], donor.colors
+    if scale == (1.0, 1.0):
+        place = [int(torch.randint(-side // 3, side // 3 + 1, ())) for side in size]
+    else:
+        mask, colors = _resized_object(mask, colors, scale)
+        place = [
+            int(torch.randint(0, full, ())) - side // 2
+            for full, side in zip(size, mask.shape[1:], strict=True)
+        ]
+    mask, colors = (_placed(maps, place, size) for maps in (mask, colors))
     pixels = torch.where(mask, colors, view.colors)
     masks = torch.cat([view.masks & ~mask, mask])
-    embeddings = torch.cat([view.embeddings, donor.embeddings[chosen][None]])
-    labels = torch.cat([view.labels, donor.labels[chosen][None]])
     pasted = replace(
-        view, image=pixels, colors=pixels, masks=masks, embeddings=embeddings, labels=labels
+        view,
+        image=pixels,
+        colors=pixels,
+        masks=masks,
+        embeddings=torch.cat([view.embeddings, donor.embeddings[chosen][None]]),
+        labels=torch.cat([view.labels, donor.labels[chosen][None]]),
+        pasted=torch.cat([view.pasted, view.pasted.new_ones(1)]),
     )
     return pasted.filter(masks.flatten(1).sum(1) >= LEAST_AREA)
 
 
-def _shifted_to(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """(C, h, w) maps cut or zero-padded at the bottom and right to (C, H, W)."""
-    height, width = size
-    maps = maps[:, :height, :width]
-    return functional.pad(maps, (0, width - maps.shape[2], 0, height - maps.shape[1]))
+def _resized_object(
+    mask: Tensor, colors: Tensor, scale: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    """The window around a (1, h, w) mask and that of its (3, h, w) picture, both resized."""
+    left, top, right, bottom = masks_to_boxes(mask)[0].int().tolist()
+    low, high = (math.log(factor) for factor in scale)
+    factor = math.exp(low + (high - low) * float(torch.rand(())))
+    size = [max(1, round(side * factor)) for side in (bottom - top, right - left)]
+    window = torch.cat([mask.to(torch.uint8) * 255, colors])[:, top:bottom, left:right]
+    resized: Tensor = v2.functional.resize(window, size, antialias=True)
+    return resized[:1] > 127, resized[1:]
 
 
-def _shift(maps: Tensor, shift: Sequence[int]) -> Tensor:
-    """(C, H, W) maps moved down and right; what leaves the frame is lost, zeros come in."""
-    height, width = maps.shape[1:]
-    down, right = shift
-    moved = torch.zeros_like(maps)
-    rows = slice(max(0, down), min(height, height + down))
-    columns = slice(max(0, right), min(width, width + right))
-    from_rows = slice(max(0, -down), min(height, height - down))
-    from_columns = slice(max(0, -right), min(width, width - right))
-    moved[:, rows, columns] = maps[:, from_rows, from_columns]
-    return moved
+def _placed(maps: Tensor, place: Sequence[int], size: tuple[int, int]) -> Tensor:
+    """(C, H, W) zeros with (C, h, w) maps at a (row, column); what leaves the frame is lost."""
+    frame = maps.new_zeros((len(maps), *size))
+    into, out_of = [], []
+    for first, side, full in zip(place, maps.shape[1:], size, strict=True):
+        start = min(max(0, first), full)
+        stop = max(start, min(full, first + side))
+        into.append(slice(start, stop))
+        out_of.append(slice(start - first, stop - first))
+    frame[:, into[0], into[1]] = maps[:, out_of[0], out_of[1]]
+    return frame
 
 
 def _window(

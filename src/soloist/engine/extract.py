@@ -1,6 +1,9 @@
-"""Free Mask on images: backbone features, then `free_masks`."""
+"""Coarse masks of images: backbone features, then what `proposals` makes of them."""
 
 from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,16 +18,33 @@ from soloist.data.images import resized_size
 from soloist.engine.build import build_backbone
 from soloist.engine.runtime import Runtime
 from soloist.errors import ConfigError
-from soloist.free_mask import free_masks
+from soloist.proposals import propose
 from soloist.structures import Instances
+
+SECTIONS = ("backbone", "extract", "free_mask", "regions")
+"""Options that coarse masks depend on."""
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """Those options, as masks files keep them."""
+    return {name: asdict(getattr(config, name)) for name in SECTIONS}
+
+
+def without_floor(config: Config) -> Config:
+    """The configuration with masks of any score, as precision-recall curves need them."""
+    return replace(
+        config,
+        free_mask=replace(config.free_mask, score_threshold=0.0),
+        regions=replace(config.regions, score_threshold=0.0),
+    )
 
 
 class FreeMaskExtractor:
-    """Gives the free masks of one image after the other.
+    """Gives the coarse masks of one image after the other: free masks, or other proposals.
 
     Args:
-        config: Options; the sections backbone, extract and free_mask are read.
-        runtime: Device and precision of the backbone; similarities are float32.
+        config: Options; the sections of `SECTIONS` are read.
+        runtime: Device and precision of the backbone; what follows it is float32.
 
     Attributes:
         backbone: The network the features come from.
@@ -54,7 +74,7 @@ class FreeMaskExtractor:
 
     @torch.inference_mode()
     def __call__(self, pixels: NDArray[np.uint8], size: tuple[int, int]) -> Instances:
-        """Free masks of an image.
+        """Coarse masks of an image.
 
         Args:
             pixels: (H', W', 3) uint8 RGB, perhaps reduced.
@@ -62,7 +82,7 @@ class FreeMaskExtractor:
         """
         image = torch.from_numpy(pixels).permute(2, 0, 1).to(self._runtime.device)
         features = self.features(image)
-        return free_masks(features, size, self._config.free_mask)
+        return propose(pixels, features, size, self._config)
 
     def features(self, image: Tensor) -> Tensor:
         """(C, H, W) float32 feature map of a (3, H', W') uint8 image.

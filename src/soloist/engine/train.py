@@ -315,6 +315,7 @@ def batch_losses(
         torch.split(batch.embeddings, batch.counts),
         color_similarity(lab, batch.valid.float()),
         step,
+        pasted=torch.split(batch.pasted, batch.counts),
     )
 
 

@@ -31,7 +31,7 @@ SIZE_DIVISOR = 32
 
 
 class TrainBatch(NamedTuple):
-    """Views of one step: first all weak ones, then all strong ones.
+    """Views of one step: first the weak ones, then the strong ones, as far as they are wanted.
 
     Few and large tensors, because each one crosses from the worker by its own shared memory. Of
     the masks only what the losses read crosses, a sixteenth of them.
@@ -45,6 +45,7 @@ class TrainBatch(NamedTuple):
         centers: (sum of N, 2) float32 centres of mass (y, x) of these, in pixels.
         embeddings: (sum of N, E) float32.
         labels: (sum of N,) int64 class of each object.
+        pasted: (sum of N,) bool, whether the object's mask is exact because it was pasted.
         counts: N of each view.
         failures: (name, reason) of images that could not be read.
     """
@@ -57,6 +58,7 @@ class TrainBatch(NamedTuple):
     centers: Tensor
     embeddings: Tensor
     labels: Tensor
+    pasted: Tensor
     counts: list[int]
     failures: list[tuple[str, str]]
 
@@ -133,7 +135,7 @@ class TrainBatches:
             with seeded(self._seed, step, place, 0):
                 return self._weak_view(indices[place], failures)
 
-        views = [weak(place) for place in self._places]
+        views = [weak(place) for place in self._places] if self._options.weak else []
         if self._options.strong:
             reach = min(self._options.copy_paste, size - 1)
             for place in self._places:
@@ -251,6 +253,7 @@ def collate(
         centers=torch.cat([center_of_mass(view.masks) for view in views]),
         embeddings=torch.cat([view.embeddings for view in views]),
         labels=torch.cat([view.labels for view in views]),
+        pasted=torch.cat([view.pasted for view in views]),
         counts=[len(view.masks) for view in views],
         failures=failures,
     )

@@ -17,7 +17,7 @@ from soloist.data.sources import ImageRef, find_images
 from soloist.engine.build import CONFIG_FILE, build_backbone, load_solo, model_folder
 from soloist.engine.distributed import on_main
 from soloist.engine.evaluate import Metrics, evaluate
-from soloist.engine.extract import FreeMaskExtractor
+from soloist.engine.extract import FreeMaskExtractor, without_floor
 from soloist.engine.label import Labeler, label_images, opened_output
 from soloist.engine.run_folder import STATE, RunFolder, open_run
 from soloist.engine.runtime import Runtime
@@ -135,8 +135,7 @@ def do_trial(trial: Trial, materials: Materials, folder: Path, runtime: Runtime)
 
 
 def _free_masks(trial: Trial, materials: Materials, folder: Path, runtime: Runtime) -> Outcome:
-    floor = replace(trial.config.free_mask, score_threshold=0.0)
-    config = replace(trial.config, free_mask=floor)
+    config = without_floor(trial.config)
     return _pass(
         FreeMaskExtractor(config, runtime),
         folder / f"{trial.name}.masks.json",
