@@ -18,6 +18,7 @@ from pycocotools.coco import COCO
 from safetensors.torch import load_file, save_file
 
 import soloist
+from soloist.config import TileConfig
 from soloist.data.coco import load_coco
 from soloist.errors import CheckpointError, ConfigError, DataError
 from soloist.segmenter import Result, Segmenter
@@ -383,3 +384,40 @@ def test_the_names_of_the_package_are_there() -> None:
     assert soloist.Segmenter is Segmenter
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         _ = soloist.lod
+
+
+# Tiles
+
+
+def test_a_picture_that_fits_into_a_tile_is_segmented_as_without(
+    segmenter: Segmenter, picture: Path, pixels: NDArray[np.uint8]
+) -> None:
+    wanted = segmenter.predict(picture)[0]
+    for source in (picture, pixels):
+        (found,) = segmenter.predict(source, tile=128)
+        np.testing.assert_array_equal([*found.masks], wanted.masks.numpy())
+        for name in ("scores", "boxes", "embeddings"):
+            assert torch.equal(getattr(found, name), getattr(wanted, name)), name
+        assert found.to_coco()["annotations"] == wanted.to_coco()["annotations"]
+
+
+def test_a_tiled_result_is_drawn_and_written(
+    segmenter: Segmenter, tmp_path: Path, pixels: NDArray[np.uint8]
+) -> None:
+    large = np.tile(pixels, (3, 3, 1))
+    config = TileConfig(size=128, overlap=32)
+    (found,) = segmenter.predict(large, tile=config)
+    assert len(found) > 0
+    assert found.plot().size == (270, 210)
+    assert (np.asarray(found.plot()) != large).any()
+    file = load_coco(found.save(tmp_path / "masks.json"))
+    assert len(file) == len(found)
+    np.testing.assert_array_equal(file.masks(file.images[0]), [*found.masks])
+    stream = segmenter.predict(large, tile=config, stream=True)
+    assert isinstance(stream, Iterator)
+    assert next(stream).masks == found.masks
+
+
+def test_tiles_that_are_too_small_are_told(segmenter: Segmenter, picture: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tile\.size must be at least 64"):
+        segmenter.predict(picture, tile=10)

@@ -37,13 +37,21 @@ class Presentable:
 
     def plot(self) -> Image.Image:
         """The image with its masks drawn over it."""
-        pixels = self.pixels
-        if pixels is None:
-            if self.path is None:
-                raise ValueError("wanted a result with its image, got neither pixels nor a path")
-            pixels = read_image(self.path)
-        drawn = draw_masks(pixels, np.asarray(self.masks), scores=self.scores.tolist())
-        return Image.fromarray(drawn)
+        masks = np.asarray(self.masks)
+        return Image.fromarray(draw_masks(self.own_pixels(), masks, scores=self.scores.tolist()))
+
+    def own_pixels(self) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 RGB of the image, read from its file if need be.
+
+        Raises:
+            ValueError: If it has neither pixels nor a file.
+            DataError: If the file cannot be read.
+        """
+        if self.pixels is not None:
+            return self.pixels
+        if self.path is None:
+            raise ValueError("wanted a result with its image, got neither pixels nor a path")
+        return read_image(self.path)
 
     def save(self, path: str | Path) -> Path:
         """Writes `plot()` as a picture, or, to a path that ends in `.json`, the COCO file."""

@@ -51,6 +51,25 @@ def test_the_merged_file_is_the_one_without_shards(verb: str, model_folder: Path
     assert run(f"{verb} photos --out shards --shard-size 2 {FAST}", *how) == SOME_FAILED
 
 
+def test_tiles_are_an_option_of_files_and_shards(model_folder: Path) -> None:
+    how = f"--tile 64 --tile-overlap 16 --no-tile-whole --model {model_folder} {FAST}"
+    assert run(f"predict photos --out plain/all.json --overlays drawn {how}") == DONE
+    assert run(f"predict photos --out shards --shard-size 4 {how}") == DONE
+    assert run("merge shards --out merged/all.json") == DONE
+    content = json.loads(Path("plain/all.json").read_text())
+    assert json.loads(Path("merged/all.json").read_text()) == content
+    tiles = content["info"]["tiles"]
+    assert (tiles["size"], tiles["overlap"], tiles["whole"]) == (64, 16, False)
+    assert len(list(Path("drawn").iterdir())) == len(list(Path("photos").iterdir()))
+    whole = run(f"predict photos --out whole.json --model {model_folder} {FAST}")
+    assert whole == DONE
+    assert json.loads(Path("whole.json").read_text())["annotations"] != content["annotations"]
+    # What fits into a tile is segmented as without tiles.
+    assert run(f"predict photos --out one.json --tile 4096 --model {model_folder} {FAST}") == DONE
+    one, plain = (json.loads(Path(name).read_text()) for name in ("one.json", "whole.json"))
+    assert one["annotations"] == plain["annotations"]
+
+
 def test_overlays_are_drawn_from_shards_too() -> None:
     command = f"masks photos --out shards --shard-size 4 --overlays drawn --config tiny.yaml {FAST}"
     assert run(command) == DONE
@@ -71,6 +90,9 @@ def test_overlays_are_drawn_from_shards_too() -> None:
         pytest.param("masks photos --out new --shard-size 5 --ray-workers 0", "at least 1",
                      id="no-worker"),
         pytest.param("masks photos --out new --engine spark", "Choose from", id="engine"),
+        pytest.param("predict photos --out new.json --tile 20", "at least 64, got 20", id="tile"),
+        pytest.param("predict photos --out new.json --tile-overlap 20", "need --tile, such as",
+                     id="overlap-alone"),
         pytest.param("merge photos --out new.json", "without manifest.parquet", id="no-shards"),
         pytest.param("merge none --out new.json", "without manifest.parquet", id="none"),
         pytest.param("merge photos --out tiny.yaml", "exists; add --overwrite", id="exists"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from soloist.cli.options import all_optional, option_group
+from soloist.config import TileConfig
 from soloist.exports.options import ExportOptions as ExportFields
 
 Images = Annotated[
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     PredictOptions = Any
     FeatureOptions = Any
     ExportOptions = Any
+    TileOptions = Any
 else:
     PretrainOptions = option_group("backbone", "pretrain", "seed")
     MasksOptions = option_group("backbone", "extract", "free_mask")
@@ -80,6 +82,9 @@ else:
     PredictOptions = option_group("inference")
     FeatureOptions = option_group("backbone", "extract")
     ExportOptions = all_optional(ExportFields)
+    tile_flags = "--tile", "--tile-overlap", "--tile-agreement", "--tile-duplicates", "--tile-whole"
+    TileOptions = all_optional(TileConfig, tile_flags)
 
 Flat = Parameter(name="*")
 ForExport = Parameter(name="*", group="Format")
+ForTiles = Parameter(name="*", group="Tiles")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from soloist.cli.arguments import (
     ConfigFile,
@@ -14,6 +15,7 @@ from soloist.cli.arguments import (
     ExportOptions,
     Flat,
     ForExport,
+    ForTiles,
     Images,
     MasksOptions,
     Overwrite,
@@ -22,16 +24,19 @@ from soloist.cli.arguments import (
     Preset,
     RayWorkers,
     ShardSize,
+    TileOptions,
 )
 from soloist.cli.converting import convert_predictions
 from soloist.cli.options import given
 from soloist.cli.runs import DONE, Sharding, folder_for, label, tell_plan
+from soloist.config import TileConfig
 from soloist.errors import ConfigError
 from soloist.exports.options import ExportOptions as Chosen
 from soloist.exports.options import FormatName
 from soloist.presets import load_config
 
 if TYPE_CHECKING:
+    from soloist.engine.label import Labeler
     from soloist.segmenter import Segmenter
 
 
@@ -103,6 +108,7 @@ def predict(
     ray_workers: RayWorkers = None,
     format: FormatName | None = None,
     export: Annotated[ExportOptions, ForExport] = ExportOptions(),  # noqa: B008  # immutable
+    tile: Annotated[TileOptions, ForTiles] = TileOptions(),  # noqa: B008  # immutable
     options: Annotated[PredictOptions, Flat] = PredictOptions(),  # noqa: B008  # immutable
 ) -> int:
     """Segment images: COCO JSON and pictures out.
@@ -123,11 +129,13 @@ def predict(
     from soloist.data.sources import find_images
     from soloist.dry_run import plan_predict
     from soloist.engine.distributed import join
+    from soloist.engine.tiles import TiledLabeler
     from soloist.exports.export import check_options
     from soloist.presets import override
     from soloist.segmenter import load
 
     chosen = Chosen(**given(export))
+    tiles = chosen_tiles(given(tile))
     if format is not None:
         check_options(format, chosen)
         if shard_size is not None:
@@ -150,18 +158,31 @@ def predict(
         return segmenter
 
     segmenter = loaded()
+    # On Ray the worker's machine is asked, not this one.
+    make_segmenter = loaded if engine == "ray" else lambda: segmenter
+
+    def make_labeler() -> Labeler:
+        one = make_segmenter()
+        return one if tiles is None else TiledLabeler(one, tiles)
+
     if dry_run:
-        return tell_plan("predict", out, lambda: plan_predict(find_images(images), segmenter))
+        return tell_plan(
+            "predict", out, lambda: plan_predict(find_images(images), segmenter, tiles)
+        )
     join(segmenter.runtime.device)
     status = label(
         "predict",
         images,
-        loaded if engine == "ray" else lambda: segmenter,
+        make_labeler,
         out=out,
         overlays=overlays,
         overlay_score=overlay_score,
-        short_side=segmenter.config.inference.short_side,
-        settings={"model": model or "bundled", "inference": asdict(segmenter.config.inference)},
+        short_side=None if tiles else segmenter.config.inference.short_side,
+        settings={
+            "model": model or "bundled",
+            "inference": asdict(segmenter.config.inference),
+            **({"tiles": asdict(tiles)} if tiles else {}),
+        },
         overwrite=overwrite,
         sharding=sharding,
         categories=segmenter.categories,
@@ -172,6 +193,17 @@ def predict(
     folder = out.with_name(f"{out.stem}-{format}")
     converted = convert_predictions(out, images, folder, format, chosen, overwrite=overwrite)
     return max(status, converted)
+
+
+def chosen_tiles(values: Mapping[str, Any]) -> TileConfig | None:
+    """The tiles a user asked for.
+
+    Raises:
+        ConfigError: If there are options of tiles without `--tile`, or a value is out of range.
+    """
+    if values and "size" not in values:
+        raise ConfigError("options of tiles need --tile, such as --tile 1024")
+    return TileConfig(**values) if values else None
 
 
 def merge(folder: Path, *, out: Path, partial: bool = False, overwrite: Overwrite = False) -> int:

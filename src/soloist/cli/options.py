@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import field, fields, is_dataclass, make_dataclass
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import Annotated, Any, get_type_hints
 
 from cyclopts import Parameter
@@ -96,19 +96,26 @@ def _docs_by_class(module: str) -> Mapping[str, Mapping[str, str]]:
 
 
 @cache
-def all_optional(section: type[Any]) -> type[Any]:
-    """A dataclass of the same fields, each optional, whose docstrings are its help."""
+def all_optional(section: type[Any], flags: tuple[str, ...] = ()) -> type[Any]:
+    """A dataclass of the same fields, each optional, whose docstrings are its help.
+
+    Args:
+        section: The dataclass.
+        flags: What the options are called, in the order of the fields; else they have the names of
+            the fields.
+    """
     hints = get_type_hints(section)
     docs = field_docs(section)
     made = [
         (
             item.name,
             Annotated[
-                hints[item.name] | None, Parameter(help=docs[item.name], negative_iterable="")
+                hints[item.name] | None,
+                Parameter(name=flag, help=docs[item.name], negative_iterable=""),
             ],
             field(default=None),
         )
-        for item in fields(section)
+        for item, flag in zip(fields(section), flags or repeat(None), strict=bool(flags))
     ]
     name = section.__name__.removesuffix("Config")
     return make_dataclass(name, made, frozen=True, namespace={"__module__": __name__})

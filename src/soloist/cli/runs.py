@@ -145,7 +145,7 @@ def label(
     *,
     out: Path,
     overlays: Path | None,
-    short_side: int,
+    short_side: int | None,
     settings: dict[str, Any],
     overwrite: bool,
     overlay_score: float = 0.0,

@@ -18,6 +18,7 @@ from soloist.config.method import (
     ModelConfig,
     SelfTrainingConfig,
 )
+from soloist.config.tiles import TileConfig
 from soloist.config.training import PretrainConfig, TrainConfig
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "ModelConfig",
     "PretrainConfig",
     "SelfTrainingConfig",
+    "TileConfig",
     "TrainConfig",
 ]
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soloist.data.coco_types import CATEGORIES, CocoAnnotation, CocoFile, CocoImage
+from soloist.data.encoded import EncodedMasks
 from soloist.data.rle import encode_masks, mask_area, mask_box_xywh
 from soloist.files import atomic_path
 
@@ -44,8 +45,8 @@ class Found(Protocol):
     """Objects of one image, as tensors (`Instances`) or as arrays."""
 
     @property
-    def masks(self) -> Tensor | NDArray[np.bool_]:
-        """(N, H, W) bool."""
+    def masks(self) -> Tensor | NDArray[np.bool_] | EncodedMasks:
+        """(N, H, W) bool, or N masks that are encoded already."""
 
     @property
     def scores(self) -> _Values:
@@ -80,6 +81,8 @@ def instances_to_annotations(
     scores = instances.scores.tolist()
     agreements = [] if instances.agreements is None else instances.agreements.tolist()
     ids = list(categories)
+    masks = instances.masks
+    rles = masks.rles if isinstance(masks, EncodedMasks) else encode_masks(masks)
     # Of a network whose classes have no names the file tells none.
     labels = [0] * len(scores)
     if instances.labels is not None and len(ids) > 1:
@@ -95,9 +98,7 @@ def instances_to_annotations(
             category_id=ids[label],
             agreements=_rounded(agreements[row]) if agreements else (),
         )
-        for row, (rle, score, label) in enumerate(
-            zip(encode_masks(instances.masks), scores, labels, strict=True)
-        )
+        for row, (rle, score, label) in enumerate(zip(rles, scores, labels, strict=True))
     ]
 
 

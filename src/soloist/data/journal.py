@@ -27,6 +27,7 @@ from soloist.data.coco import (
     write_coco,
 )
 from soloist.data.coco_write import embeddings_path
+from soloist.data.encoded import EncodedInstances
 from soloist.errors import RunError
 from soloist.files import appending, plain_json, remove_leftovers, shown, write_json
 from soloist.structures import Instances
@@ -77,7 +78,7 @@ class Journal:
         """Annotations so far."""
         return sum(part.annotations for part in self._parts)
 
-    def add(self, image: CocoImage, instances: Instances) -> None:
+    def add(self, image: CocoImage, instances: Instances | EncodedInstances) -> None:
         """Appends a finished image."""
         self._own.add(image, instances, self._categories)
 
@@ -189,7 +190,12 @@ class _Part:
     def files(self) -> tuple[Path, Path]:
         return self.lines, self._rows
 
-    def add(self, image: CocoImage, instances: Instances, categories: Mapping[int, str]) -> None:
+    def add(
+        self,
+        image: CocoImage,
+        instances: Instances | EncodedInstances,
+        categories: Mapping[int, str],
+    ) -> None:
         annotations = instances_to_annotations(
             instances, image.id, self.annotations + 1, categories
         )

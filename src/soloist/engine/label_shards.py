@@ -45,7 +45,7 @@ class ShardJob:
         folder: Where manifest and shards are, absolute.
         title: What messages call the work, such as `masks`.
         make_labeler: Makes what gives the instances of an image.
-        short_side: JPEGs may be decoded at reduced size down to this short side, in pixels.
+        short_side: As in `label_images`.
         on_result: Called with what was found on each image.
         categories: Names of the labeler's classes by category id, in the order of its labels.
     """
@@ -53,7 +53,7 @@ class ShardJob:
     folder: Path
     title: str
     make_labeler: Callable[[], Labeler]
-    short_side: int
+    short_side: int | None
     on_result: OnResult | None = None
     categories: Mapping[int, str] = field(default_factory=lambda: CATEGORIES)
 
