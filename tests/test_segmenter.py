@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -18,8 +19,9 @@ from pycocotools.coco import COCO
 from safetensors.torch import load_file, save_file
 
 import soloist
-from soloist.config import TileConfig
+from soloist.config import ReadingConfig, TileConfig
 from soloist.data.coco import load_coco
+from soloist.data.images import read_image
 from soloist.errors import CheckpointError, ConfigError, DataError
 from soloist.segmenter import Result, Segmenter
 
@@ -239,6 +241,7 @@ def test_filter_carries_every_field() -> None:
         "path",
         "pixels",
         "categories",
+        "reading",
     }
 
 
@@ -421,3 +424,24 @@ def test_a_tiled_result_is_drawn_and_written(
 def test_tiles_that_are_too_small_are_told(segmenter: Segmenter, picture: Path) -> None:
     with pytest.raises(ConfigError, match=r"tile\.size must be at least 64"):
         segmenter.predict(picture, tile=10)
+
+
+# Reading
+
+
+def test_a_model_reads_as_it_was_trained(tmp_path: Path, model_folder: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 4000, (70, 90, 5), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack", planarconfig="contig")
+    segmenter = soloist.load(model_folder, device="cpu", precision="fp32")
+    with pytest.raises(DataError, match="5 channels; choose"):
+        segmenter.predict(tmp_path / "a.tif")
+    reading = ReadingConfig(channels=(4, 2, 0), stretch="percentile")
+    segmenter.config = replace(segmenter.config, reading=reading)
+    segmenter.save_pretrained(tmp_path / "model")
+    again = soloist.load(tmp_path / "model", device="cpu", precision="fp32")
+    assert again.config.reading == reading
+    (result,) = again.predict(tmp_path / "a.tif")
+    assert_same(result, again.predict(read_image(tmp_path / "a.tif", reading=reading))[0])
+    assert result.plot().size == (90, 70)
+    (large,) = again.predict(tmp_path / "a.tif", tile=128)
+    assert large.plot().size == (90, 70)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from soloist.config import AS_USUAL, ReadingConfig
 from soloist.data.coco_types import CocoImage
 from soloist.data.coco_write import instances_to_annotations, write_coco
 from soloist.data.images import read_image
@@ -34,6 +35,7 @@ class Presentable:
     path: Path | None
     pixels: NDArray[np.uint8] | None
     categories: Mapping[int, str]
+    reading: ReadingConfig = AS_USUAL
 
     def plot(self) -> Image.Image:
         """The image with its masks drawn over it."""
@@ -51,7 +53,7 @@ class Presentable:
             return self.pixels
         if self.path is None:
             raise ValueError("wanted a result with its image, got neither pixels nor a path")
-        return read_image(self.path)
+        return read_image(self.path, reading=self.reading)
 
     def save(self, path: str | Path) -> Path:
         """Writes `plot()` as a picture, or, to a path that ends in `.json`, the COCO file."""

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from soloist.config import Config, TileConfig
+from soloist.config import AS_USUAL, Config, ReadingConfig, TileConfig
 from soloist.data.coco import CATEGORIES
 from soloist.data.encoded import EncodedInstances
 from soloist.data.images import own_pixels, read_with_size, resized_size
@@ -60,11 +60,13 @@ class Result(Instances, Presentable):
         path: The image file; None when pixels were given.
         pixels: (H, W, 3) uint8 RGB; None when they are to be read from `path` when needed.
         categories: Names of classes by category id; label k is the k-th of them.
+        reading: How the file is read.
     """
 
     path: Path | None = None
     pixels: NDArray[np.uint8] | None = None
     categories: Mapping[int, str] = field(default_factory=lambda: CATEGORIES)
+    reading: ReadingConfig = AS_USUAL
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,13 @@ class LargeResult(EncodedInstances, Presentable):
         path: As in `Result`.
         pixels: As in `Result`.
         categories: As in `Result`.
+        reading: As in `Result`.
     """
 
     path: Path | None = None
     pixels: NDArray[np.uint8] | None = None
     categories: Mapping[int, str] = field(default_factory=lambda: CATEGORIES)
+    reading: ReadingConfig = AS_USUAL
 
     def plot(self) -> Image.Image:
         """The image, reduced to at most 2048 pixels a side, with its masks drawn over it."""
@@ -251,9 +255,14 @@ class Segmenter(
             found = labeler(pixels, (pixels.shape[0], pixels.shape[1]))
             yield LargeResult(**vars(found), pixels=pixels, categories=self.categories)
             return
-        for image in find_images(source):
-            found = labeler(*read_with_size(image.path))
-            yield LargeResult(**vars(found), path=image.path, categories=self.categories)
+        for image in find_images(source, self.config.reading):
+            found = labeler(*read_with_size(image.path, reading=image.reading))
+            yield LargeResult(
+                **vars(found),
+                path=image.path,
+                categories=self.categories,
+                reading=image.reading,
+            )
 
     def _results(self, source: Source) -> Iterator[Result]:
         if isinstance(source, Image.Image | np.ndarray):
@@ -262,7 +271,7 @@ class Segmenter(
             size = (pixels.shape[0], pixels.shape[1])
             yield self._result(self(pixels, size), None, pixels)
             return
-        for image in find_images(source):
+        for image in find_images(source, self.config.reading):
             yield self.predict_file(image)
 
     def backbone_state_dict(self, format: NameFormat = "torchvision") -> dict[str, Tensor]:
@@ -278,8 +287,9 @@ class Segmenter(
 
     def predict_file(self, image: ImageRef) -> Result:
         """Segments one image file."""
-        pixels, size = read_with_size(image.path, short_side=self.config.inference.short_side)
-        return self._result(self(pixels, size), image.path, None)
+        short_side = self.config.inference.short_side
+        pixels, size = read_with_size(image.path, reading=image.reading, short_side=short_side)
+        return replace(self._result(self(pixels, size), image.path, None), reading=image.reading)
 
     def _result(
         self, instances: Instances, path: Path | None, pixels: NDArray[np.uint8] | None

@@ -8,7 +8,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
 import yaml
 
 from soloist.cli import run_command, runs
@@ -68,6 +70,35 @@ def test_tiles_are_an_option_of_files_and_shards(model_folder: Path) -> None:
     assert run(f"predict photos --out one.json --tile 4096 --model {model_folder} {FAST}") == DONE
     one, plain = (json.loads(Path(name).read_text()) for name in ("one.json", "whole.json"))
     assert one["annotations"] == plain["annotations"]
+
+
+def test_channels_and_stretch_are_options_of_all_that_reads(
+    model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        values = rng.integers(0, 4000, (60, 80, 5), dtype=np.uint16)
+        options: dict[str, Any] = {"photometric": "minisblack", "planarconfig": "contig"}
+        tifffile.imwrite(Path("photos") / f"{number}.tif", values, **options)
+    how = f"--channels 4 2 0 --stretch percentile {FAST}"
+    drawn = f"--overlays drawn --format overlays --model {model_folder}"
+    assert run(f"predict photos/?.tif --out plain.json {drawn} {how}") == DONE
+    info = json.loads(Path("plain.json").read_text())["info"]
+    assert info["reading"]["channels"] == [4, 2, 0]
+    assert info["reading"]["stretch"] == "percentile"
+    assert len(list(Path("drawn").iterdir())) == 2
+    assert len(list(Path("plain-overlays").glob("*.jpg"))) == 2
+    assert run(f"predict photos/?.tif --out s --shard-size 1 --model {model_folder} {how}") == DONE
+    assert run("merge s --out merged.json") == DONE
+    merged, plain = (json.loads(Path(name).read_text()) for name in ("merged.json", "plain.json"))
+    assert merged["annotations"] == plain["annotations"]
+    assert run(f"masks photos/?.tif --out masks.json --config tiny.yaml {how}") == DONE
+    capsys.readouterr()
+    # Without, each is an image that cannot be read.
+    assert run(f"predict photos/?.tif --out none.json --model {model_folder} {FAST}") == USER_ERROR
+    assert "none of the 2 images could be read" in capsys.readouterr().err
+    for line in Path("none.errors.jsonl").read_text().splitlines():
+        assert "it has 5 channels; choose three or one, as by --channels 0 1 2" in line
 
 
 def test_overlays_are_drawn_from_shards_too() -> None:

@@ -60,9 +60,9 @@ if TYPE_CHECKING:
     ExportOptions = Any
     TileOptions = Any
 else:
-    PretrainOptions = option_group("backbone", "pretrain", "seed")
-    MasksOptions = option_group("backbone", "extract", "free_mask")
-    TrainOptions = option_group("backbone", "model", "loss", "augment", "train", "seed")
+    PretrainOptions = option_group("reading", "backbone", "pretrain", "seed")
+    MasksOptions = option_group("reading", "backbone", "extract", "free_mask")
+    TrainOptions = option_group("reading", "backbone", "model", "loss", "augment", "train", "seed")
     everything = (
         "backbone",
         "extract",
@@ -74,12 +74,12 @@ else:
         "inference",
         "self_training",
     )
-    FitOptions = option_group(*everything, "seed")
+    FitOptions = option_group("reading", *everything, "seed")
     AblateOptions = option_group(*everything)
     supervised = "backbone", "model", "loss", "augment", "train", "inference"
-    FinetuneOptions = option_group(*supervised, "seed")
+    FinetuneOptions = option_group("reading", *supervised, "seed")
     FinetuneTableOptions = option_group(*supervised)
-    PredictOptions = option_group("inference")
+    PredictOptions = option_group("reading", "inference")
     FeatureOptions = option_group("backbone", "extract")
     ExportOptions = all_optional(ExportFields)
     tile_flags = "--tile", "--tile-overlap", "--tile-agreement", "--tile-duplicates", "--tile-whole"

@@ -74,7 +74,11 @@ def masks(
     settings = load_config(preset, config, given(options))
     runtime = choose_runtime(device, precision)
     if dry_run:
-        return tell_plan("masks", out, lambda: plan_masks(find_images(images), settings, runtime))
+        return tell_plan(
+            "masks",
+            out,
+            lambda: plan_masks(find_images(images, settings.reading), settings, runtime),
+        )
     join(runtime.device)
     chosen = asdict(settings)
     return label(
@@ -85,7 +89,8 @@ def masks(
         out=out,
         overlays=overlays,
         short_side=settings.extract.short_side,
-        settings={name: chosen[name] for name in ("backbone", "extract", "free_mask")},
+        reading=settings.reading,
+        settings={name: chosen[name] for name in ("reading", "backbone", "extract", "free_mask")},
         overwrite=overwrite,
         sharding=sharding,
     )
@@ -124,7 +129,7 @@ def predict(
         format: Write the masks in the format of another tool too, to a folder `NAME-FORMAT` beside
             the COCO file, as `soloist convert` does.
     """
-    from dataclasses import asdict, replace
+    from dataclasses import asdict
 
     from soloist.data.sources import find_images
     from soloist.dry_run import plan_predict
@@ -151,13 +156,12 @@ def predict(
 
     def loaded() -> Segmenter:
         segmenter = load(model, preset=preset, device=device, precision=precision)
-        inference = override(
-            segmenter.config.inference, given(options).get("inference", {}), where="options"
-        )
-        segmenter.config = replace(segmenter.config, inference=inference)
+        chosen = {name: given(options).get(name, {}) for name in ("reading", "inference")}
+        segmenter.config = override(segmenter.config, chosen, where="options")
         return segmenter
 
     segmenter = loaded()
+    reading = segmenter.config.reading
     # On Ray the worker's machine is asked, not this one.
     make_segmenter = loaded if engine == "ray" else lambda: segmenter
 
@@ -167,7 +171,7 @@ def predict(
 
     if dry_run:
         return tell_plan(
-            "predict", out, lambda: plan_predict(find_images(images), segmenter, tiles)
+            "predict", out, lambda: plan_predict(find_images(images, reading), segmenter, tiles)
         )
     join(segmenter.runtime.device)
     status = label(
@@ -177,9 +181,11 @@ def predict(
         out=out,
         overlays=overlays,
         overlay_score=overlay_score,
+        reading=reading,
         short_side=None if tiles else segmenter.config.inference.short_side,
         settings={
             "model": model or "bundled",
+            "reading": asdict(reading),
             "inference": asdict(segmenter.config.inference),
             **({"tiles": asdict(tiles)} if tiles else {}),
         },

@@ -25,6 +25,7 @@ CHOICE_HELP = (
     "Network and weights in one: a timm name (with timm's weights), `densecl-r50`, `densecl-r101`, "
     "a file, a run folder or `hf:owner/repo/file`; the options below win over it."
 )
+READING_FLAGS = "--channels", "--stretch", "--stretch-percentiles", "--max-pixels"
 
 
 def option_group(*sections: str) -> type[Any]:
@@ -39,7 +40,8 @@ def option_group(*sections: str) -> type[Any]:
     for name in sections:
         kind = hints[name]
         if is_dataclass(kind):
-            options = all_optional(kind)  # type: ignore[arg-type]  # a class, not an instance
+            flags = READING_FLAGS if name == "reading" else ()
+            options = all_optional(kind, flags)  # type: ignore[arg-type]  # a class, not an instance
             title = name.replace("_", " ").capitalize()
             if name == "backbone":
                 short = Parameter(name="--backbone", help=CHOICE_HELP, group=title)
@@ -111,7 +113,12 @@ def all_optional(section: type[Any], flags: tuple[str, ...] = ()) -> type[Any]:
             item.name,
             Annotated[
                 hints[item.name] | None,
-                Parameter(name=flag, help=docs[item.name], negative_iterable=""),
+                Parameter(
+                    name=flag,
+                    help=docs[item.name],
+                    negative_iterable="",
+                    consume_multiple=flag is not None,
+                ),
             ],
             field(default=None),
         )

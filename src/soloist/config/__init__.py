@@ -18,10 +18,12 @@ from soloist.config.method import (
     ModelConfig,
     SelfTrainingConfig,
 )
+from soloist.config.reading import AS_USUAL, ReadingConfig
 from soloist.config.tiles import TileConfig
 from soloist.config.training import PretrainConfig, TrainConfig
 
 __all__ = [
+    "AS_USUAL",
     "AugmentConfig",
     "BackboneConfig",
     "Config",
@@ -31,6 +33,7 @@ __all__ = [
     "LossConfig",
     "ModelConfig",
     "PretrainConfig",
+    "ReadingConfig",
     "SelfTrainingConfig",
     "TileConfig",
     "TrainConfig",
@@ -41,6 +44,7 @@ __all__ = [
 class Config:
     """All options of a run."""
 
+    reading: ReadingConfig = field(default_factory=ReadingConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     extract: ExtractConfig = field(default_factory=ExtractConfig)
     free_mask: FreeMaskConfig = field(default_factory=FreeMaskConfig)

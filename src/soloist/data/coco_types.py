@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from soloist.config import AS_USUAL, ReadingConfig
 from soloist.data.rle import decode_masks, mask_box_xywh
 from soloist.errors import DataError
+from soloist.presets import override
 
 if TYPE_CHECKING:
     from soloist.structures import Instances
@@ -107,6 +109,17 @@ class CocoFile:
     def __len__(self) -> int:
         """Annotations of all images together."""
         return sum(len(annotations) for annotations in self.annotations.values())
+
+    @property
+    def reading(self) -> ReadingConfig:
+        """How its images were read when the file was made.
+
+        Raises:
+            ConfigError: If `info` names options of reading that there are not.
+        """
+        recorded = self.info.get("reading")
+        where = f"info.reading of {self.path}"
+        return override(AS_USUAL, recorded if isinstance(recorded, dict) else {}, where=where)
 
     @property
     def boxes_alone(self) -> int:

@@ -253,6 +253,10 @@ def check_output(out: Path, *, overwrite: bool, example: str = "masks.json") -> 
         raise RunError(f"{shown(out)} exists; add --overwrite to replace it, or choose another")
 
 
+def _read(image: ImageRef, short_side: int | None) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    return read_with_size(image.path, reading=image.reading, short_side=short_side)
+
+
 def _decode_ahead(
     images: Sequence[ImageRef], short_side: int | None
 ) -> Iterator[tuple[ImageRef, Future[tuple[NDArray[np.uint8], tuple[int, int]]]]]:
@@ -260,14 +264,9 @@ def _decode_ahead(
     ahead = LOOKAHEAD if short_side is not None else LOOKAHEAD_WHOLE
     with ThreadPoolExecutor(max_workers=1) as pool:
         rest = iter(images)
-        waiting = [
-            (image, pool.submit(read_with_size, image.path, short_side=short_side))
-            for image in islice(rest, ahead)
-        ]
+        waiting = [(image, pool.submit(_read, image, short_side)) for image in islice(rest, ahead)]
         while waiting:
             current = waiting.pop(0)
             for image in islice(rest, 1):
-                waiting.append(
-                    (image, pool.submit(read_with_size, image.path, short_side=short_side))
-                )
+                waiting.append((image, pool.submit(_read, image, short_side)))
             yield current
