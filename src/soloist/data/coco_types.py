@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soloist.config import AS_USUAL, ReadingConfig
+from soloist.data.georeference import Georeference
 from soloist.data.rle import decode_masks, mask_box_xywh
 from soloist.errors import DataError
 from soloist.presets import override
@@ -32,12 +33,14 @@ class CocoImage:
             of a bare result list, which names none.
         height: In pixels, EXIF orientation applied.
         width: In pixels, EXIF orientation applied.
+        georeference: Where it is on the earth, if its file says so.
     """
 
     id: int
     file_name: str
     height: int
     width: int
+    georeference: Georeference | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -193,8 +193,8 @@ def write_coco(
         with json_part.open("w", encoding="utf-8", newline="\n") as file:
             file.write(f'{{"info": {_dump(info)},\n"categories": {_dump(named)},\n"images": [')
             records = (
-                {"id": i.id, "file_name": i.file_name, "height": i.height, "width": i.width}
-                for i in images
+                {key: value for key, value in asdict(image).items() if value is not None}
+                for image in images
             )
             for index, record in enumerate(records):
                 file.write(f"{',' if index else ''}\n{_dump(record)}")

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from soloist.data.coco import (
 )
 from soloist.data.coco_write import embeddings_path
 from soloist.data.encoded import EncodedInstances
+from soloist.data.georeference import Georeference
 from soloist.errors import RunError
 from soloist.files import appending, plain_json, remove_leftovers, shown, write_json
 from soloist.structures import Instances
@@ -103,7 +105,7 @@ class Journal:
             for name, offset in part.offsets.items()
         ]
         ordered = [place for _, place in sorted(places, key=lambda pair: pair[0])]
-        images = (CocoImage(*record["image"]) for _, record in _records(ordered))
+        images = (_image(record) for _, record in _records(ordered))
         write_coco(
             self._target,
             images,
@@ -202,6 +204,7 @@ class _Part:
         rows = instances.embeddings.detach().cpu().numpy().astype(np.float32)
         record = {
             "image": [image.id, image.file_name, image.height, image.width],
+            "georeference": image.georeference and asdict(image.georeference),
             "annotations": annotations,
             "embedding_size": rows.shape[1],
         }
@@ -261,6 +264,14 @@ def _records(ordered: list[_Place]) -> Iterator[tuple[_Part, dict[str, Any]]]:
         for part, offset in ordered:
             files[part].seek(offset)
             yield part, json.loads(files[part].readline())
+
+
+def _image(record: Mapping[str, Any]) -> CocoImage:
+    place = record.get("georeference")  # Older journals have none.
+    if place is not None:
+        place = Georeference(tuple(place["transform"]), place["crs"])
+    number, name, height, width = record["image"]
+    return CocoImage(number, name, height, width, place)
 
 
 def _renumbered(ordered: list[_Place]) -> Iterator[dict[str, Any]]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from soloist.data.coco import CATEGORIES, CocoImage, read_json
 from soloist.data.encoded import EncodedInstances
 from soloist.data.error_log import ErrorLog
+from soloist.data.georeference import read_georeference
 from soloist.data.images import read_with_size
 from soloist.data.journal import Journal, is_finished
 from soloist.data.sources import ImageRef
@@ -130,7 +131,8 @@ def label_images(
                     # The journal last: what it names is not done again.
                     if on_result is not None:
                         on_result(image, found.pixels, found.instances)
-                    journal.add(CocoImage(number, image.name, *found.size), found.instances)
+                    place = read_georeference(image.path)
+                    journal.add(CocoImage(number, image.name, *found.size, place), found.instances)
                 if count == IMAGES_FOR_ESTIMATE and len(own) > 2 * count and is_main():
                     rest = (time.monotonic() - start) / count * (len(own) - count)
                     logger.info("%s: %d images, about %s", title, len(left), duration(rest))
