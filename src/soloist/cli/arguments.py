@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from soloist.cli.options import all_optional, option_group
-from soloist.config import TileConfig
+from soloist.config import TileConfig, TrackConfig
 from soloist.exports.options import ExportOptions as ExportFields
 
 Images = Annotated[
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     FeatureOptions = Any
     ExportOptions = Any
     TileOptions = Any
+    TrackOptions = Any
 else:
     PretrainOptions = option_group("reading", "backbone", "pretrain", "seed")
     MasksOptions = option_group("reading", "backbone", "extract", "free_mask")
@@ -84,7 +85,10 @@ else:
     ExportOptions = all_optional(ExportFields)
     tile_flags = "--tile", "--tile-overlap", "--tile-agreement", "--tile-duplicates", "--tile-whole"
     TileOptions = all_optional(TileConfig, tile_flags)
+    track_flags = "--every", "--track-score", "--track-gap", "--track-overlap", "--track-least"
+    TrackOptions = all_optional(TrackConfig, track_flags)
 
 Flat = Parameter(name="*")
 ForExport = Parameter(name="*", group="Format")
 ForTiles = Parameter(name="*", group="Tiles")
+ForVideo = Parameter(name="*", group="Video")

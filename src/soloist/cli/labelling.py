@@ -16,6 +16,7 @@ from soloist.cli.arguments import (
     Flat,
     ForExport,
     ForTiles,
+    ForVideo,
     Images,
     MasksOptions,
     Overwrite,
@@ -25,11 +26,13 @@ from soloist.cli.arguments import (
     RayWorkers,
     ShardSize,
     TileOptions,
+    TrackOptions,
 )
 from soloist.cli.converting import convert_predictions
 from soloist.cli.options import given
 from soloist.cli.runs import DONE, Sharding, folder_for, label, tell_plan
-from soloist.config import TileConfig
+from soloist.cli.videos import predict_video, wanted_video
+from soloist.config import TileConfig, TrackConfig
 from soloist.errors import ConfigError
 from soloist.exports.options import ExportOptions as Chosen
 from soloist.exports.options import FormatName
@@ -113,10 +116,12 @@ def predict(
     ray_workers: RayWorkers = None,
     format: FormatName | None = None,
     export: Annotated[ExportOptions, ForExport] = ExportOptions(),  # noqa: B008  # immutable
+    overlay_video: Path | None = None,
+    track: Annotated[TrackOptions, ForVideo] = TrackOptions(),  # noqa: B008  # immutable
     tile: Annotated[TileOptions, ForTiles] = TileOptions(),  # noqa: B008  # immutable
     options: Annotated[PredictOptions, Flat] = PredictOptions(),  # noqa: B008  # immutable
 ) -> int:
-    """Segment images: COCO JSON and pictures out.
+    """Segment images, or a video: COCO JSON and pictures out.
 
     Args:
         model: Run folder of `fit`, `train` or `demo`, a file such as the released FreeSOLO's, or
@@ -126,6 +131,7 @@ def predict(
         preset: What a file was trained with, such as `paper-r101`; a run folder knows its own.
         overlays: Folder for pictures of the masks.
         overlay_score: Masks of a lower score are in the file, but not in the pictures.
+        overlay_video: Of a video: another to write, with a colour for each object that keeps it.
         format: Write the masks in the format of another tool too, to a folder `NAME-FORMAT` beside
             the COCO file, as `soloist convert` does.
     """
@@ -141,6 +147,17 @@ def predict(
 
     chosen = Chosen(**given(export))
     tiles = chosen_tiles(given(tile))
+    tracking = TrackConfig(**given(track))
+    video = wanted_video(
+        images,
+        of_video={"--overlay-video": overlay_video, "--every": given(track).get("every")},
+        of_images={
+            "--overlays": overlays,
+            "--shard-size": shard_size,
+            "--format": format,
+            "--dry-run": dry_run or None,
+        },
+    )
     if format is not None:
         check_options(format, chosen)
         if shard_size is not None:
@@ -151,7 +168,7 @@ def predict(
     if out is None:
         folder = folder_for(images)
         out = folder / ("masks.json" if shard_size is None else "shards")
-        overlays = overlays or folder / "pictures"
+        overlays = overlays or (None if video else folder / "pictures")
     sharding = Sharding.checked(out, shard_size, engine, ray_workers)
 
     def loaded() -> Segmenter:
@@ -172,6 +189,22 @@ def predict(
     if dry_run:
         return tell_plan(
             "predict", out, lambda: plan_predict(find_images(images, reading), segmenter, tiles)
+        )
+    if video is not None:
+        return predict_video(
+            video,
+            make_labeler(),
+            out,
+            tracking,
+            reading,
+            settings={
+                "model": model or "bundled",
+                "inference": asdict(segmenter.config.inference),
+                **({"tiles": asdict(tiles)} if tiles else {}),
+            },
+            categories=segmenter.categories,
+            drawn=overlay_video,
+            overwrite=overwrite,
         )
     join(segmenter.runtime.device)
     status = label(

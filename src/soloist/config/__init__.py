@@ -20,6 +20,7 @@ from soloist.config.method import (
 )
 from soloist.config.reading import AS_USUAL, ReadingConfig
 from soloist.config.tiles import TileConfig
+from soloist.config.tracking import TrackConfig
 from soloist.config.training import PretrainConfig, TrainConfig
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "ReadingConfig",
     "SelfTrainingConfig",
     "TileConfig",
+    "TrackConfig",
     "TrainConfig",
 ]
 

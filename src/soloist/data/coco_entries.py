@@ -100,6 +100,7 @@ def read_annotation_entry(
         index=index,
         id=record["id"] if type(record.get("id")) is int else index + 1,
         agreements=_agreements(record, where),
+        track_id=record["track_id"] if type(record.get("track_id")) is int else None,
     )
 
 

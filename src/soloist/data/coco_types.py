@@ -60,6 +60,7 @@ class CocoAnnotation:
         id: The file's; where that is no integer, its place counted from 1.
         agreements: The best overlap with the masks of each other view of the image, as
             `soloist estimate` writes them; empty in other files.
+        track_id: The object's identity in a video; None elsewhere.
     """
 
     image_id: int
@@ -72,6 +73,7 @@ class CocoAnnotation:
     index: int
     id: int
     agreements: tuple[float, ...] = ()
+    track_id: int | None = None
 
     @property
     def rle(self) -> dict[str, Any]:

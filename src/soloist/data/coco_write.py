@@ -66,6 +66,7 @@ def instances_to_annotations(
     image_id: int,
     first_id: int,
     categories: Mapping[int, str] = CATEGORIES,
+    track_ids: Sequence[int] = (),
 ) -> list[dict[str, Any]]:
     """The objects of one image as entries of COCO's `annotations`.
 
@@ -74,6 +75,7 @@ def instances_to_annotations(
         image_id: The image's id.
         first_id: Id of the first annotation; the others count up.
         categories: Names by id; label k is the k-th of them. The one category is that of all.
+        track_ids: N identities in a video; empty elsewhere.
 
     Returns:
         N dicts ready for JSON; `bbox` is tight around the mask, `area` counts its pixels.
@@ -97,6 +99,7 @@ def instances_to_annotations(
             score=round(score, _SCORE_DIGITS),
             category_id=ids[label],
             agreements=_rounded(agreements[row]) if agreements else (),
+            track_id=track_ids[row] if track_ids else None,
         )
         for row, (rle, score, label) in enumerate(zip(rles, scores, labels, strict=True))
     ]
@@ -125,6 +128,7 @@ def annotation_records(
             category_id=annotation.category_id,
             iscrowd=annotation.iscrowd,
             agreements=annotation.agreements,
+            track_id=annotation.track_id,
         )
         for row, annotation in enumerate(annotations)
     ]
@@ -141,6 +145,7 @@ def annotation_entry(
     category_id: int = 1,
     iscrowd: bool = False,
     agreements: Sequence[float] = (),
+    track_id: int | None = None,
 ) -> dict[str, Any]:
     """One entry of COCO's `annotations`, ready for JSON; arguments as in `CocoAnnotation`."""
     entry = {
@@ -153,7 +158,11 @@ def annotation_entry(
         "score": score,
         "iscrowd": int(iscrowd),
     }
-    return entry | ({"agreements": list(agreements)} if agreements else {})
+    if agreements:
+        entry["agreements"] = list(agreements)
+    if track_id is not None:
+        entry["track_id"] = track_id
+    return entry
 
 
 def write_coco(

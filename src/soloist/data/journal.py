@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -48,6 +48,7 @@ class Journal:
         part: Number of the process that adds images. Process 0 opens the journal before the
             others do: it drops what cannot be continued.
         categories: Names by id; see `instances_to_annotations`.
+        resume: Go on with results of the same settings; else they are dropped too.
 
     Raises:
         RunError: If the journal cannot be read or written.
@@ -60,10 +61,12 @@ class Journal:
         *,
         part: int = 0,
         categories: Mapping[int, str] = CATEGORIES,
+        resume: bool = True,
     ) -> None:
         self._target = target
         self._categories = categories
         self._head = _head(target)
+        self._resume = resume
         try:
             self._open(plain_json(settings), part)
         except OSError as error:
@@ -80,9 +83,15 @@ class Journal:
         """Annotations so far."""
         return sum(part.annotations for part in self._parts)
 
-    def add(self, image: CocoImage, instances: Instances | EncodedInstances) -> None:
-        """Appends a finished image."""
-        self._own.add(image, instances, self._categories)
+    def add(
+        self,
+        image: CocoImage,
+        instances: Instances | EncodedInstances,
+        *,
+        track_ids: Sequence[int] = (),
+    ) -> None:
+        """Appends a finished image; of a video the objects have identities."""
+        self._own.add(image, instances, self._categories, track_ids)
 
     def refresh(self, processes: int = 0) -> None:
         """Reads what others have added: these processes, and those of earlier runs."""
@@ -129,7 +138,7 @@ class Journal:
 
     def _drop_others(self, settings: Mapping[str, Any]) -> None:
         """Removes results of other settings."""
-        if self._head.is_file():
+        if self._head.is_file() and self._resume:
             if json.loads(self._head.read_text("utf-8")) == settings:
                 return
             logger.warning(
@@ -197,9 +206,10 @@ class _Part:
         image: CocoImage,
         instances: Instances | EncodedInstances,
         categories: Mapping[int, str],
+        track_ids: Sequence[int],
     ) -> None:
         annotations = instances_to_annotations(
-            instances, image.id, self.annotations + 1, categories
+            instances, image.id, self.annotations + 1, categories, track_ids
         )
         rows = instances.embeddings.detach().cpu().numpy().astype(np.float32)
         record = {
