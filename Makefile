@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # Every package of the environment, with its version and hashes.
 LOCK := requirements-dev.txt
+# Processes, shards and Ray, whose tests kill workers too.
+FAULTY := $(addprefix tests/engine/test_,distributed.py label_shards.py on_ray.py)
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
 
 .PHONY: help setup demo test faults bench check format lock licences dist clean
@@ -35,7 +37,7 @@ test: check
 	$(BIN)/pytest
 
 faults: $(INSTALLED)
-	$(BIN)/pytest tests/faults -m '' --hypothesis-profile faults
+	$(BIN)/pytest tests/faults $(FAULTY) -m '' --hypothesis-profile faults -rs
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/bench.py

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.faults.table import fault
 
 pytest.importorskip("ray", reason="the engine needs Ray: pip install 'soloist[ray]'")
 
@@ -81,6 +82,9 @@ def test_two_workers_of_which_one_is_killed_finish_everything(
         shard_size=2,
         work=work_on_ray(job, workers=2),
     )
+    row = fault("kill -9 of a worker of Ray")
+    row.injected += 1
+    row.lost += ShardFolder(out).missing() != []
     assert (marks / "killed").is_file()
     assert len(list(marks.glob("worker-*"))) >= 2
     assert ShardFolder(out).missing() == []
@@ -97,6 +101,7 @@ def test_two_workers_of_which_one_is_killed_finish_everything(
         errors=errors_beside(plain, overwrite=False),
     )
     merged = json.loads((tmp_path / "merged" / "all.json").read_text())
+    row.differing += merged != json.loads(plain.read_text())
     assert merged == json.loads(plain.read_text())
     assert (out / ERRORS).read_text() == plain.with_name("all.errors.jsonl").read_text()
 

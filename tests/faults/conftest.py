@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, settings
 from tests.faults.processes import Server
+from tests.faults.table import FAULTS, INPUTS, Fault, fault, inputs
 
 from soloist.errors import SoloistError
 
@@ -26,39 +26,14 @@ settings.register_profile("quick", max_examples=30, derandomize=True, **_COMMON)
 settings.register_profile("faults", max_examples=2000, **_COMMON)
 
 
-@dataclass
-class Fault:
-    """A row of the table.
-
-    Attributes:
-        injected: How often it was made to happen.
-        lost: Runs that the same command could not finish.
-        differing: Results that are not those of an unbroken run.
-    """
-
-    injected: int = 0
-    lost: int = 0
-    differing: int = 0
-
-
-@dataclass
-class Inputs:
-    """A row of the second table: inputs tried, and those that were not refused or taken cleanly."""
-
-    tried: int = 0
-    crashes: int = 0
-
-
 # Bytes.
 MOST_MEMORY = 2e9
-FAULTS: dict[str, Fault] = {}
-INPUTS: dict[str, Inputs] = {}
 
 
 @pytest.fixture(scope="session")
 def faults() -> Callable[[str], Fault]:
     """The row of a fault."""
-    return lambda name: FAULTS.setdefault(name, Fault())
+    return fault
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +42,7 @@ def hostile() -> Callable[[str], Any]:
 
     @contextmanager
     def trying(kind: str) -> Iterator[None]:
-        row = INPUTS.setdefault(kind, Inputs())
+        row = inputs(kind)
         row.tried += 1
         row.crashes += 1
         try:
@@ -87,7 +62,7 @@ def tried() -> Callable[[str, int], None]:
     """Notes inputs that another process tried without a crash."""
 
     def note(kind: str, count: int) -> None:
-        INPUTS.setdefault(kind, Inputs()).tried += count
+        inputs(kind).tried += count
 
     return note
 
@@ -111,12 +86,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     rows = [("fault", "injected", "runs lost", "results differing")]
     rows += [(n, str(f.injected), str(f.lost), str(f.differing)) for n, f in FAULTS.items()]
-    inputs = [("hostile input", "tried", "crashes", "")]
+    hostile_inputs = [("hostile input", "tried", "crashes", "")]
     # What is in brackets tries the judge.
     judged = {name: row for name, row in INPUTS.items() if not name.startswith("(")}
-    inputs += [(name, str(row.tried), str(row.crashes), "") for name, row in judged.items()]
+    hostile_inputs += [(name, str(row.tried), str(row.crashes), "") for name, row in judged.items()]
     terminalreporter.write_sep("=", "faults")
-    for first, *numbers in [*rows, ("", "", "", ""), *inputs]:
+    for first, *numbers in [*rows, ("", "", "", ""), *hostile_inputs]:
         terminalreporter.write_line(f"{first:46}" + "".join(f"{text:>19}" for text in numbers))
 
 
