@@ -9,7 +9,7 @@ LOCK := requirements-dev.txt
 FAULTY := $(addprefix tests/engine/test_,distributed.py label_shards.py on_ray.py)
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
 
-.PHONY: help setup demo test faults bench check format lock licences dist clean
+.PHONY: help setup demo test faults bench check format lock licences docs dist clean
 
 help:
 	@echo "make demo    the whole pipeline on generated scenes, about ten minutes"
@@ -19,6 +19,7 @@ help:
 	@echo "make format  rewrite the code in house style"
 	@echo "make lock    fit $(LOCK) to pyproject.toml; UPGRADE=--upgrade takes new versions too"
 	@echo "make licences  write docs/licences.md from what is installed"
+	@echo "make docs    the site of the documents, in site/"
 	@echo "make dist    wheel and source archive in dist/, tried in a new environment (large download)"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -59,10 +60,13 @@ lock: $(INSTALLED)
 licences: $(INSTALLED)
 	$(BIN)/python tools/licences.py
 
+docs: $(INSTALLED)
+	$(BIN)/python tools/docs_site.py
+
 dist: check
 	rm -rf dist
 	$(BIN)/python -m hatchling build
 	$(BIN)/pytest tests/test_distribution.py -m ''
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache dist
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .cache build dist site

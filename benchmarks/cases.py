@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -27,13 +28,14 @@ from soloist.data.coco import (
 from soloist.data.images import read_with_size
 from soloist.data.scenes import make_scene, write_scenes
 from soloist.data.sources import find_images
+from soloist.data.views import View
 from soloist.engine.build import build_solo, normalize
 from soloist.engine.extract import FreeMaskExtractor
 from soloist.engine.pretrain import build_densecl
 from soloist.engine.runtime import Runtime, choose_runtime
 from soloist.engine.schedule import make_optimizer
 from soloist.engine.train import AveragedWeights, batch_losses, set_training_mode
-from soloist.engine.train_data import TrainBatch, TrainBatches
+from soloist.engine.train_data import TrainBatch, TrainBatches, collate
 from soloist.free_mask import free_masks
 from soloist.losses import FreeSOLOCriterion
 from soloist.postprocess import Candidates, select_instances
@@ -130,12 +132,23 @@ def run_lengths() -> Prepared:
 
 def extraction() -> Prepared:
     """`soloist masks` without its output: decoding, backbone, Free Mask, run lengths."""
-    config = load_config("tiny")
-    extractor = FreeMaskExtractor(config, _runtime("auto"))
     folder = Path(tempfile.mkdtemp())
     write_scenes(folder, 4, seed=1)
     paths = [image.path for image in find_images(folder / "images")]
-    backbone = extractor._backbone
+    return _extraction(load_config("tiny"), paths)
+
+
+def extraction_of_the_paper() -> Prepared:
+    """The same by the paper's configuration, for one picture; the weights are random."""
+    path = Path(tempfile.mkdtemp()) / "scene.jpg"
+    scene = Image.fromarray(make_scene(0, seed=1, long_side=640).image)
+    scene.resize((640, 427)).save(path, quality=90)
+    return _extraction(load_config("paper-r50"), [path])
+
+
+def _extraction(config: Config, paths: Sequence[Path]) -> Prepared:
+    extractor = FreeMaskExtractor(config, _runtime("auto"))
+    backbone = extractor.backbone
     forward = backbone.forward
     watches: list[Stopwatch] = []
 
@@ -164,21 +177,16 @@ def training_step_of_the_paper() -> Prepared:
     config = load_config("paper-r50")
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2, 3, 512, 640), generator=generator, dtype=torch.uint8)
-    masks = torch.zeros(16, 512, 640, dtype=torch.bool)
-    for number in range(16):
-        top, left, side = (37 * number) % 300, (53 * number) % 400, 40 + 12 * (number % 8)
-        masks[number, top : top + side, left : left + side] = True
-    batch = TrainBatch(
-        images=images,
-        colors=torch.nn.functional.avg_pool2d(images.float(), 4).to(torch.uint8),
-        valid=torch.ones(2, 128, 160, dtype=torch.bool),
-        masks=masks,
-        embeddings=torch.randn(16, 128, generator=generator),
-        labels=torch.zeros(16, dtype=torch.int64),
-        counts=[8, 8],
-        failures=[],
-    )
-    return _training_step(config, batch)
+    views = []
+    for first, image in zip((0, 8), images, strict=True):
+        masks = torch.zeros(8, 512, 640, dtype=torch.bool)
+        for number, mask in enumerate(masks, start=first):
+            top, left, side = (37 * number) % 300, (53 * number) % 400, 40 + 12 * (number % 8)
+            mask[top : top + side, left : left + side] = True
+        embeddings = torch.randn(8, 128, generator=generator)
+        labels = torch.zeros(8, dtype=torch.int64)
+        views.append(View(image, image, masks, embeddings, labels))
+    return _training_step(config, lambda step: collate(views, []))
 
 
 def training_step_of_tiny() -> Prepared:
@@ -191,8 +199,8 @@ def training_step_of_tiny() -> Prepared:
     return _training_step(config, batches)
 
 
-def _training_step(config: Config, batches: TrainBatch | TrainBatches) -> Prepared:
-    """Views (if they are made anew), network, losses, backward pass, optimiser."""
+def _training_step(config: Config, batches: Callable[[int], TrainBatch]) -> Prepared:
+    """Views, network, losses, backward pass, optimiser."""
     runtime = _runtime("auto")
     solo = build_solo(replace(config.backbone, weights="none"), config.model)
     set_training_mode(solo, config.train)
@@ -207,7 +215,7 @@ def _training_step(config: Config, batches: TrainBatch | TrainBatches) -> Prepar
     def repeat(watch: Stopwatch) -> None:
         step = next(steps)
         with watch.part("views"):
-            batch = batches if isinstance(batches, TrainBatch) else batches(step)
+            batch = batches(step)
         with watch.part("network"), runtime.autocast():
             outputs = solo(normalize(solo, batch.images))
         with watch.part("targets and losses"):
@@ -220,7 +228,7 @@ def _training_step(config: Config, batches: TrainBatch | TrainBatches) -> Prepar
             average.update(solo, step)
             optimizer.zero_grad()
 
-    images = (batches if isinstance(batches, TrainBatch) else batches(0)).images
+    images = batches(0).images
     # A backward pass costs two forward passes.
     work = 3 * _operations(lambda: solo(normalize(solo, images)))
     return Prepared(repeat, work, "bfloat16 products")
@@ -402,6 +410,11 @@ CASES: Mapping[str, Case] = {
             repeats=21,
         ),
         Case("extraction", "`masks`, preset tiny, 4 images", extraction),
+        Case(
+            "extraction_paper",
+            "`masks`, ResNet-50 (random weights), one picture of 427 x 640 at 800 pixels",
+            extraction_of_the_paper,
+        ),
         Case(
             "training_step_paper",
             "training step, ResNet-50, 2 images of 512 x 640",

@@ -1,9 +1,11 @@
 """What a segmenter finds, and how long it takes, at several resolutions: a Markdown table.
 
     python benchmarks/resolutions.py SCENES [--model RUN] [--short-sides 256 320]
+    python benchmarks/resolutions.py masks SCENES [--preset tiny] [--short-sides 288 576]
 
 SCENES is a folder with `images/` and `annotations.json`, as `soloist.data.scenes.write_scenes`
 makes it. Times are of `Segmenter.predict` on pixels in memory: resizing, network, post-processing.
+`masks` times Free Mask instead: what grows with the pixels, and what with their square.
 """
 
 from __future__ import annotations
@@ -13,21 +15,31 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
-from cyclopts import App
+import torch
+from cyclopts import App, Parameter
 
 import soloist
 from soloist.data.coco import CocoImage, instances_to_annotations, load_coco, write_coco
 from soloist.data.images import read_image
+from soloist.data.sources import find_images
+from soloist.engine.extract import FreeMaskExtractor
+from soloist.engine.runtime import choose_runtime
+from soloist.free_mask import free_masks
+from soloist.presets import load_config
 
 SHORT_SIDES = [192, 224, 256, 288, 320, 384, 448]
+EXTRACTION_SIDES = [192, 288, 384, 576, 800]
 WARM_UP = 3
+
+Sides = Annotated[list[int], Parameter(consume_multiple=True, negative="")]
 
 app = App(help=__doc__)
 
 
 @app.default
-def main(scenes: Path, *, model: str | None = None, short_sides: list[int] = SHORT_SIDES) -> None:
+def main(scenes: Path, *, model: str | None = None, short_sides: Sides = SHORT_SIDES) -> None:
     """Prints the table.
 
     Args:
@@ -61,6 +73,41 @@ def main(scenes: Path, *, model: str | None = None, short_sides: list[int] = SHO
         median = 1000 * statistics.median(seconds)
         print(f"| {side} | {median:.0f} | {ap:.1f} | {ap50:.1f} | {recall:.1f} "
               f"| {100 * ap50 / median:.1f} |")  # fmt: skip
+
+
+@app.command
+def masks(scenes: Path, *, preset: str = "tiny", short_sides: Sides = EXTRACTION_SIDES) -> None:
+    """Prints the table of Free Mask.
+
+    Args:
+        scenes: Folder of scenes.
+        preset: Whose backbone and options.
+        short_sides: Resolutions to try, pixels.
+    """
+    paths = [image.path for image in find_images(scenes / "images")]
+    print("| short side | cells | ms an image (median) | backbone | Free Mask | ratio |")
+    print("|---|---|---|---|---|---|")
+    for side in short_sides:
+        sizes = {"short_side": side, "max_side": 2 * side}
+        config = load_config(preset, None, {"extract": sizes})
+        extractor = FreeMaskExtractor(config, choose_runtime("cpu"))
+        cells, backbone, rest = [], [], []
+        for path in [*paths[:WARM_UP], *paths]:
+            pixels = read_image(path)
+            image = torch.from_numpy(pixels).permute(2, 0, 1)
+            start = time.perf_counter()
+            with torch.inference_mode():
+                features = extractor.features(image)
+            middle = time.perf_counter()
+            free_masks(features, pixels.shape[:2], config.free_mask)
+            rest.append(time.perf_counter() - middle)
+            backbone.append(middle - start)
+            cells.append(features[0].numel())
+        first, second = (
+            1000 * statistics.median(seconds[WARM_UP:]) for seconds in (backbone, rest)
+        )
+        print(f"| {side} | {statistics.median(cells):.0f} | {first + second:.0f} | {first:.0f} "
+              f"| {second:.0f} | {(first + second) / first:.2f} |", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -46,6 +46,17 @@ def test_several_lines_have_a_legend_and_their_own_colour() -> None:
     assert "one" not in texts(line_chart_svg({"one": [(0, 0), (1, 1)]}, "T", "x", "y"))
 
 
+def test_the_axis_may_begin_at_zero() -> None:
+    near = {"a": [(0.0, 950.0), (1.0, 951.0)]}
+    ((first, last),) = points(line_chart_svg(near, "T", "step", "MB"), "polyline")
+    assert first[1] - last[1] > 100
+    svg = line_chart_svg(near, "T", "step", "MB", from_zero=True)
+    ((first, last),) = points(svg, "polyline")
+    # A thousandth of the height.
+    assert first[1] - last[1] < 1
+    assert "1000" in texts(svg)
+
+
 def test_points_that_are_not_finite_are_left_out() -> None:
     line = [(0.0, 1.0), (1.0, math.nan), (2.0, math.inf), (3.0, 2.0)]
     assert len(points(line_chart_svg({"a": line}, "T", "x", "y"), "polyline")[0]) == 2

@@ -23,6 +23,7 @@ from soloist.engine.batches import batch_indices
 from soloist.engine.build import build_solo, load_categories, normalize
 from soloist.engine.run_folder import RunFolder, open_run, read_metrics
 from soloist.engine.runtime import Runtime
+from soloist.engine.step_targets import batch_targets
 from soloist.engine.train_data import TrainBatches
 from soloist.errors import CheckpointError, ConfigError, DataError
 from soloist.finetuning import (
@@ -32,7 +33,6 @@ from soloist.finetuning import (
     with_classes,
 )
 from soloist.losses import FreeSOLOCriterion
-from soloist.targets import grid_targets
 
 LAST = ("category_branch.category.weight", "category_branch.category.bias")
 CATEGORIES = {3: "low", 7: "high", 20: "never seen"}
@@ -409,11 +409,11 @@ def test_objects_teach_their_own_class(
     seen: list[Tensor] = []
 
     def listening(*arguments: Any, **options: Any) -> Any:
-        targets = grid_targets(*arguments, **options)
-        seen.extend(level.category.flatten() for level in targets)
+        targets = batch_targets(*arguments, **options)
+        seen.extend(level.category.flatten() for image in targets for level in image)
         return targets
 
-    monkeypatch.setattr(train_module, "grid_targets", listening)
+    monkeypatch.setattr(train_module, "batch_targets", listening)
     network = build_solo(config.backbone, config.model)
     outputs = network(normalize(network, batch.images))
     train_module.batch_losses(FreeSOLOCriterion(config.loss), outputs, batch, config, 0)

@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from tests.documents import DOCS, soloist_commands
 from torchvision.models import resnet101
 
 from soloist.cli import run_command
 from soloist.cli.runs import DONE
 from soloist.data.coco import load_coco
 
-PAGE = Path(__file__).parents[1] / "docs" / "reproduce-coco.md"
-LAUNCHERS = ("torchrun --nproc-per-node 8 -m soloist ", "soloist ")
-
-
-def commands() -> list[list[str]]:
-    """The arguments of each `soloist` command on the page, in order."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.M)
-    lines = [line for block in blocks for line in block.splitlines()]
-    return [
-        shlex.split(line.removeprefix(launcher))
-        for line in lines
-        for launcher in LAUNCHERS
-        if line.startswith(launcher)
-    ]
+COMMANDS = soloist_commands(DOCS / "reproduce-coco.md")
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +54,14 @@ def coco(tmp_path_factory: pytest.TempPathFactory, scenes: Path, model_folder: P
 
 
 def test_the_page_has_the_commands_from_images_to_the_table() -> None:
-    assert [arguments[0] for arguments in commands()] == [
+    assert [arguments[0] for arguments in COMMANDS] == [
         "fit",
         *("masks", "train", "predict", "train", "predict", "eval"),
         *("predict", "eval", "predict", "eval"),
     ]
 
 
-@pytest.mark.parametrize("arguments", commands(), ids=lambda a: f"{a[0]}-{a[-1].strip('-.')}")
+@pytest.mark.parametrize("arguments", COMMANDS, ids=lambda a: f"{a[0]}-{a[-1].strip('-.')}")
 def test_each_command_can_be_planned(
     coco: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -416,6 +416,11 @@ def test_a_tiled_result_is_drawn_and_written(
     file = load_coco(found.save(tmp_path / "masks.json"))
     assert len(file) == len(found)
     np.testing.assert_array_equal(file.masks(file.images[0]), [*found.masks])
+    assert [one.masks.rles for one in found] == [(rle,) for rle in found.masks.rles]
+    assert found[::-1].scores.tolist() == found.scores.tolist()[::-1]
+    assert pickle.loads(pickle.dumps(found)).masks == found.masks
+    assert repr(found) == f"<LargeResult: {found._summary()}>"
+    assert "<img " in found._repr_html_()
     stream = segmenter.predict(large, tile=config, stream=True)
     assert isinstance(stream, Iterator)
     assert next(stream).masks == found.masks

@@ -32,6 +32,7 @@ SECTIONS = {
     "onnx": "Extra `onnx`",
     "parquet": "Extra `parquet`",
     "video": "Extra `video`",
+    "supervision": "Extra `supervision`",
     "dev": "Development",
     # Last, so that it does not matter to the others whether Ray is installed.
     "ray": "What the extra `ray` adds to all of these",
@@ -69,6 +70,7 @@ _SPELLINGS = {
     "freebsd": "BSD-2-Clause",
     "isc license": "ISC",
     "isc license (iscl)": "ISC",
+    "mit licence": "MIT",
     "mit license": "MIT",
     "mozilla public license 2.0 (mpl 2.0)": "MPL-2.0",
     "nvidia proprietary software": NVIDIA,
@@ -80,6 +82,7 @@ _SPELLINGS = {
 _BY_HAND = {
     "cuda-toolkit": NVIDIA,
     "faster-coco-eval": "Apache-2.0",
+    "mergedeep": "MIT",
     "scikit-image": "BSD-3-Clause",
     "scipy": "BSD-3-Clause",
 }

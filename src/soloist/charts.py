@@ -47,6 +47,7 @@ def line_chart_svg(
     y_label: str,
     *,
     first_color: int = 0,
+    from_zero: bool = False,
     width: int = 640,
     height: int = 320,
 ) -> str:
@@ -61,6 +62,7 @@ def line_chart_svg(
         x_label: What x is, with its unit.
         y_label: What y is, with its unit.
         first_color: Colour of the first series, so that what another chart shows too keeps its.
+        from_zero: Begin the axis of y at 0 and not at the least value.
         width: In CSS pixels.
         height: In CSS pixels.
 
@@ -72,7 +74,8 @@ def line_chart_svg(
     if not points:
         return _svg(title, width, height, [_heading(title), _no_data(width, height)])
     x_range = _spread(min(x for x, _ in points), max(x for x, _ in points))
-    y_ticks = _ticks(min(y for _, y in points), max(y for _, y in points), 5)
+    lowest = 0.0 if from_zero else min(y for _, y in points)
+    y_ticks = _ticks(lowest, max(y for _, y in points), 5)
     frame = _frame(width, height, x_range, y_ticks, legend=len(lines) > 1)
     body = [_heading(title), *_axes(frame, x_label, y_label, y_ticks)]
     body += _x_ticks(frame, [t for t in _ticks(*x_range, 6) if x_range[0] <= t <= x_range[1]])

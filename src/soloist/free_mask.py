@@ -21,6 +21,8 @@ _LEAST_SQUARE = 1e-6
 """A query's squared norm relative to its keys', under which float32 rounding decides it."""
 _BLOCK = 128
 """Queries in work at a time."""
+_ROWS = 256
+"""Queries cut and scored at a time: few, so that their products stay in the cache."""
 _PIXELS_PER_CHUNK = 2**20
 """Pixels resized at a time: few, so that they are cut while the cache holds them."""
 
@@ -68,7 +70,9 @@ def free_masks(
         candidates = candidates[torch.argsort(scores[candidates], descending=True, stable=True)]
         cells = features.shape[1:]
         masks = coarse.masks[candidates].view(-1, *cells)
-        scores = matrix_nms(masks, scores[candidates], sigma=config.nms_sigma)
+        scores = matrix_nms(
+            masks, scores[candidates], sigma=config.nms_sigma, least=config.score_threshold
+        )
         best = torch.argsort(scores, descending=True, stable=True)[: config.max_masks]
         best = best[scores[best] >= config.score_threshold]
         soft = coarse.soft(products, candidates[best]).view(-1, *cells)
@@ -169,6 +173,13 @@ class _CoarseMasks(NamedTuple):
 
 def _coarse_masks(products: Tensor, norms: Tensor, config: FreeMaskConfig) -> _CoarseMasks:
     """Cuts every query's products between the least and the greatest of them, and scores that."""
+    blocks = zip(torch.split(products, _ROWS), torch.split(norms, _ROWS), strict=True)
+    fields = zip(*(_coarse_block(*block, config) for block in blocks), strict=True)
+    return _CoarseMasks(*map(torch.cat, fields))
+
+
+def _coarse_block(products: Tensor, norms: Tensor, config: FreeMaskConfig) -> _CoarseMasks:
+    """`_coarse_masks` of a few queries."""
     # Two passes: `aminmax` takes eight times as long as both on a processor.
     least, most = products.amin(dim=1, keepdim=True), products.amax(dim=1, keepdim=True)
     contrast = most - least

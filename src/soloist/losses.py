@@ -189,7 +189,8 @@ class _Positives(NamedTuple):
         zeros = weights.new_zeros(num_levels)
         sums = torch.zeros_like(zeros).index_add(0, self.levels, terms)
         totals = zeros.index_add(0, self.levels, weights)
-        counts = torch.bincount(self.levels, minlength=num_levels).to(totals.dtype)
+        # `bincount` would wait for the device.
+        counts = zeros.index_add(0, self.levels, torch.ones_like(weights))
         totals, counts = add_up(torch.stack([totals, counts])).unbind()
         return (sums / totals.clamp(min=1)).sum() / (counts > 0).sum().clamp(min=1)
 

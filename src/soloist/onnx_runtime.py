@@ -44,7 +44,9 @@ _MESSAGE_CHARACTERS = 300
 
 @dataclass(frozen=True)
 class Result(Objects, Presentable):
-    """Objects found on one image, best first; see `Objects` for the fields.
+    """Objects found on one image, best first; see `Objects` for the other fields.
+
+    Choosing, iterating and pickling are those of `soloist.Result`.
 
     Attributes:
         path: The image file; None when pixels were given.
@@ -55,6 +57,8 @@ class Result(Objects, Presentable):
     path: Path | None = None
     pixels: NDArray[np.uint8] | None = None
     categories: Mapping[int, str] = field(default_factory=lambda: CATEGORIES)
+
+    __repr__ = Presentable.__repr__
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from soloist.models.backbones import Backbone, NameFormat
 from soloist.models.solo import SOLO
 from soloist.pictures import draw_large
 from soloist.postprocess import postprocess
-from soloist.results import Presentable, Source
+from soloist.results import SHOWN_SIDE, Presentable, Source
 from soloist.structures import Instances
 
 # What a published model's page says; the licence is for whoever publishes it to choose.
@@ -54,7 +54,11 @@ BUNDLED = Path(str(files("soloist") / "weights" / "segmenter"))
 
 @dataclass(frozen=True)
 class Result(Instances, Presentable):
-    """Objects found on one image, best first; see `Instances` for the fields.
+    """Objects found on one image, best first; see `Instances` for the other fields.
+
+    `result[0]`, `result[2:5]`, `result[result.scores > 0.5]` and iteration give results of the
+    same image with some of its objects. A pickle holds masks as run lengths, and `pixels` as they
+    are: predict from paths to keep it small.
 
     Attributes:
         path: The image file; None when pixels were given.
@@ -67,6 +71,12 @@ class Result(Instances, Presentable):
     pixels: NDArray[np.uint8] | None = None
     categories: Mapping[int, str] = field(default_factory=lambda: CATEGORIES)
     reading: ReadingConfig = AS_USUAL
+
+    __repr__ = Presentable.__repr__
+
+    @staticmethod
+    def _own(array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array)
 
 
 @dataclass(frozen=True)
@@ -89,7 +99,20 @@ class LargeResult(EncodedInstances, Presentable):
 
     def plot(self) -> Image.Image:
         """The image, reduced to at most 2048 pixels a side, with its masks drawn over it."""
-        return Image.fromarray(draw_large(self.own_pixels(), self.masks.largest_first()))
+        return Image.fromarray(draw_large(self._picture(), self.masks.largest_first()))
+
+    __repr__ = Presentable.__repr__
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: all as it is, masks are compressed already."""
+        return {**vars(self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Its fields cannot be set one by one: it is frozen.
+        vars(self).update(state)
+
+    def _small_picture(self) -> NDArray[np.uint8]:
+        return draw_large(self._picture(), self.masks.largest_first(), max_side=SHOWN_SIDE)
 
 
 class Segmenter(
@@ -286,7 +309,14 @@ class Segmenter(
         return cast(Backbone, self.network.backbone).named(format)
 
     def predict_file(self, image: ImageRef) -> Result:
-        """Segments one image file."""
+        """Segments one image file.
+
+        Args:
+            image: The file, as `soloist.data.sources.find_images` gives it.
+
+        Raises:
+            DataError: If it cannot be read.
+        """
         short_side = self.config.inference.short_side
         pixels, size = read_with_size(image.path, reading=image.reading, short_side=short_side)
         return replace(self._result(self(pixels, size), image.path, None), reading=image.reading)

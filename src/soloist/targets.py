@@ -68,20 +68,57 @@ def grid_targets(
             f"masks must fit in input_size {tuple(input_size)}, got {tuple(masks.shape[1:])}; "
             "give the padded size"
         )
-    boxes = boxes.to(masks.device, torch.float32)
+    filled = masks.flatten(1).any(dim=1)
+    return assign_cells(
+        boxes.to(masks.device, torch.float32) * filled[:, None],
+        center_of_mass(masks),
+        labels,
+        input_size=input_size,
+        grids=grids,
+        scale_ranges=scale_ranges,
+        center_sigma=center_sigma,
+        num_classes=num_classes,
+    )
+
+
+def assign_cells(
+    boxes: Tensor,
+    centers: Tensor,
+    labels: Tensor,
+    *,
+    input_size: tuple[int, int],
+    grids: Sequence[int],
+    scale_ranges: Sequence[tuple[float, float]],
+    center_sigma: float,
+    num_classes: int,
+) -> GridTargets:
+    """`grid_targets` of instances of which only boxes and centres are left.
+
+    Args:
+        boxes: (N, 4) float32 xyxy in pixels; one without area stands for an empty mask.
+        centers: (N, 2) float32 centres of mass (y, x) in pixels.
+        labels: (N,) int64.
+        input_size: As for `grid_targets`, like all that follow.
+        grids: Likewise.
+        scale_ranges: Likewise.
+        center_sigma: Likewise.
+        num_classes: Likewise.
+
+    Returns:
+        As `grid_targets`, on the device of boxes.
+    """
     sides = (boxes[:, 2:] - boxes[:, :2]).flip(1).clamp(min=0)  # (N, 2) height, width
     scales = sides.prod(dim=1).sqrt()
-    size = torch.tensor(input_size, device=masks.device)
-    centers = center_of_mass(masks) / size  # (N, 2) in [0, 1)
+    size = torch.tensor(input_size, device=boxes.device)
+    centers = centers / size  # (N, 2) in [0, 1)
     halves = sides * (0.5 * center_sigma) / size
-    filled = masks.flatten(1).any(dim=1)
     levels = []
     for side, (lower, upper) in zip(grids, scale_ranges, strict=True):
-        chosen = filled & (scales >= lower) & (scales <= upper)
+        chosen = (scales > 0) & (scales >= lower) & (scales <= upper)
         center = _cell(centers, side)
         first = torch.maximum(_cell(centers - halves, side), center - 1)
         last = torch.minimum(_cell(centers + halves, side), center + 1)
-        numbers = torch.arange(side, device=masks.device)
+        numbers = torch.arange(side, device=boxes.device)
         inside = (numbers >= first[:, :, None]) & (numbers <= last[:, :, None])  # (N, 2, S)
         positive = inside[:, 0, :, None] & inside[:, 1, None, :] & chosen[:, None, None]
         instances, rows, columns = positive.nonzero(as_tuple=True)  # (P,) each

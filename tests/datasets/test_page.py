@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.documents import DOCS, soloist_commands
 
 from soloist.cli import run_command
 from soloist.cli.runs import DONE
 from soloist.data.coco import annotation_records, write_coco
 from soloist.datasets import find_dataset
 
-PAGE = Path(__file__).parents[2] / "docs" / "datasets.md"
+COMMANDS = soloist_commands(DOCS / "datasets.md")
 LISTED = "coco/coco_20k_filenames.txt"
-
-
-def commands() -> list[list[str]]:
-    blocks = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.M)
-    lines = [line for block in blocks for line in block.splitlines()]
-    return [shlex.split(line.removeprefix("soloist ")) for line in lines]
 
 
 @pytest.fixture
@@ -64,14 +57,14 @@ def laid_out(
 
 
 def test_the_page_has_the_commands_of_each_protocol() -> None:
-    assert [arguments[0] for arguments in commands()] == [
+    assert [arguments[0] for arguments in COMMANDS] == [
         *("data", "data", "eval"),
         *(("predict", "eval") * 7),
     ]
 
 
 def test_each_command_of_the_page_works(laid_out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in commands():
+    for arguments in COMMANDS:
         dry = ["--dry-run", "--device", "cpu"] if arguments[0] == "predict" else []
         assert run_command([*arguments, *dry]) == DONE, capsys.readouterr().err
         told = capsys.readouterr().out

@@ -3,7 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from soloist.engine import batches as batches_module
 from soloist.engine.batches import batch_indices, step_batches
+
+CPU = torch.device("cpu")
 
 
 def indices(step: int, *, batch_size: int, length: int, seed: int = 0) -> list[int]:
@@ -68,7 +71,7 @@ def squared(step: int) -> torch.Tensor:
 def test_batches_are_those_of_the_steps_left(
     first: int, end: int, expected: list[int], workers: int
 ) -> None:
-    batches = list(step_batches(squared, first=first, end=end, workers=workers))
+    batches = list(step_batches(squared, first=first, end=end, workers=workers, device=CPU))
     assert [batch.tolist() for batch in batches] == [[step, step**2] for step in expected]
 
 
@@ -79,7 +82,7 @@ def test_batches_are_made_when_they_are_asked_for() -> None:
         made.append(step)
         return step
 
-    batches = step_batches(note, first=0, end=10**9, workers=0)
+    batches = step_batches(note, first=0, end=10**9, workers=0, device=CPU)
     assert [next(batches), next(batches)] == [0, 1]
     assert made == [0, 1]
 
@@ -89,4 +92,21 @@ def test_an_exception_in_a_batch_reaches_the_loop() -> None:
         raise ValueError(f"step {step}")
 
     with pytest.raises(ValueError, match="step 3"):
-        next(step_batches(fail, first=3, end=5, workers=0))
+        next(step_batches(fail, first=3, end=5, workers=0, device=CPU))
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cpu", False), ("cuda:1", True), ("mps", False)])
+def test_batches_for_cuda_are_pinned(
+    monkeypatch: pytest.MonkeyPatch, device: str, pinned: bool
+) -> None:
+    """What the loader is asked for: pinning itself needs a GPU."""
+    asked: list[bool] = []
+
+    def loader(*arguments: object, pin_memory: bool, **options: object) -> list[int]:
+        asked.append(pin_memory)
+        return [7]
+
+    monkeypatch.setattr(batches_module, "DataLoader", loader)
+    made = step_batches(lambda step: step, first=0, end=1, workers=0, device=torch.device(device))
+    assert list(made) == [7]
+    assert asked == [pinned]

@@ -20,16 +20,13 @@ from soloist.config import Config
 from soloist.data.coco import CocoFile, annotation_records, load_coco, write_coco
 from soloist.data.sources import find_images
 from soloist.engine import train as train_module
-from soloist.engine.build import build_solo, load_solo, normalize
+from soloist.engine.build import load_solo
 from soloist.engine.run_folder import RunFolder, open_run, read_metrics
 from soloist.engine.runtime import Runtime
 from soloist.engine.train import AveragedWeights, StepPlan, train
-from soloist.engine.train_data import TrainBatches
 from soloist.errors import DataError, StoppedError, TrainingError
-from soloist.losses import FreeSOLOCriterion
 from soloist.presets import override
 from soloist.structures import SOLOOutputs
-from soloist.targets import grid_targets
 
 STEPS = 6
 TERMS = {
@@ -228,34 +225,6 @@ def test_the_rate_scales_with_the_images_and_not_with_the_views(
         (row,) = read_metrics(run.path / "metrics.jsonl")
         # Two images a step; the rate is that of sixteen.
         assert row["learning_rate"] == pytest.approx(0.001)
-
-
-def test_targets_come_from_boxes_tight_around_the_masks(
-    config: Config, scenes: Path, labels: CocoFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also of pasted objects, and of those a crop or a pasted object has cut."""
-    boxes: list[Tensor] = []
-    original = grid_targets
-
-    def listening(found: Tensor, *arguments: Any, **options: Any) -> Any:
-        boxes.append(found)
-        return original(found, *arguments, **options)
-
-    monkeypatch.setattr(train_module, "grid_targets", listening)
-    config = changed(config, augment={"copy_paste": 3})
-    network = build_solo(config.backbone, config.model)
-    criterion = FreeSOLOCriterion(config.loss)
-    batches = TrainBatches(find_images(scenes / "images"), labels, config, seed=0)
-    for step in range(3):
-        batch = batches(step)
-        train_module.batch_losses(
-            criterion, network(normalize(network, batch.images)), batch, config, step
-        )
-        for mask, box in zip(batch.masks, torch.cat(boxes), strict=True):
-            rows, columns = mask.nonzero(as_tuple=True)
-            tight = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-            assert box.tolist() == [int(side) for side in tight]
-        boxes.clear()
 
 
 def test_the_model_is_whole_and_loads(

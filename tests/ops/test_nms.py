@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from soloist.ops import nms
-from soloist.ops.masks import mask_areas, mask_iou
+from soloist.ops.masks import intersections, mask_areas, mask_iou
 from soloist.ops.nms import mask_nms, matrix_nms, point_nms
 
 Golden = Callable[[str], Mapping[str, Any]]
@@ -74,6 +74,51 @@ def test_the_block_size_does_not_change_the_result(
     expected = matrix_nms(masks, scores)
     monkeypatch.setattr(nms, "_BLOCK", block)
     torch.testing.assert_close(matrix_nms(masks, scores), expected)
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "linear"])
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("least", [1e-6, 0.3, 0.7, 0.98, 2.0])
+@pytest.mark.parametrize("first_block", [1, 8])
+def test_scores_from_the_least_on_are_those_of_the_whole_computation(
+    kernel: Kernel,
+    labelled: bool,
+    least: float,
+    first_block: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To the bit, in any order, with equal scores, duplicates, nested and empty masks."""
+    monkeypatch.setattr(nms, "_FIRST_BLOCK", first_block)
+    for seed in range(12):
+        n = 5 * seed
+        masks = random_masks(n, seed)
+        masks[1::7] = masks[::7][: len(masks[1::7])]
+        masks[3::11] = False
+        # Near each other as maskness is, and some equal.
+        scores = 0.5 + (random_scores(n, seed) * 16).round() / 32
+        labels = torch.arange(n) % 3 if labelled else None
+        whole = matrix_nms(masks, scores, labels, kernel)
+        some = matrix_nms(masks, scores, labels, kernel, least=least)
+        assert torch.equal(some, torch.where(whole >= least, whole, 0))
+
+
+def test_masks_that_cannot_pass_are_hardly_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the computation above would be a longer way round."""
+    compared = 0
+
+    def counting(masks: Tensor, others: Tensor) -> Tensor:
+        nonlocal compared
+        compared += len(masks) * len(others)
+        return intersections(masks, others)
+
+    monkeypatch.setattr(nms, "intersections", counting)
+    masks, scores = torch.ones(1000, 4, 4, dtype=torch.bool), torch.linspace(0.9, 0.8, 1000)
+    masks[1::2, 0] = False
+    matrix_nms(masks, scores)
+    whole, compared = compared, 0
+    kept = matrix_nms(masks, scores, least=0.75)
+    assert (kept > 0).nonzero().flatten().tolist() == [0]
+    assert compared < whole / 20
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from soloist.config.checks import check
 from soloist.config.method import (
     AugmentConfig,
     BackboneConfig,
@@ -59,3 +60,10 @@ class Config:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     seed: int = 0
     """Seed of everything that draws random numbers."""
+
+    def __post_init__(self) -> None:
+        check(
+            not self.train.compile or self.augment.crop_size > 0,
+            "train.compile needs views of one size: give augment.crop_size a side in pixels, got "
+            f"{self.augment.crop_size}",
+        )

@@ -53,6 +53,13 @@ class EncodedMasks:
     def __iter__(self) -> Iterator[NDArray[np.bool_]]:
         return (decode_mask(rle) for rle in self.rles)
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """(N, H, W) bool: all of them decoded at once."""
+        decoded = np.zeros(self.shape, dtype=np.bool_)
+        for row, mask in zip(decoded, self, strict=True):
+            row[:] = mask
+        return decoded if dtype is None else decoded.astype(dtype)
+
     def filter(self, indices: Sequence[int]) -> Self:
         """The masks at some places, in that order."""
         return replace(self, rles=tuple(self.rles[index] for index in indices))
@@ -100,7 +107,7 @@ class EncodedInstances:
 
     def filter(self, keep: Tensor) -> Self:
         """The objects chosen by a (N,) bool mask or by (K,) int64 indices, in that order."""
-        places = np.arange(len(self))[keep.cpu().numpy()].tolist()
+        places = np.arange(len(self))[np.asarray(keep)].tolist()
         tensors = ("scores", "boxes", "embeddings", "labels", "agreements")
         moved: dict[str, Any] = {
             name: value[keep] for name in tensors if (value := getattr(self, name)) is not None

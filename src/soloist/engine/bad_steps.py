@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 FILE = "bad_batch.safetensors"
 
+BatchContent = Mapping[str, Tensor | list[int]]
+
 
 class BadSteps:
     """Keeps one bad batch from spoiling a training, and a training that is spoilt from going on.
@@ -65,7 +67,7 @@ class BadSteps:
             kept.copy_(buffer)
 
     def is_bad(
-        self, step: int, values: Mapping[str, float], own: Tensor, batch: Mapping[str, Tensor]
+        self, step: int, values: Mapping[str, float], own: Tensor, batch: BatchContent
     ) -> bool:
         """Whether a step is to be left out; then its trace in the buffers is gone.
 
@@ -73,7 +75,7 @@ class BadSteps:
             step: The step, from 0.
             values: Losses or the norm of the gradient, the same on all processes.
             own: Those of this process alone.
-            batch: Its tensors of the step.
+            batch: Its tensors and numbers of the step.
 
         Raises:
             TrainingError: If it is one too many in a row.
@@ -110,14 +112,13 @@ class BadSteps:
         """Notes that a step was taken."""
         self._in_a_row = 0
 
-    def _write(self, writer: int, facts: Mapping[str, object], batch: Mapping[str, Tensor]) -> None:
+    def _write(self, writer: int, facts: Mapping[str, object], batch: BatchContent) -> None:
         if rank() == writer:
-            save_tensors(
-                self._run.path / FILE, dict(batch), metadata={"soloist": json.dumps(facts)}
-            )
+            tensors = {name: torch.as_tensor(value) for name, value in batch.items()}
+            save_tensors(self._run.path / FILE, tensors, metadata={"soloist": json.dumps(facts)})
 
 
-def gradient_norm(network: nn.Module) -> float:
-    """Norm of all gradients of a network together."""
+def gradient_norm(network: nn.Module) -> Tensor:
+    """Norm of all gradients of a network together, a scalar on its device."""
     gradients = [each.grad for each in network.parameters() if each.grad is not None]
-    return float(nn.utils.get_total_norm(gradients))
+    return nn.utils.get_total_norm(gradients)

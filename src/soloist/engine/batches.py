@@ -44,9 +44,11 @@ class _Steps(Sequence[int]):
 
 
 def step_batches(
-    make_batch: Callable[[int], T], *, first: int, end: int, workers: int
+    make_batch: Callable[[int], T], *, first: int, end: int, workers: int, device: torch.device
 ) -> Iterator[T]:
     """Yields the batches of steps first..end-1, prepared by worker processes.
+
+    For a CUDA device they lie in pinned memory, so that they can be sent while it computes.
 
     Raises:
         SoloistError: What making a batch raised.
@@ -57,7 +59,7 @@ def step_batches(
         sampler=_Steps(first, end),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=device.type == "cuda",
         worker_init_fn=_start_worker,
     )
     for batch in loader:

@@ -26,6 +26,9 @@ class FreeMaskExtractor:
         config: Options; the sections backbone, extract and free_mask are read.
         runtime: Device and precision of the backbone; similarities are float32.
 
+    Attributes:
+        backbone: The network the features come from.
+
     Raises:
         ConfigError: If the margin is not a multiple of the feature stride.
     """
@@ -36,11 +39,11 @@ class FreeMaskExtractor:
         # Random weights, where there are no others, are the seed's too: a resumed pass goes on
         # with the network it began with.
         with seeded(config.seed):
-            self._backbone = build_backbone(config.backbone).to(runtime.device).eval()
-        self._level = self._backbone.level(config.backbone.feature_stride)
-        self._stride = self._backbone.strides[self._level]
+            self.backbone = build_backbone(config.backbone).to(runtime.device).eval()
+        self._level = self.backbone.level(config.backbone.feature_stride)
+        self._stride = self.backbone.strides[self._level]
         self._margin = config.extract.margin
-        if self._backbone.is_plain:
+        if self.backbone.is_plain:
             # Presets have margins for the strides of a ResNet.
             self._margin += -self._margin % self._stride
         if self._margin % self._stride:
@@ -75,9 +78,9 @@ class FreeMaskExtractor:
         resized: Tensor = v2.functional.resize(
             image, [side * self._stride for side in cells], antialias=True
         )
-        batch = mirrored_border(self._backbone.normalize(resized[None]), self._margin)
+        batch = mirrored_border(self.backbone.normalize(resized[None]), self._margin)
         with self._runtime.autocast():
-            features: Tensor = self._backbone(batch)[self._level][0].float()
+            features: Tensor = self.backbone(batch)[self._level][0].float()
         first = self._margin // self._stride
         return features[:, first : first + cells[0], first : first + cells[1]]
 

@@ -158,6 +158,7 @@ def pretrain(
         first=first,
         end=options.steps,
         workers=workers,
+        device=runtime.device,
     )
     backbone = network.query_encoder.backbone
     peak = options.learning_rate * options.batch_size / SCHEDULE_BATCH
@@ -174,18 +175,19 @@ def pretrain(
                 schedule="cosine",
             )
             set_rate(optimizer, rate)
-            query, key, order = (item.to(runtime.device) for item in batch[:3])
+            query, key, order = (item.to(runtime.device, non_blocking=True) for item in batch[:3])
             bad_steps.begin()
             with runtime.autocast():
                 terms = model(backbone.normalize(query), backbone.normalize(key), order)
+            accelerator.backward(terms["loss_global"] + terms["loss_dense"])
             stacked = torch.stack(list(terms.values())).detach()
-            row = dict(zip(terms, mean(stacked).tolist(), strict=True))
+            # The one place where a step waits for the device; a bad loss has cost a backward pass.
+            *values, length = torch.cat([mean(stacked), gradient_norm(network).view(1)]).tolist()
+            row = dict(zip(terms, values, strict=True))
             crops = {"query": query, "key": key, "order": order}
-            bad = bad_steps.is_bad(step, row, stacked, crops)
-            if not bad:
-                accelerator.backward(terms["loss_global"] + terms["loss_dense"])
-                norm = gradient_norm(network)
-                bad = bad_steps.is_bad(step, {"gradient": norm}, stacked, crops)
+            bad = bad_steps.is_bad(step, row, stacked, crops) or bad_steps.is_bad(
+                step, {"gradient": length}, stacked, crops
+            )
             if not bad:
                 optimizer.step()
                 network.update_key_encoder(_momentum(step, options))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,6 +114,20 @@ def has_fast_bf16(device: torch.device) -> bool:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError):
         return False
+
+
+def check_compiler() -> None:
+    """Looks for the C++ compiler that torch.compile calls.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    names = [os.environ.get("CXX"), "g++", "clang++", "cl"]
+    if not any(name and shutil.which(name) for name in names):
+        raise ConfigError(
+            "train.compile needs a C++ compiler, and none was found; install g++ or clang++, or "
+            "leave the option off"
+        )
 
 
 def _set_threads() -> None:

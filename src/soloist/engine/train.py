@@ -38,17 +38,16 @@ from soloist.engine.distributed import (
 from soloist.engine.launch import launched
 from soloist.engine.progress import track
 from soloist.engine.run_folder import Metrics, RunFolder
-from soloist.engine.runtime import Runtime, loader_workers
+from soloist.engine.runtime import Runtime, check_compiler, loader_workers
 from soloist.engine.schedule import learning_rate, make_optimizer, set_rate
+from soloist.engine.step_targets import batch_targets, targets_to
 from soloist.engine.stopping import is_asked, stopped
-from soloist.engine.train_data import MASK_STRIDE, TrainBatch, TrainBatches, pad_batch
+from soloist.engine.train_data import TrainBatch, TrainBatches, pad_batch, padded_side
 from soloist.losses import FreeSOLOCriterion
 from soloist.models.backbones import Backbone
 from soloist.models.solo import SOLO
 from soloist.ops.affinity import color_similarity, rgb_to_lab
-from soloist.ops.masks import masks_to_boxes
-from soloist.structures import GridTargets, SOLOOutputs
-from soloist.targets import downsample_masks, grid_targets
+from soloist.structures import SOLOOutputs
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +120,10 @@ def train(
     if not options.freeze_norm:
         synchronize_norms(solo.backbone, runtime.device)
     set_training_mode(solo, options)
+    if options.compile:
+        check_compiler()
+        # In place: the weights keep their names.
+        solo.compile(dynamic=False)
     optimizer = make_optimizer(
         solo, kind=options.optimizer, rate=options.learning_rate, weight_decay=options.weight_decay
     )
@@ -134,7 +137,9 @@ def train(
     criterion = FreeSOLOCriterion(config.loss, add_up=add_up, processes=processes())
     peak = options.learning_rate * options.batch_size / SCHEDULE_BATCH
     plan = StepPlan(run, round_number, options.steps, budget_seconds, first=first)
-    prepared = step_batches(batches, first=first, end=plan.end, workers=workers)
+    prepared = step_batches(
+        batches, first=first, end=plan.end, workers=workers, device=runtime.device
+    )
     started = time.monotonic()
     title = f"train round {round_number}"
     with lost_workers_told(), track(title, plan.steps, done=first) as tracker:
@@ -149,19 +154,20 @@ def train(
                 schedule=options.schedule,
             )
             set_rate(optimizer, rate)
-            height, width = largest(batch.images.shape[-2:])
-            batch = batch_to(pad_batch(batch, (height, width)), runtime.device)
+            batch = batch_to(pad_batch(batch, padded_size(batch, config)), runtime.device)
             bad_steps.begin()
             with runtime.autocast():
                 outputs = model(normalize(solo, batch.images))
             losses = batch_losses(criterion, outputs, batch, config, step)
             stacked = torch.stack(list(losses.values()))
-            row = dict(zip(losses, mean(stacked.detach()).tolist(), strict=True))
-            bad = bad_steps.is_bad(step, row, stacked, batch.tensors)
-            if not bad:
-                accelerator.backward(stacked.sum())
-                norm = accelerator.clip_grad_norm_(solo.parameters(), options.clip_norm)
-                bad = bad_steps.is_bad(step, {"gradient": float(norm)}, stacked, batch.tensors)
+            accelerator.backward(stacked.sum())
+            norm = accelerator.clip_grad_norm_(solo.parameters(), options.clip_norm)
+            # The one place where a step waits for the device; a bad loss has cost a backward pass.
+            *values, length = torch.cat([mean(stacked.detach()), norm.view(1)]).tolist()
+            row = dict(zip(losses, values, strict=True))
+            bad = bad_steps.is_bad(step, row, stacked, batch.content) or bad_steps.is_bad(
+                step, {"gradient": length}, stacked, batch.content
+            )
             if not bad:
                 optimizer.step()
                 average.update(solo, step)
@@ -300,47 +306,36 @@ def batch_losses(
     step: int,
 ) -> dict[str, Tensor]:
     """Joins network outputs, grid targets and the criterion for one batch."""
-    height, width = batch.images.shape[-2:]
-    stride_size = (height // MASK_STRIDE, width // MASK_STRIDE)
     lab = rgb_to_lab(batch.colors.float() / 255)
-    targets: list[GridTargets] = []
-    masks: list[Tensor] = []
-    for view_masks, labels in zip(
-        torch.split(batch.masks, batch.counts),
-        torch.split(batch.labels, batch.counts),
-        strict=True,
-    ):
-        targets.append(
-            grid_targets(
-                masks_to_boxes(view_masks),
-                view_masks,
-                labels=labels,
-                input_size=(height, width),
-                grids=config.model.grids,
-                scale_ranges=config.model.scale_ranges,
-                center_sigma=config.model.center_sigma,
-                num_classes=config.model.num_classes,
-            )
-        )
-        masks.append(downsample_masks(view_masks, stride_size))
+    targets = batch_targets(batch, config.model)
     return criterion(
         outputs,
-        targets,
-        masks,
+        targets_to(targets, batch.images.device),
+        torch.split(batch.masks, batch.counts),
         torch.split(batch.embeddings, batch.counts),
         color_similarity(lab, batch.valid.float()),
         step,
     )
 
 
+def padded_size(batch: TrainBatch, config: Config) -> tuple[int, int]:
+    """(height, width) that the views of all processes are padded to."""
+    if config.train.compile:
+        # Each other size would be compiled anew.
+        side = padded_side(config.augment.crop_size)
+        return side, side
+    height, width = largest(batch.images.shape[-2:])
+    return height, width
+
+
 def batch_to(batch: TrainBatch, device: torch.device) -> TrainBatch:
-    """The batch with its tensors on a device."""
-    images, colors, valid, masks, embeddings, labels = (
-        item.to(device, non_blocking=True) for item in batch[:6]
-    )
-    return TrainBatch(
-        images, colors, valid, masks, embeddings, labels, batch.counts, batch.failures
-    )
+    """The batch with its tensors on a device, but for those that grid targets are made of."""
+    moved: dict[str, Any] = {
+        name: value.to(device, non_blocking=True)
+        for name, value in batch._asdict().items()
+        if isinstance(value, Tensor) and name not in ("boxes", "centers", "labels")
+    }
+    return batch._replace(**moved)
 
 
 def set_training_mode(network: SOLO, options: TrainConfig) -> None:

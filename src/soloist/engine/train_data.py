@@ -20,6 +20,8 @@ from soloist.data.views import View, ViewMaker
 from soloist.engine.batches import batch_indices
 from soloist.errors import DataError
 from soloist.files import shown
+from soloist.ops.masks import center_of_mass, masks_to_boxes
+from soloist.targets import downsample_masks
 
 logger = logging.getLogger(__name__)
 
@@ -31,13 +33,16 @@ SIZE_DIVISOR = 32
 class TrainBatch(NamedTuple):
     """Views of one step: first all weak ones, then all strong ones.
 
-    Few and large tensors, because each one crosses from the worker by its own shared memory.
+    Few and large tensors, because each one crosses from the worker by its own shared memory. Of
+    the masks only what the losses read crosses, a sixteenth of them.
 
     Attributes:
         images: (V, 3, H, W) uint8, zero-padded at the bottom and right.
         colors: (V, 3, H/4, W/4) uint8 mean colours before distortion.
         valid: (V, H/4, W/4) bool, False in the padding. Both differ with `loss.compat`.
-        masks: (sum of N, H, W) bool, view after view.
+        masks: (sum of N, H/4, W/4) bool, view after view.
+        boxes: (sum of N, 4) float32 xyxy pixels, tight around the masks at full size.
+        centers: (sum of N, 2) float32 centres of mass (y, x) of these, in pixels.
         embeddings: (sum of N, E) float32.
         labels: (sum of N,) int64 class of each object.
         counts: N of each view.
@@ -48,16 +53,17 @@ class TrainBatch(NamedTuple):
     colors: Tensor
     valid: Tensor
     masks: Tensor
+    boxes: Tensor
+    centers: Tensor
     embeddings: Tensor
     labels: Tensor
     counts: list[int]
     failures: list[tuple[str, str]]
 
     @property
-    def tensors(self) -> dict[str, Tensor]:
+    def content(self) -> dict[str, Tensor | list[int]]:
         """What a file of the batch holds; a view after the other has `counts` masks."""
-        named = {name: value for name, value in self._asdict().items() if isinstance(value, Tensor)}
-        return {**named, "counts": torch.tensor(self.counts)}
+        return {name: value for name, value in self._asdict().items() if name != "failures"}
 
 
 class TrainBatches:
@@ -231,23 +237,28 @@ def collate(
         failures: (name, reason) of images that could not be read.
         released_colors: Give colours and their validity as the released code does.
     """
-    height, width = (
-        -(-max(view.image.shape[axis] for view in views) // SIZE_DIVISOR) * SIZE_DIVISOR
-        for axis in (1, 2)
-    )
+    height, width = (padded_side(max(view.image.shape[axis] for view in views)) for axis in (1, 2))
     size = (height, width)
+    small = (height // MASK_STRIDE, width // MASK_STRIDE)
     images = torch.stack([_pad(view.image, size) for view in views])
     colors, valid = (_released_colors if released_colors else _colors)(views, size)
     return TrainBatch(
         images=images,
         colors=colors,
         valid=valid,
-        masks=torch.cat([_pad(view.masks, size) for view in views]),
+        masks=torch.cat([downsample_masks(_pad(view.masks, size), small) for view in views]),
+        boxes=torch.cat([masks_to_boxes(view.masks) for view in views]),
+        centers=torch.cat([center_of_mass(view.masks) for view in views]),
         embeddings=torch.cat([view.embeddings for view in views]),
         labels=torch.cat([view.labels for view in views]),
         counts=[len(view.masks) for view in views],
         failures=failures,
     )
+
+
+def padded_side(side: int) -> int:
+    """The next multiple of the divisor, in pixels."""
+    return -(-side // SIZE_DIVISOR) * SIZE_DIVISOR
 
 
 def pad_batch(batch: TrainBatch, size: tuple[int, int]) -> TrainBatch:
@@ -259,7 +270,7 @@ def pad_batch(batch: TrainBatch, size: tuple[int, int]) -> TrainBatch:
         images=_pad(batch.images, size),
         colors=_pad(batch.colors, small),
         valid=_pad(batch.valid, small),
-        masks=_pad(batch.masks, size),
+        masks=_pad(batch.masks, small),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -38,13 +40,20 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
     rgb = rgb.float()
     # The sRGB curve is linear near black.
     linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055).clamp(min=0) ** 2.4, rgb / 12.92)
-    to_xyz = linear.new_tensor(_XYZ_FROM_RGB) / linear.new_tensor(_WHITE)[:, None]
+    to_xyz = _to_xyz(linear.device)
     with torch.autocast(rgb.device.type, enabled=False):
         xyz = torch.einsum("dc,...chw->...dhw", to_xyz, linear)
     # So is the cube root of CIE-Lab.
     roots = torch.where(xyz > 0.008856, xyz.clamp(min=0) ** (1 / 3), 7.787 * xyz + 16 / 116)
     x, y, z = roots.unbind(dim=-3)
     return torch.stack((116 * y - 16, 500 * (x - y), 200 * (y - z)), dim=-3)
+
+
+@cache
+def _to_xyz(device: torch.device) -> Tensor:
+    """(3, 3) float32, over the reference white; kept, since a device waits for what is sent."""
+    white = torch.tensor(_WHITE, device=device)[:, None]
+    return torch.tensor(_XYZ_FROM_RGB, device=device) / white
 
 
 def neighbors(maps: Tensor, dilation: int = 2) -> Tensor:

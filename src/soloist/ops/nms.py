@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,16 +10,24 @@ from torch.nn import functional
 
 from soloist.ops.masks import intersections, mask_areas, mask_iou
 
+Kernel = Literal["gaussian", "linear"]
+
 _BLOCK = 128
 """Masks compared with all better ones at a time: memory holds a block of overlaps."""
+_FIRST_BLOCK = 8
+"""Where few masks can pass: the first ones, of which the best alone decays most others."""
+
+_ALL = slice(None)
 
 
 def matrix_nms(
     masks: Tensor,
     scores: Tensor,
     labels: Tensor | None = None,
-    kernel: Literal["gaussian", "linear"] = "gaussian",
+    kernel: Kernel = "gaussian",
     sigma: float = 2.0,
+    *,
+    least: float = 0.0,
 ) -> Tensor:
     """Scores decayed by the overlap with better masks (SOLOv2 section 3.3, equations 4 and 5).
 
@@ -37,9 +45,12 @@ def matrix_nms(
         labels: (N,) integers; only masks of one label compete. None: all compete.
         kernel: f(iou) is exp(-sigma * iou ** 2) for "gaussian", 1 - iou for "linear".
         sigma: Width of the Gaussian kernel (SOLOv2: 2).
+        least: Decayed scores below this are not wanted. Above 0 only masks that can pass, and
+            those that bear on them, are compared, which is much quicker where few pass.
 
     Returns:
-        (N,) float32 decayed scores in the order of the input.
+        (N,) float32 decayed scores in the order of the input; 0 for those below `least`, the
+        others do not depend on it.
 
     Raises:
         ValueError: If the lengths differ or the kernel is unknown.
@@ -47,27 +58,19 @@ def matrix_nms(
     _check_lengths(masks, scores, labels)
     if kernel not in ("gaussian", "linear"):
         raise ValueError(f"kernel must be 'gaussian' or 'linear', got {kernel!r}")
-    n = len(masks)
     order = torch.argsort(scores, descending=True, stable=True)
-    masks = masks[order]
-    labels = None if labels is None else labels[order]
-    ranks = torch.arange(n, device=masks.device)
-    compensation = torch.zeros(n, device=masks.device)
-    coefficients = torch.ones(n, device=masks.device)
-    flat = masks.flatten(1)
-    areas = mask_areas(masks)
-    for start in range(0, n, _BLOCK):
-        stop = min(start + _BLOCK, n)
-        shared = intersections(flat[:stop], flat[start:stop])  # (stop, stop - start)
-        iou = shared / (areas[:stop, None] + areas[start:stop] - shared).clamp(min=1)
-        competes = ranks[:stop, None] < ranks[start:stop]
-        if labels is not None:
-            competes &= labels[:stop, None] == labels[start:stop]
-        iou = torch.where(competes, iou, 0)
-        compensation[start:stop] = iou.amax(dim=0)
-        coefficients[start:stop] = _least_decay(iou, compensation[:stop, None], kernel, sigma)
-    decayed = torch.empty(n, device=masks.device)
-    decayed[order] = scores[order].float() * coefficients
+    ranked = _Ranked(
+        scores[order].float(),
+        masks[order].flatten(1),
+        mask_areas(masks)[order],
+        None if labels is None else labels[order],
+    )
+    if least > 0:
+        sorted_scores = _decayed_from(least, ranked, kernel, sigma)
+    else:
+        sorted_scores = ranked.scores * _decay(_all_strengths(ranked, kernel), kernel, sigma)
+    decayed = torch.empty_like(sorted_scores)
+    decayed[order] = sorted_scores
     return decayed
 
 
@@ -120,15 +123,112 @@ def mask_nms(
     return keep
 
 
-def _least_decay(iou: Tensor, compensation: Tensor, kernel: str, sigma: float) -> Tensor:
-    """The least f(iou) / f(compensation) of each column; at least 1 where the overlaps are 0."""
+class _Ranked(NamedTuple):
+    """Masks, best first.
+
+    Attributes:
+        scores: (N,) float32, descending.
+        masks: (N, P) bool.
+        areas: (N,) float32.
+        labels: (N,) integers; None where all compete.
+    """
+
+    scores: Tensor
+    masks: Tensor
+    areas: Tensor
+    labels: Tensor | None
+
+    def iou(self, rows: Tensor | slice, columns: Tensor | slice) -> Tensor:
+        """(R, C) float32 overlaps of masks given by their ranks; 0 where labels differ."""
+        shared = intersections(self.masks[rows], self.masks[columns])
+        iou = shared / (self.areas[rows, None] + self.areas[columns] - shared).clamp(min=1)
+        if self.labels is None:
+            return iou
+        return torch.where(self.labels[rows, None] == self.labels[columns], iou, 0)
+
+
+def _all_strengths(ranked: _Ranked, kernel: Kernel) -> Tensor:
+    """(N,) how strongly each mask is decayed, for `_decay`."""
+    n = len(ranked.scores)
+    ranks = torch.arange(n, device=ranked.masks.device)
+    compensation = torch.zeros(n, device=ranked.masks.device)
+    strengths = torch.empty_like(compensation)
+    for start in range(0, n, _BLOCK):
+        stop = min(start + _BLOCK, n)
+        iou = ranked.iou(slice(stop), slice(start, stop))
+        iou = torch.where(ranks[:stop, None] < ranks[start:stop], iou, 0)
+        compensation[start:stop] = iou.amax(dim=0)
+        strengths[start:stop] = _strength(iou, compensation[:stop, None], kernel).amax(dim=0)
+    return strengths
+
+
+def _decayed_from(least: float, ranked: _Ranked, kernel: Kernel, sigma: float) -> Tensor:
+    """(N,) decayed scores of the masks whose decayed score is at least this; 0 for the others.
+
+    A mask that one other alone decays too far is out, whatever the rest does. Masks are compared
+    with all in blocks: first, in the order of their scores, those that are not out, then those
+    that could decay one of these further, if they were compensated no more than is known. To the
+    bit the same as without `least`: a strength is a maximum, which only equals are left out of.
+    """
+    n, device = len(ranked.scores), ranked.masks.device
+    ranks = torch.arange(n, device=device)
+    compared = torch.zeros(n, dtype=torch.bool, device=device)
+    known_compensation = torch.zeros(n, device=device)  # at most the true one
+    # No overlap decays by the factor 1, in either kernel.
+    nothing = torch.zeros((), device=device)
+    strengths = _strength(nothing, nothing, kernel).repeat(n)
+    block = _FIRST_BLOCK
+    while True:
+        decayed = ranked.scores * _decay(strengths, kernel, sigma)
+        passing = decayed >= least
+        rows = (passing & ~compared).nonzero()[:, 0]
+        if len(rows) == 0:
+            bearing = _bearing_on(
+                passing.nonzero()[:, 0], ranked, strengths, known_compensation, kernel
+            )
+            rows = (bearing & ~compared).nonzero()[:, 0]
+        if len(rows) == 0:
+            return torch.where(passing, decayed, 0)
+        rows = rows[:block]
+        iou = ranked.iou(rows, _ALL)
+        compensation = torch.where(ranks < rows[:, None], iou, 0).amax(dim=1, keepdim=True)
+        iou = torch.where(rows[:, None] < ranks, iou, 0)
+        known_compensation = torch.maximum(known_compensation, iou.amax(dim=0))
+        strengths = torch.maximum(strengths, _strength(iou, compensation, kernel).amax(dim=0))
+        compared[rows] = True
+        block = min(2 * block, _BLOCK)
+
+
+def _bearing_on(
+    passing: Tensor,
+    ranked: _Ranked,
+    strengths: Tensor,
+    known_compensation: Tensor,
+    kernel: Kernel,
+) -> Tensor:
+    """Which masks (N,) bool may decay one of the passing ones, given by rank, further."""
+    ranks = torch.arange(len(strengths), device=strengths.device)
+    bearing = torch.zeros_like(strengths, dtype=torch.bool)
+    for columns in torch.split(passing, _BLOCK):
+        iou = torch.where(ranks[:, None] < columns, ranked.iou(_ALL, columns), 0)
+        possible = _strength(iou, known_compensation[:, None], kernel)
+        bearing |= (possible > strengths[columns]).any(dim=1)
+    return bearing
+
+
+def _strength(iou: Tensor, compensation: Tensor, kernel: Kernel) -> Tensor:
+    """What f(iou) / f(compensation) falls with, and so never less for a smaller compensation."""
     if kernel == "gaussian":
-        # The exponential falls: it is least where its argument is greatest.
-        return torch.exp(-sigma * (iou.square() - compensation.square()).amax(dim=0))
+        return iou.square() - compensation.square()
     # A duplicate of a better mask (compensation 1) adds nothing to what that mask decays, and
     # 0 / 0 would be NaN.
     remaining = 1 - compensation
-    return torch.where(remaining > 0, (1 - iou) / remaining.clamp(min=1e-12), 1).amin(dim=0)
+    return torch.where(remaining > 0, (iou - 1) / remaining.clamp(min=1e-12), -1)
+
+
+def _decay(strengths: Tensor, kernel: Kernel, sigma: float) -> Tensor:
+    """Factors f(iou) / f(compensation) of strengths, in [0, 1] for the greatest of a mask."""
+    return torch.exp(-sigma * strengths) if kernel == "gaussian" else -strengths
 
 
 def _check_lengths(masks: Tensor, scores: Tensor, labels: Tensor | None) -> None:

@@ -1,0 +1,285 @@
+"""Every command, block of Python and link of the documents is tried, or set aside with a reason.
+
+Two pages have tests of their own, since they need whole data sets: tests/test_reproduce_coco.py and
+tests/datasets/test_page.py.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+import tomllib
+from collections.abc import Mapping
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from pycocotools.coco import COCO
+from tests.documents import DOCS, PAGES, ROOT, blocks, shell_commands, soloist_arguments
+
+from soloist.cli import app, run_command
+from soloist.cli.runs import DONE, SOME_FAILED
+from soloist.data.coco import load_coco
+from soloist.data.scenes import write_scenes
+from soloist.segmenter import BUNDLED
+
+OWN_TESTS = {"datasets.md", "reproduce-coco.md"}
+TUTORIAL = "tutorial.md"
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
+    "project"
+]
+
+# Verbs that learn show their plan by --dry-run; here and there they learn a little.
+DRY = {"ablate", "finetune", "fit", "pretrain", "train"}
+LEARNED = {(TUTORIAL, "fit"), ("README.md", "pretrain"), ("README.md", "train")}
+TINY = {"fit", "masks", "pretrain", "train"}
+
+# Values that suit a few small pictures, and a network that knows nothing.
+INSTEAD = {("fit", "--budget"): "5s", ("cluster", "--groups"): "2", ("cluster", "--min-score"): "0"}
+# What is not run at all, by page and beginning. A command of Soloist's is parsed all the same.
+SET_ASIDE = {
+    ("app.md", "soloist app"): "a server; tests/app starts it",
+    ("choosing-a-backbone.md", "soloist backbones"): "minutes; tests/test_backbone_list.py",
+    ("choosing-a-backbone.md", "soloist fit"): "downloads weights",
+    ("finetune.md", "soloist finetune-table"): "36 trainings; tests/experiments",
+    ("finetune.md", "soloist finetune labels.json"): "tests/cli/test_finetuning.py",
+    ("onnx.md", "soloist export"): "a minute; tests/test_onnx_export.py",
+    ("MODEL_CARD.md", "soloist"): "needs the stamps benchmark",
+    ("quality.md", "soloist estimate runs/scenes"): "needs the stamps benchmark",
+    ("quality.md", "soloist estimate ../shared"): "needs the stamps benchmark",
+    ("results.md", "soloist"): "hours, on the stamps benchmark",
+    ("results.md", "python -c"): "40 scenes; tests/data/test_scenes.py",
+    ("results.md", "/usr/bin/time"): "an hour, on the stamps benchmark",
+    ("scale.md", "head="): "needs SLURM",
+    (
+        "scale.md",
+        "soloist predict /shared/photos --model /shared/runs",
+    ): "tests/engine/test_on_ray.py",
+    ("semantics.md", "soloist cluster runs/"): "needs the stamps benchmark",
+    ("weights.md", "soloist"): "needs released files; tests/cli, tests/checkpoints",
+}
+# What stands for something else, and has no value of its own.
+PLACEHOLDERS = {"OPTIONS": "", "WEIGHT": "0.5", "ROUND": "0", "K": "4"}
+# Blocks of Python that are only read, by page and beginning.
+PYTHON_SET_ASIDE = {
+    ("weights.md", "segmenter = soloist.load"): "publishes on the hub; tests/hub",
+    ("weights.md", "import soloist"): "needs released files; tests/checkpoints",
+    ("weights.md", "state = soloist.load"): "tests/models/test_backbones.py",
+}
+
+WITH_COMMANDS = sorted(
+    name for name, path in PAGES.items() if name not in OWN_TESTS and shell_commands(path)
+)
+
+
+def reason(table: Mapping[tuple[str, str], str], page: str, text: str) -> str | None:
+    """Why something of a page is not run; None if it is."""
+    reasons = (
+        why for (name, start), why in table.items() if name == page and text.startswith(start)
+    )
+    return next(reasons, None)
+
+
+@pytest.fixture(scope="module")
+def furniture(
+    tmp_path_factory: pytest.TempPathFactory,
+    scenes: Path,
+    model_folder: Path,
+    tiny_defaults: Mapping[str, Any],
+) -> Path:
+    """Pictures, masks, labels and runs under the names that the pages give them."""
+    root = tmp_path_factory.mktemp("furniture")
+    for folder in ("photos", "shared/photos"):
+        shutil.copytree(scenes / "images", root / folder)
+    shutil.copy(root / "photos" / "000001.jpg", root / "photo.jpg")
+    for run in ("runs/mine", "runs/photos", "runs/classes", "shared/runs/photos"):
+        shutil.copytree(model_folder, root / run / "model")
+    truth = json.loads((scenes / "annotations.json").read_text(encoding="utf-8"))
+    found = {**truth, "annotations": [{**one, "score": 0.9} for one in truth["annotations"]]}
+    for name, content in {
+        **dict.fromkeys(("truth", "labels", "val"), truth),
+        **dict.fromkeys(("masks", "val_predictions"), found),
+    }.items():
+        (root / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    (root / "tiny.yaml").write_text(yaml.safe_dump(dict(tiny_defaults)), encoding="utf-8")
+    return root
+
+
+@pytest.fixture
+def furnished(furniture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own to work in."""
+    shutil.copytree(furniture, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def shortened(page: str, arguments: list[str]) -> list[str]:
+    """What is run instead of a command of Soloist's: the same, in seconds."""
+    # The disk of a cluster is a folder here.
+    verb, *rest = [
+        word.removeprefix("/") if word.startswith("/shared/") else word for word in arguments
+    ]
+    if verb in DRY and (page, verb) not in LEARNED:
+        return [verb, *rest, "--dry-run"]
+    if verb in TINY:
+        rest += ["--config", "tiny.yaml", "--device", "cpu", "--precision", "fp32"]
+    if verb == "search":
+        rest[1] = str(next(iter(load_coco(rest[0]).annotations.values()))[0].id)
+    for option, value in list(pairwise(rest)):
+        if (verb, option) in INSTEAD:
+            rest[rest.index(option) + 1] = INSTEAD[verb, option]
+        if option == "--out" and Path(value).exists():
+            rest.append("--overwrite")
+    return [verb, *rest]
+
+
+def parse(arguments: list[str]) -> None:
+    """Raises if the command line does not know the verb, an option, or a value of it."""
+    text = "\0".join(arguments)
+    for word, value in PLACEHOLDERS.items():
+        text = re.sub(rf"\b{word}\b", value, text)
+    given = [word for word in text.split("\0") if word]
+    app.parse_args(given, exit_on_error=False, print_error=False)
+
+
+def check_other(command: list[str]) -> None:
+    """What a command that is not Soloist's names is there."""
+    program, *rest = command
+    if program == "make":
+        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+        assert set(rest) <= set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    elif program == "python":
+        assert (ROOT / rest[0]).is_file()
+    elif program == "pip":
+        extras = PROJECT["optional-dependencies"]
+        known = map(Requirement, [*PROJECT["dependencies"], *chain.from_iterable(extras.values())])
+        names = {"soloist", *(one.name for one in known)}
+        for one in map(Requirement, {*rest[1:]} - {".", "--no-deps"}):
+            assert one.name in names
+            assert one.extras <= set(extras)
+    else:
+        pytest.fail(f"nothing tries `{' '.join(command)}`, nor is it set aside")
+
+
+def try_command(page: str, command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = soloist_arguments(command)
+    if reason(SET_ASIDE, page, " ".join(command)) is not None:
+        if arguments is not None:
+            parse(arguments)
+        return
+    if arguments is None:
+        check_other(command)
+        return
+    status = run_command(shortened(page, arguments))
+    told = capsys.readouterr()
+    # `doctor` may find something wrong with this machine.
+    fine = (DONE, SOME_FAILED) if arguments == ["doctor"] else (DONE,)
+    assert status in fine, f"{' '.join(command)}\n{told.out}{told.err}"
+
+
+@pytest.mark.usefixtures("furnished")
+@pytest.mark.parametrize("page", [page for page in WITH_COMMANDS if page != TUTORIAL])
+def test_the_commands_of_a_page_work(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in shell_commands(PAGES[page]):
+        try_command(page, command, capsys)
+
+
+@pytest.mark.usefixtures("furnished")
+def test_the_tutorial_leads_from_pictures_to_labels(capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree("photos")
+    shutil.rmtree("runs")
+    write_scenes(Path("scenes"), 3, seed=201, split="val", long_side=224)
+    Path("scenes/images").rename("photos")
+    commands = shell_commands(PAGES[TUTORIAL])
+    assert [command[1] for command in commands if command[0] == "soloist"] == [
+        *("doctor", "predict", "fit", "predict", "convert", "convert")
+    ]
+    for command in commands:
+        try_command(TUTORIAL, command, capsys)
+        if command[1] == "fit":
+            assert Path("runs/mine/report.html").is_file()
+            # A few steps teach nothing; from here on as if it had learned.
+            shutil.copytree(BUNDLED, "runs/mine/model", dirs_exist_ok=True)
+    for folder in ("first", "pictures"):
+        assert len(list(Path(folder).glob("*.overlay.jpg"))) == 3
+    predicted = load_coco("masks.json")
+    good = [one for few in predicted.annotations.values() for one in few if one.score >= 0.3]
+    coco = COCO("cvat/annotations/instances_default.json")
+    assert [one["name"] for one in coco.dataset["categories"]] == ["object"]
+    assert {one["file_name"] for one in coco.imgs.values()} == {
+        path.name for path in Path("photos").iterdir()
+    }
+    read = coco.loadAnns(coco.getAnnIds())
+    assert 0 < len(read) == len(good) < len(predicted)
+    assert min(one["attributes"]["score"] for one in read) >= 0.3
+    for one, mask in zip(read, good, strict=True):
+        assert isinstance(one["segmentation"], list)
+        assert coco.annToMask(one).sum() == pytest.approx(mask.area, rel=0.1, abs=10)
+    supervision = pytest.importorskip("supervision")
+    sets = supervision.DetectionDataset
+    for others in (
+        sets.from_coco("photos", "cvat/annotations/instances_default.json", force_masks=True),
+        sets.from_yolo("yolo/images", "yolo/labels", "yolo/data.yaml", force_masks=True),
+    ):
+        assert len(others) == 3
+        assert sum(map(len, others.annotations.values())) == len(read)
+
+
+@pytest.mark.usefixtures("furnished")
+def test_datumaro_reads_what_the_tutorial_writes() -> None:
+    datumaro = pytest.importorskip("datumaro")
+    convert = next(
+        command for command in shell_commands(PAGES[TUTORIAL]) if command[-1:] == ["cvat"]
+    )
+    assert run_command([*convert[1:], "--images", "photos", "--with-images", "copy"]) == DONE
+    read = datumaro.Dataset.import_from("cvat", "coco_instances", merge_instance_polygons=True)
+    masks = [one for item in read for one in item.annotations if isinstance(one, datumaro.Mask)]
+    assert len(masks) == len(load_coco("masks.json"))
+
+
+def test_what_is_set_aside_is_on_its_page() -> None:
+    """A reason for nothing is a mistake, or hides the next one."""
+    for (page, start), why in SET_ASIDE.items():
+        assert any(" ".join(command).startswith(start) for command in shell_commands(PAGES[page]))
+        assert why
+    for page, start in PYTHON_SET_ASIDE:
+        assert any(block.startswith(start) for block in blocks(PAGES[page], "python"))
+
+
+@pytest.mark.usefixtures("furnished")
+@pytest.mark.parametrize("page", [name for name, path in PAGES.items() if blocks(path, "python")])
+def test_the_python_of_a_page_works(page: str, request: pytest.FixtureRequest) -> None:
+    for block in blocks(PAGES[page], "python"):
+        if "model.onnx" in block:
+            shutil.copy(request.getfixturevalue("exported_file"), "model.onnx")
+        if reason(PYTHON_SET_ASIDE, page, block) is None:
+            exec(compile(block, page, "exec"), {})
+        else:
+            ast.parse(block)
+
+
+# Links
+
+
+def anchors(path: Path) -> set[str]:
+    """Where a link may lead within a page: its headings, as GitHub and the site name them."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.M)
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", [*PAGES, "quickstart.ipynb"])
+def test_links_lead_somewhere(page: str) -> None:
+    path = PAGES.get(page, DOCS / page)
+    links = re.findall(
+        r"\]\((?!https?://)([^)#]*)(?:#([^)]*))?\)", path.read_text(encoding="utf-8")
+    )
+    for target, anchor in links:
+        place = path.parent / target if target else path
+        assert place.is_file(), f"{page}: {target}"
+        assert not anchor or anchor in anchors(place), f"{page}: {target}#{anchor}"

@@ -1,0 +1,153 @@
+"""Draws the pictures of docs/method.md into docs/images, from generated scenes and bundled weights.
+
+    python tools/method_pictures.py [FOLDER]
+
+Nothing in them is touched up. The scenes are of parts of photographs that the weights were not
+learned from; which of them are shown was chosen by eye, the mistakes left in.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.nn import functional
+
+from soloist import load
+from soloist.data.scenes import Scene, make_scene
+from soloist.engine.extract import FreeMaskExtractor
+from soloist.engine.runtime import Runtime
+from soloist.ops.affinity import color_similarity, rgb_to_lab
+from soloist.pictures import draw_masks, draw_outlines, jpeg_bytes, resize_masks
+from soloist.presets import load_config
+
+Picture = NDArray[np.uint8]
+
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+SEED = 201
+QUERY_SCENES, COLOR_SCENES = (8, 7, 4), (6, 10)
+LEAST_SCORE = 0.3
+_TILE = (180, 240)  # (height, width) of a tile, in pixels.
+_GAP = 6
+_RED = (255, 40, 40)
+_STRIDE = 4
+"""Of the pixels whose colours are compared, as in training."""
+# From the least to the greatest value.
+_RAMP = np.array([(20, 20, 60), (120, 40, 130), (230, 90, 60), (255, 240, 150)], dtype=np.float64)
+
+
+@torch.inference_mode()
+def free_mask_rows(scenes: Sequence[Scene]) -> list[list[Picture]]:
+    """Of each scene: a query's cell, its similarity, the cut of it, free masks, the network's."""
+    config = load_config("tiny")
+    runtime = Runtime(device=torch.device("cpu"), precision="fp32")
+    extractor = FreeMaskExtractor(config, runtime)
+    segmenter = load(device="cpu", precision="fp32")
+    rows = []
+    for scene in scenes:
+        pixels, size = scene.image, scene.masks.shape[1:]
+        image = torch.from_numpy(pixels).permute(2, 0, 1)
+        features = extractor.features(image)
+        y, x = inner_point(scene.masks)
+        height, width = features.shape[1:]
+        row, column = y * height // size[0], x * width // size[1]
+        similarity = functional.cosine_similarity(features, features[:, row, column, None, None], 0)
+        soft = (similarity - similarity.min()) / (similarity.max() - similarity.min())
+        cut = soft >= config.free_mask.mask_threshold
+        large = functional.interpolate(soft[None, None], size, mode="nearest")[0, 0]
+        mask = functional.interpolate(cut[None, None].float(), size, mode="nearest")[0, 0] > 0
+        coarse = extractor(pixels, (size[0], size[1]))
+        (found,) = segmenter.predict(pixels)
+        good = found[found.scores >= LEAST_SCORE]
+        rows.append(
+            [
+                with_point(pixels, (y, x)),
+                with_point(ramp(large.numpy()), (y, x)),
+                draw_masks(pixels, mask[None].numpy()),
+                draw_masks(pixels, coarse.masks.numpy()),
+                draw_masks(pixels, good.masks.numpy()),
+            ]
+        )
+    return rows
+
+
+def affinity_rows(scenes: Sequence[Scene]) -> list[list[Picture]]:
+    """Of each scene: itself, how many neighbours are of a like colour, the same with outlines."""
+    threshold = load_config("paper").loss.color_threshold
+    rows = []
+    for scene in scenes:
+        rgb = torch.from_numpy(scene.image).permute(2, 0, 1)[None].float() / 255
+        lab = rgb_to_lab(functional.avg_pool2d(rgb, _STRIDE))
+        valid = torch.ones(lab.shape[0], *lab.shape[2:])
+        alike = (color_similarity(lab, valid) >= threshold).float().mean(dim=1)[0]
+        shown = ramp(alike.numpy())
+        masks = resize_masks(scene.masks, (shown.shape[0], shown.shape[1]))
+        rows.append([scene.image, shown, draw_outlines(shown, masks, (60, 255, 60), line_width=1)])
+    return rows
+
+
+def inner_point(masks: NDArray[np.bool_]) -> tuple[int, int]:
+    """(y, x) of the pixel of the largest mask that is nearest to its centre of mass."""
+    largest = masks[masks.sum(axis=(1, 2)).argmax()]
+    pixels = np.argwhere(largest)
+    distances = ((pixels - pixels.mean(axis=0)) ** 2).sum(axis=1)
+    y, x = pixels[distances.argmin()].tolist()
+    return y, x
+
+
+def ramp(values: NDArray[np.float32]) -> Picture:
+    """(H, W) in [0, 1] as colours."""
+    places = np.linspace(0, 1, len(_RAMP))
+    channels = [np.interp(values, places, _RAMP[:, channel]) for channel in range(3)]
+    return np.stack(channels, axis=2).astype(np.uint8)
+
+
+def with_point(pixels: Picture, point: tuple[int, int]) -> Picture:
+    """A picture with a red dot, ringed in white."""
+    drawn = pixels.copy()
+    rows, columns = np.ogrid[: pixels.shape[0], : pixels.shape[1]]
+    distance = np.hypot(rows - point[0], columns - point[1])
+    drawn[distance <= 8] = 255
+    drawn[distance <= 5] = _RED
+    return drawn
+
+
+def sheet(rows: Sequence[Sequence[Picture]]) -> Picture:
+    """Rows of pictures as one, each fitted into a white tile."""
+    lines = []
+    for row in rows:
+        tiles = []
+        for picture in row:
+            tile = Image.new("RGB", _TILE[::-1], "white")
+            fitted = Image.fromarray(picture)
+            fitted.thumbnail(_TILE[::-1], Image.Resampling.LANCZOS)
+            left, top = ((a - b) // 2 for a, b in zip(tile.size, fitted.size, strict=True))
+            tile.paste(fitted, (left, top))
+            tiles.append(
+                np.pad(np.asarray(tile), ((0, _GAP), (0, _GAP), (0, 0)), constant_values=255)
+            )
+        lines.append(np.concatenate(tiles, axis=1))
+    return np.ascontiguousarray(np.concatenate(lines)[:-_GAP, :-_GAP])
+
+
+def main(folder: Path = IMAGES) -> None:
+    """Writes the pictures."""
+    shown = [make_scene(index, seed=SEED, split="val") for index in QUERY_SCENES]
+    large = [
+        make_scene(index, seed=SEED, split="val", long_side=_STRIDE * _TILE[1])
+        for index in COLOR_SCENES
+    ]
+    for name, rows in (
+        ("free-mask.jpg", free_mask_rows(shown)),
+        ("affinity.jpg", affinity_rows(large)),
+    ):
+        (folder / name).write_bytes(jpeg_bytes(sheet(rows), quality=85))
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
