@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -18,7 +19,9 @@ from pycocotools.coco import COCO
 from safetensors.torch import load_file, save_file
 
 import soloist
+from soloist.config import ReadingConfig, TileConfig
 from soloist.data.coco import load_coco
+from soloist.data.images import read_image
 from soloist.errors import CheckpointError, ConfigError, DataError
 from soloist.segmenter import Result, Segmenter
 
@@ -238,6 +241,7 @@ def test_filter_carries_every_field() -> None:
         "path",
         "pixels",
         "categories",
+        "reading",
     }
 
 
@@ -383,3 +387,66 @@ def test_the_names_of_the_package_are_there() -> None:
     assert soloist.Segmenter is Segmenter
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         _ = soloist.lod
+
+
+# Tiles
+
+
+def test_a_picture_that_fits_into_a_tile_is_segmented_as_without(
+    segmenter: Segmenter, picture: Path, pixels: NDArray[np.uint8]
+) -> None:
+    wanted = segmenter.predict(picture)[0]
+    for source in (picture, pixels):
+        (found,) = segmenter.predict(source, tile=128)
+        np.testing.assert_array_equal([*found.masks], wanted.masks.numpy())
+        for name in ("scores", "boxes", "embeddings"):
+            assert torch.equal(getattr(found, name), getattr(wanted, name)), name
+        assert found.to_coco()["annotations"] == wanted.to_coco()["annotations"]
+
+
+def test_a_tiled_result_is_drawn_and_written(
+    segmenter: Segmenter, tmp_path: Path, pixels: NDArray[np.uint8]
+) -> None:
+    large = np.tile(pixels, (3, 3, 1))
+    config = TileConfig(size=128, overlap=32)
+    (found,) = segmenter.predict(large, tile=config)
+    assert len(found) > 0
+    assert found.plot().size == (270, 210)
+    assert (np.asarray(found.plot()) != large).any()
+    file = load_coco(found.save(tmp_path / "masks.json"))
+    assert len(file) == len(found)
+    np.testing.assert_array_equal(file.masks(file.images[0]), [*found.masks])
+    assert [one.masks.rles for one in found] == [(rle,) for rle in found.masks.rles]
+    assert found[::-1].scores.tolist() == found.scores.tolist()[::-1]
+    assert pickle.loads(pickle.dumps(found)).masks == found.masks
+    assert repr(found) == f"<LargeResult: {found._summary()}>"
+    assert "<img " in found._repr_html_()
+    stream = segmenter.predict(large, tile=config, stream=True)
+    assert isinstance(stream, Iterator)
+    assert next(stream).masks == found.masks
+
+
+def test_tiles_that_are_too_small_are_told(segmenter: Segmenter, picture: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tile\.size must be at least 64"):
+        segmenter.predict(picture, tile=10)
+
+
+# Reading
+
+
+def test_a_model_reads_as_it_was_trained(tmp_path: Path, model_folder: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 4000, (70, 90, 5), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack", planarconfig="contig")
+    segmenter = soloist.load(model_folder, device="cpu", precision="fp32")
+    with pytest.raises(DataError, match="5 channels; choose"):
+        segmenter.predict(tmp_path / "a.tif")
+    reading = ReadingConfig(channels=(4, 2, 0), stretch="percentile")
+    segmenter.config = replace(segmenter.config, reading=reading)
+    segmenter.save_pretrained(tmp_path / "model")
+    again = soloist.load(tmp_path / "model", device="cpu", precision="fp32")
+    assert again.config.reading == reading
+    (result,) = again.predict(tmp_path / "a.tif")
+    assert_same(result, again.predict(read_image(tmp_path / "a.tif", reading=reading))[0])
+    assert result.plot().size == (90, 70)
+    (large,) = again.predict(tmp_path / "a.tif", tile=128)
+    assert large.plot().size == (90, 70)

@@ -31,6 +31,7 @@ SECTIONS = {
     "fast": "Extra `fast`",
     "onnx": "Extra `onnx`",
     "parquet": "Extra `parquet`",
+    "video": "Extra `video`",
     "supervision": "Extra `supervision`",
     "dev": "Development",
     # Last, so that it does not matter to the others whether Ray is installed.
@@ -103,7 +104,9 @@ changed files of the package itself, nothing of programs that use it.
   install them.
 - **Inside the wheels.** Those of NumPy, SciPy, Pillow, PyArrow, PyTorch and others contain further
   libraries, such as OpenBLAS (BSD-3-Clause) and GCC's runtime libraries (GPL-3.0 with the exception
-  that lets any program use them). Each wheel has their licences with it.
+  that lets any program use them). Each wheel has their licences with it. **PyAV's wheels** (extra
+  `video`) contain FFmpeg built with x264 and x265, which are GPL-2.0-or-later: to use them asks for
+  nothing, to pass them on does. A PyAV built on another FFmpeg serves as well.
 - `BSD` means that a package does not say which of the BSD licences, but for the file in it.
 """
 

@@ -54,7 +54,7 @@ def extract_masks(
     config = load_config(preset, None, options)
     runtime = choose_runtime(device, precision)
     join(runtime.device)
-    found = find_images(images)
+    found = find_images(images, config.reading)
     with opened_output(out, overwrite=overwrite) as errors:
         return label_images(
             found,
@@ -100,7 +100,7 @@ def fit(
         SoloistError: For what a caller can cause.
     """
     config = load_config(preset, None, options)
-    found = find_images(images)
+    found = find_images(images, config.reading)
     truth = None if ground_truth is None else Path(ground_truth)
     inputs = {"images": str(images), "gt": str(truth), "budget": str(budget_seconds)}
     runtime = choose_runtime(device, precision)
@@ -152,7 +152,7 @@ def finetune(
         SoloistError: For what a caller can cause.
     """
     config = finetune_config(preset, None, options or {}, init=str(init))
-    chosen = choose_labelled(find_images(images or data), data, labels, config.seed)
+    chosen = choose_labelled(find_images(images or data, config.reading), data, labels, config.seed)
     config = with_classes(config, chosen.labels)
     truth = None if ground_truth is None else Path(ground_truth)
     inputs = {"data": str(data), "images": str(images), "init": str(init), "labels": labels}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from soloist.config import Config
+from soloist.config import Config, TileConfig
 from soloist.data.coco import CocoFile
 from soloist.data.sources import ImageRef
 from soloist.engine.build import build_backbone, build_solo, carry_over
@@ -111,14 +111,17 @@ def plan_fit(
     ]
 
 
-def plan_predict(images: Sequence[ImageRef], segmenter: Segmenter) -> list[str]:
+def plan_predict(
+    images: Sequence[ImageRef], segmenter: Segmenter, tiles: TileConfig | None = None
+) -> list[str]:
     """Lines about `soloist predict` with a segmenter that is loaded."""
     options = segmenter.config.inference
+    cut = "" if tiles is None else f", tiles of {tiles.size} pixels that share {tiles.shared}"
     return [
         _images(images, segmenter.runtime),
         f"network: SOLO, {_parameters(segmenter.network)} parameters",
         f"masks: images of short side {options.short_side}, at most {options.max_per_image} each, "
-        f"score at least {options.score_threshold:g}",
+        f"score at least {options.score_threshold:g}{cut}",
     ]
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from soloist.data.encoded import EncodedInstances
 from soloist.data.sources import ImageRef
 from soloist.files import atomic_path, inner_path
-from soloist.pictures import draw_masks, jpeg_bytes, resize_masks
+from soloist.pictures import draw_large, draw_masks, jpeg_bytes, resize_masks
 from soloist.structures import Instances
 
 _ENDING = ".overlay.jpg"
@@ -27,17 +28,25 @@ class OverlayWriter:
         self._folder = folder
         self._score_threshold = score_threshold
 
-    def __call__(self, image: ImageRef, pixels: NDArray[np.uint8], instances: Instances) -> None:
-        """Draws the instances of one image.
+    def __call__(
+        self,
+        image: ImageRef,
+        pixels: NDArray[np.uint8],
+        instances: Instances | EncodedInstances,
+    ) -> None:
+        """Draws the instances of one image; of a large one a reduced picture, without scores.
 
         Args:
             image: The image; its name gives the picture's name.
             pixels: (H', W', 3) uint8 RGB, perhaps smaller than the masks.
-            instances: Objects with (N, H, W) masks.
+            instances: The objects.
         """
         shown = instances.filter(instances.scores >= self._score_threshold)
-        masks = resize_masks(shown.masks.cpu().numpy(), (pixels.shape[0], pixels.shape[1]))
-        drawn = draw_masks(pixels, masks, scores=shown.scores.tolist())
+        if isinstance(shown, EncodedInstances):
+            drawn = draw_large(pixels, shown.masks.largest_first())
+        else:
+            masks = resize_masks(shown.masks.cpu().numpy(), (pixels.shape[0], pixels.shape[1]))
+            drawn = draw_masks(pixels, masks, scores=shown.scores.tolist())
         with atomic_path(self._folder / picture_name(image.name)) as temporary:
             temporary.write_bytes(jpeg_bytes(drawn, quality=90))
 

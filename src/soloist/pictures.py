@@ -6,7 +6,7 @@ Drawing with NumPy and Pillow only, so that reports and documents need no plotti
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,6 +103,31 @@ def draw_masks(
     if scores is None:
         return canvas
     return _write_scores(canvas, masks, scores)
+
+
+def draw_large(
+    image: NDArray[np.uint8],
+    masks: Iterable[tuple[int, NDArray[np.bool_]]],
+    *,
+    max_side: int = 2048,
+) -> NDArray[np.uint8]:
+    """`draw_masks` on a picture that is reduced first; one mask is in memory at a time.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        masks: Number and (H, W) bool of each mask, in the order of painting; the number chooses its
+            colour.
+        max_side: Largest height and width of the result, in pixels.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    canvas = thumbnail(image, max_side)
+    size = (canvas.shape[0], canvas.shape[1])
+    for number, mask in masks:
+        color = mask_colors(number + 1)[number:]
+        canvas = draw_masks(canvas, resize_masks(mask[None], size), colors=color)
+    return canvas
 
 
 def draw_outlines(

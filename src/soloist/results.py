@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from soloist.config import AS_USUAL, ReadingConfig
 from soloist.data.coco_types import CocoImage
 from soloist.data.coco_write import instances_to_annotations, write_coco
 from soloist.data.images import read_image
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 Source = str | Path | NDArray[np.uint8] | Image.Image | Sequence[str | Path]
 """A path or several, (H, W, 3) uint8 RGB, or a Pillow image."""
 
-_SHOWN_SIDE = 480  # Pixels of the long side in a notebook.
+SHOWN_SIDE = 480
+"""Pixels of the long side of a picture in a notebook."""
 _MOST_SCORES = 20  # More of them hide a small picture.
 _ROWS = ("scores", "boxes", "embeddings", "labels", "agreements")
 """Fields with a row an object, beside the masks."""
@@ -49,6 +51,7 @@ class Presentable:
     path: Path | None
     pixels: NDArray[np.uint8] | None
     categories: Mapping[int, str]
+    reading: ReadingConfig = AS_USUAL
 
     if TYPE_CHECKING:
 
@@ -239,10 +242,10 @@ class Presentable:
             return self.pixels
         if self.path is None:
             raise DataError("wanted a result with its image, got neither pixels nor a path")
-        return read_image(self.path, short_side=short_side)
+        return read_image(self.path, reading=self.reading, short_side=short_side)
 
     def _small_picture(self) -> NDArray[np.uint8]:
-        pixels = thumbnail(self._picture(_SHOWN_SIDE), _SHOWN_SIDE)
+        pixels = thumbnail(self._picture(SHOWN_SIDE), SHOWN_SIDE)
         masks = resize_masks(np.asarray(self.masks), (pixels.shape[0], pixels.shape[1]))
         scores = self.scores.tolist() if len(self) <= _MOST_SCORES else None
         return draw_masks(pixels, masks, scores=scores)

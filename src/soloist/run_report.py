@@ -12,7 +12,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from soloist.config import Config
+from soloist.config import Config, ReadingConfig
 from soloist.data.augment import CropPair, seeded
 from soloist.data.coco import load_coco
 from soloist.data.error_log import read_errors
@@ -29,6 +29,7 @@ from soloist.files import atomic_path, write_json
 from soloist.models.backbones import Backbone
 from soloist.models.densecl import match_cells
 from soloist.pictures import draw_matches, jpeg_bytes
+from soloist.presets import load_config_file
 from soloist.report import ReportContent, StageGallery, WorstImage, write_report
 
 REPORT_FILE = "report.html"
@@ -107,6 +108,7 @@ def rewrite_report(folder: Path) -> Path:
     truth = None if recipe["ground_truth"] is None else Path(recipe["ground_truth"])
     stages = [StageGallery(key, title, Path(at)) for key, title, at in recipe["stages"]]
     judged = truth is not None and bool(stages)
+    reading = load_config_file(folder / "config.yaml").reading
     write_report(
         folder / REPORT_FILE,
         ReportContent(
@@ -114,9 +116,9 @@ def rewrite_report(folder: Path) -> Path:
             summary=SUMMARIES.get(state["command"], SUMMARY),
             results=_read_json(results_file) if results_file.is_file() else {},
             stages=stages,
-            images=[ImageRef(Path(path), name) for path, name in recipe["images"]],
+            images=[ImageRef(Path(path), name, reading=reading) for path, name in recipe["images"]],
             ground_truth=truth,
-            worst=_judge_images(folder, stages[-1], truth) if judged and truth else (),
+            worst=_judge_images(folder, stages[-1], truth, reading) if judged and truth else (),
             per_image=PER_IMAGE_FILE if judged else "",
             metrics=read_metrics(folder / "metrics.jsonl"),
             timing=list(state.get("timing", {}).items()),
@@ -128,13 +130,15 @@ def rewrite_report(folder: Path) -> Path:
     return folder / REPORT_FILE
 
 
-def _judge_images(folder: Path, stage: StageGallery, ground_truth: Path) -> list[WorstImage]:
+def _judge_images(
+    folder: Path, stage: StageGallery, ground_truth: Path, reading: ReadingConfig
+) -> list[WorstImage]:
     """Writes the table of a stage's images, and chooses the worst."""
     predicted, truth = load_coco(stage.predictions), load_coco(ground_truth)
     true_ids = match_images(predicted, truth)
     scores = score_images(predicted, truth, true_ids, masks=True, max_dets=100)
     write_per_image(folder / PER_IMAGE_FILE, scores)
-    images = {image.name: image for image in find_images(ground_truth)}
+    images = {image.name: image for image in find_images(ground_truth, reading)}
     return [
         WorstImage(images[one.name], one.summary()) for one in worst_images(scores, WORST_SHOWN)
     ]
@@ -152,7 +156,9 @@ def finish_pretrain(
     rows = []
     with seeded(config.seed), runtime.autocast(), torch.inference_mode():
         for image in spread(images, MATCH_PAIRS):
-            pixels = torch.from_numpy(read_image(image.path)).permute(2, 0, 1)
+            pixels = torch.from_numpy(read_image(image.path, reading=image.reading)).permute(
+                2, 0, 1
+            )
             views = torch.stack(CropPair(size=MATCH_SIDE, scale=options.crop_scale)(pixels))
             maps = backbone(backbone.normalize(views.to(runtime.device)))
             rows.append(_match_picture(views, maps[backbone.level(options.dense_stride)]))

@@ -16,17 +16,20 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from soloist.config import Config
+from soloist.config import AS_USUAL, Config, ReadingConfig, TileConfig
 from soloist.data.coco import CATEGORIES
+from soloist.data.encoded import EncodedInstances
 from soloist.data.images import own_pixels, read_with_size, resized_size
 from soloist.data.sources import ImageRef, find_images
 from soloist.engine.build import load_categories, load_solo, normalize, save_solo
 from soloist.engine.runtime import Runtime, choose_runtime
+from soloist.engine.tiles import TiledLabeler
 from soloist.hub import fetch_model, model_reference
 from soloist.models.backbones import Backbone, NameFormat
 from soloist.models.solo import SOLO
+from soloist.pictures import draw_large
 from soloist.postprocess import postprocess
-from soloist.results import Presentable, Source
+from soloist.results import SHOWN_SIDE, Presentable, Source
 from soloist.structures import Instances
 
 # What a published model's page says; the licence is for whoever publishes it to choose.
@@ -61,17 +64,55 @@ class Result(Instances, Presentable):
         path: The image file; None when pixels were given.
         pixels: (H, W, 3) uint8 RGB; None when they are to be read from `path` when needed.
         categories: Names of classes by category id; label k is the k-th of them.
+        reading: How the file is read.
     """
 
     path: Path | None = None
     pixels: NDArray[np.uint8] | None = None
     categories: Mapping[int, str] = field(default_factory=lambda: CATEGORIES)
+    reading: ReadingConfig = AS_USUAL
 
     __repr__ = Presentable.__repr__
 
     @staticmethod
     def _own(array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array)
+
+
+@dataclass(frozen=True)
+class LargeResult(EncodedInstances, Presentable):
+    """Objects found on tiles of an image, best first: a `Result` whose masks stay compressed.
+
+    `masks[k]` decodes the k-th mask; `plot` draws on a reduced picture, without scores.
+
+    Attributes:
+        path: As in `Result`.
+        pixels: As in `Result`.
+        categories: As in `Result`.
+        reading: As in `Result`.
+    """
+
+    path: Path | None = None
+    pixels: NDArray[np.uint8] | None = None
+    categories: Mapping[int, str] = field(default_factory=lambda: CATEGORIES)
+    reading: ReadingConfig = AS_USUAL
+
+    def plot(self) -> Image.Image:
+        """The image, reduced to at most 2048 pixels a side, with its masks drawn over it."""
+        return Image.fromarray(draw_large(self._picture(), self.masks.largest_first()))
+
+    __repr__ = Presentable.__repr__
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: all as it is, masks are compressed already."""
+        return {**vars(self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Its fields cannot be set one by one: it is frozen.
+        vars(self).update(state)
+
+    def _small_picture(self) -> NDArray[np.uint8]:
+        return draw_large(self._picture(), self.masks.largest_first(), max_side=SHOWN_SIDE)
 
 
 class Segmenter(
@@ -187,26 +228,64 @@ class Segmenter(
         )[0]
 
     @overload
-    def predict(self, source: Source, *, stream: Literal[False] = False) -> list[Result]: ...
+    def predict(
+        self, source: Source, *, stream: Literal[False] = False, tile: None = None
+    ) -> list[Result]: ...
 
     @overload
-    def predict(self, source: Source, *, stream: Literal[True]) -> Iterator[Result]: ...
+    def predict(
+        self, source: Source, *, stream: Literal[True], tile: None = None
+    ) -> Iterator[Result]: ...
 
-    def predict(self, source: Source, *, stream: bool = False) -> list[Result] | Iterator[Result]:
+    @overload
+    def predict(
+        self, source: Source, *, stream: Literal[False] = False, tile: int | TileConfig
+    ) -> list[LargeResult]: ...
+
+    @overload
+    def predict(
+        self, source: Source, *, stream: Literal[True], tile: int | TileConfig
+    ) -> Iterator[LargeResult]: ...
+
+    def predict(
+        self, source: Source, *, stream: bool = False, tile: int | TileConfig | None = None
+    ) -> list[Result] | list[LargeResult] | Iterator[Result] | Iterator[LargeResult]:
         """Segments an image, or all images of a folder, glob, list or COCO file.
 
         Args:
             source: A path or several, an (H, W, 3) uint8 RGB array, or a Pillow image.
             stream: Yield one result at a time, so that memory stays flat.
+            tile: Cut large images into tiles of this side in pixels, or as the options say
+                (docs/large-images.md); masks then stay compressed.
 
         Returns:
             One result per image, in order.
 
         Raises:
+            ConfigError: If tiles cannot be of that size.
             DataError: If a source or an image cannot be read.
         """
+        if tile is not None:
+            options = TileConfig(size=tile) if isinstance(tile, int) else tile
+            large = self._large_results(source, TiledLabeler(self, options))
+            return large if stream else list(large)
         results = self._results(source)
         return results if stream else list(results)
+
+    def _large_results(self, source: Source, labeler: TiledLabeler) -> Iterator[LargeResult]:
+        if isinstance(source, Image.Image | np.ndarray):
+            pixels = own_pixels(source)
+            found = labeler(pixels, (pixels.shape[0], pixels.shape[1]))
+            yield LargeResult(**vars(found), pixels=pixels, categories=self.categories)
+            return
+        for image in find_images(source, self.config.reading):
+            found = labeler(*read_with_size(image.path, reading=image.reading))
+            yield LargeResult(
+                **vars(found),
+                path=image.path,
+                categories=self.categories,
+                reading=image.reading,
+            )
 
     def _results(self, source: Source) -> Iterator[Result]:
         if isinstance(source, Image.Image | np.ndarray):
@@ -215,7 +294,7 @@ class Segmenter(
             size = (pixels.shape[0], pixels.shape[1])
             yield self._result(self(pixels, size), None, pixels)
             return
-        for image in find_images(source):
+        for image in find_images(source, self.config.reading):
             yield self.predict_file(image)
 
     def backbone_state_dict(self, format: NameFormat = "torchvision") -> dict[str, Tensor]:
@@ -238,8 +317,9 @@ class Segmenter(
         Raises:
             DataError: If it cannot be read.
         """
-        pixels, size = read_with_size(image.path, short_side=self.config.inference.short_side)
-        return self._result(self(pixels, size), image.path, None)
+        short_side = self.config.inference.short_side
+        pixels, size = read_with_size(image.path, reading=image.reading, short_side=short_side)
+        return replace(self._result(self(pixels, size), image.path, None), reading=image.reading)
 
     def _result(
         self, instances: Instances, path: Path | None, pixels: NDArray[np.uint8] | None

@@ -238,7 +238,11 @@ def show_stages(
         config: Options.
         runtime: Device and precision.
     """
-    shown = find_images(ground_truth) if ground_truth else spread(images, PREVIEW_IMAGES)
+    shown = (
+        find_images(ground_truth, config.reading)
+        if ground_truth
+        else spread(images, PREVIEW_IMAGES)
+    )
     metrics: dict[str, Metrics] = {}
     gallery: list[StageGallery] = []
     for stage in stages:

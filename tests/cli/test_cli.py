@@ -19,6 +19,7 @@ from PIL import Image
 
 import soloist
 from soloist.cli import labelling, run_command
+from soloist.cli.options import READING_FLAGS
 from soloist.cli.runs import DONE, SOME_FAILED, USER_ERROR, parse_duration
 from soloist.config import Config
 from soloist.data.coco import CocoImage, load_coco
@@ -680,9 +681,10 @@ def test_every_option_of_a_verb_is_in_its_help(run: Run, monkeypatch: pytest.Mon
     names = [
         f"--{section}.{option} ".replace("_", "-")
         for section, options in asdict(Config()).items()
-        if isinstance(options, dict) and section != "pretrain"
+        if isinstance(options, dict) and section not in ("pretrain", "reading")
         for option in options
     ]
+    names += [f"{flag} " for flag in READING_FLAGS]
     assert len(names) > 60
     assert [name for name in names if name not in text] == []
 

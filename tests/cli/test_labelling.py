@@ -8,7 +8,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
 import yaml
 
 from soloist.cli import run_command, runs
@@ -51,6 +53,54 @@ def test_the_merged_file_is_the_one_without_shards(verb: str, model_folder: Path
     assert run(f"{verb} photos --out shards --shard-size 2 {FAST}", *how) == SOME_FAILED
 
 
+def test_tiles_are_an_option_of_files_and_shards(model_folder: Path) -> None:
+    how = f"--tile 64 --tile-overlap 16 --no-tile-whole --model {model_folder} {FAST}"
+    assert run(f"predict photos --out plain/all.json --overlays drawn {how}") == DONE
+    assert run(f"predict photos --out shards --shard-size 4 {how}") == DONE
+    assert run("merge shards --out merged/all.json") == DONE
+    content = json.loads(Path("plain/all.json").read_text())
+    assert json.loads(Path("merged/all.json").read_text()) == content
+    tiles = content["info"]["tiles"]
+    assert (tiles["size"], tiles["overlap"], tiles["whole"]) == (64, 16, False)
+    assert len(list(Path("drawn").iterdir())) == len(list(Path("photos").iterdir()))
+    whole = run(f"predict photos --out whole.json --model {model_folder} {FAST}")
+    assert whole == DONE
+    assert json.loads(Path("whole.json").read_text())["annotations"] != content["annotations"]
+    # What fits into a tile is segmented as without tiles.
+    assert run(f"predict photos --out one.json --tile 4096 --model {model_folder} {FAST}") == DONE
+    one, plain = (json.loads(Path(name).read_text()) for name in ("one.json", "whole.json"))
+    assert one["annotations"] == plain["annotations"]
+
+
+def test_channels_and_stretch_are_options_of_all_that_reads(
+    model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        values = rng.integers(0, 4000, (60, 80, 5), dtype=np.uint16)
+        options: dict[str, Any] = {"photometric": "minisblack", "planarconfig": "contig"}
+        tifffile.imwrite(Path("photos") / f"{number}.tif", values, **options)
+    how = f"--channels 4 2 0 --stretch percentile {FAST}"
+    drawn = f"--overlays drawn --format overlays --model {model_folder}"
+    assert run(f"predict photos/?.tif --out plain.json {drawn} {how}") == DONE
+    info = json.loads(Path("plain.json").read_text())["info"]
+    assert info["reading"]["channels"] == [4, 2, 0]
+    assert info["reading"]["stretch"] == "percentile"
+    assert len(list(Path("drawn").iterdir())) == 2
+    assert len(list(Path("plain-overlays").glob("*.jpg"))) == 2
+    assert run(f"predict photos/?.tif --out s --shard-size 1 --model {model_folder} {how}") == DONE
+    assert run("merge s --out merged.json") == DONE
+    merged, plain = (json.loads(Path(name).read_text()) for name in ("merged.json", "plain.json"))
+    assert merged["annotations"] == plain["annotations"]
+    assert run(f"masks photos/?.tif --out masks.json --config tiny.yaml {how}") == DONE
+    capsys.readouterr()
+    # Without, each is an image that cannot be read.
+    assert run(f"predict photos/?.tif --out none.json --model {model_folder} {FAST}") == USER_ERROR
+    assert "none of the 2 images could be read" in capsys.readouterr().err
+    for line in Path("none.errors.jsonl").read_text().splitlines():
+        assert "it has 5 channels; choose three or one, as by --channels 0 1 2" in line
+
+
 def test_overlays_are_drawn_from_shards_too() -> None:
     command = f"masks photos --out shards --shard-size 4 --overlays drawn --config tiny.yaml {FAST}"
     assert run(command) == DONE
@@ -71,6 +121,9 @@ def test_overlays_are_drawn_from_shards_too() -> None:
         pytest.param("masks photos --out new --shard-size 5 --ray-workers 0", "at least 1",
                      id="no-worker"),
         pytest.param("masks photos --out new --engine spark", "Choose from", id="engine"),
+        pytest.param("predict photos --out new.json --tile 20", "at least 64, got 20", id="tile"),
+        pytest.param("predict photos --out new.json --tile-overlap 20", "need --tile, such as",
+                     id="overlap-alone"),
         pytest.param("merge photos --out new.json", "without manifest.parquet", id="no-shards"),
         pytest.param("merge none --out new.json", "without manifest.parquet", id="none"),
         pytest.param("merge photos --out tiny.yaml", "exists; add --overwrite", id="exists"),

@@ -76,7 +76,7 @@ def test_images_are_remembered_until_the_memory_is_full(
     images = [put(tmp_path, f"{number}.png", value=number) for number in range(3)]
     decoded: list[Path] = []
 
-    def counting(path: Path) -> NDArray[np.uint8]:
+    def counting(path: Path, **_: object) -> NDArray[np.uint8]:
         decoded.append(path)
         return read_image(path)
 

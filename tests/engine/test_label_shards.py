@@ -22,13 +22,12 @@ from numpy.typing import NDArray
 from soloist.data.coco import CATEGORIES, load_coco
 from soloist.data.shards import ShardFolder
 from soloist.data.sources import ImageRef, find_images
-from soloist.engine.label import Labeler, LabelSummary, errors_beside, label_images
+from soloist.engine.label import Labeler, LabelSummary, Objects, errors_beside, label_images
 from soloist.engine.label_shards import ERRORS, ShardJob, label_shards
 from soloist.engine.merge import merge_shards
 from soloist.engine.stopping import listening
 from soloist.errors import ConfigError, DataError, RunError, StoppedError
 from soloist.files import claimed
-from soloist.structures import Instances
 
 SETTINGS = {"command": "masks", "images": ["pictures"], "free_mask": {"max_masks": 3}}
 # Images that can be read, and objects on them: 4 is broken.
@@ -104,7 +103,7 @@ def test_the_merged_file_is_the_one_without_shards(
 def test_classes_are_those_of_the_file_without_shards(
     pictures: Path, tmp_path: Path, toy_labeler: Labeler
 ) -> None:
-    def classes(pixels: NDArray[np.uint8], size: tuple[int, int]) -> Instances:
+    def classes(pixels: NDArray[np.uint8], size: tuple[int, int]) -> Objects:
         found = toy_labeler(pixels, size)
         return replace(found, labels=torch.arange(len(found)) % 2)
 
@@ -130,7 +129,7 @@ def test_who_is_asked_to_stop_keeps_finished_shards(
 ) -> None:
     calls = 0
 
-    def asked_at_the_sixth(pixels: NDArray[np.uint8], size: tuple[int, int]) -> Instances:
+    def asked_at_the_sixth(pixels: NDArray[np.uint8], size: tuple[int, int]) -> Objects:
         nonlocal calls
         calls += 1
         if calls == 6:
@@ -270,7 +269,7 @@ def test_the_shard_of_a_killed_process_is_free_at_once(
 ) -> None:
     out = tmp_path / "out"
 
-    def killed(pixels: NDArray[np.uint8], size: tuple[int, int]) -> Instances:
+    def killed(pixels: NDArray[np.uint8], size: tuple[int, int]) -> Objects:
         if ShardFolder(out).finished():
             os.kill(os.getpid(), signal.SIGKILL)
         return toy_labeler(pixels, size)

@@ -328,7 +328,7 @@ def test_views_of_others_are_made_only_if_they_are_pasted(
 ) -> None:
     paths: list[Path] = []
 
-    def counting(path: Path) -> NDArray[np.uint8]:
+    def counting(path: Path, **_: object) -> NDArray[np.uint8]:
         paths.append(path)
         return read_image(path)
 
@@ -380,7 +380,7 @@ def test_workers_share_the_memory_of_the_cache(
 ) -> None:
     paths: list[Path] = []
 
-    def counting(path: Path) -> NDArray[np.uint8]:
+    def counting(path: Path, **_: object) -> NDArray[np.uint8]:
         paths.append(path)
         return read_image(path)
 

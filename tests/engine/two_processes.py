@@ -26,7 +26,7 @@ from soloist.engine import train as train_module
 from soloist.engine.build import build_backbone
 from soloist.engine.distributed import gather, gather_rows, is_main, join, mean, processes, rank
 from soloist.engine.extract import FreeMaskExtractor
-from soloist.engine.label import Labeler, errors_beside, label_images
+from soloist.engine.label import Labeler, Objects, errors_beside, label_images
 from soloist.engine.label_shards import ShardJob, label_shards
 from soloist.engine.pretrain import pretrain
 from soloist.engine.run_folder import RunFolder, open_run
@@ -36,7 +36,6 @@ from soloist.engine.train import train
 from soloist.errors import ConfigError, SoloistError
 from soloist.models.densecl import DenseCL, DenseCLEncoder
 from soloist.presets import load_config, override
-from soloist.structures import Instances
 
 CROPS = 4
 
@@ -135,7 +134,7 @@ class FailsSecond:
         self._labeler = labeler
         self._calls = 0
 
-    def __call__(self, pixels: NDArray[np.uint8], size: tuple[int, int]) -> Instances:
+    def __call__(self, pixels: NDArray[np.uint8], size: tuple[int, int]) -> Objects:
         self._calls += 1
         if self._calls == 2:
             raise ConfigError("the second process fails")

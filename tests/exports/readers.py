@@ -55,6 +55,30 @@ def read_yolo(folder: Path) -> Read:
     }
 
 
+def read_geojson(folder: Path) -> Read:
+    found: Read = {}
+    for file in sorted(folder.rglob("*.geojson")):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        assert content["type"] == "FeatureCollection"
+        found[content["name"]] = []
+        for feature in content["features"]:
+            shape, told = feature["geometry"], feature["properties"]
+            several = shape["coordinates"]
+            if shape["type"] == "Polygon":
+                several = [several]
+            mask = np.zeros(SIZE, dtype=np.bool_)
+            for outer, *holes in several:
+                assert outer[0] == outer[-1]
+                filled, *missing = (
+                    decode_mask([np.ravel(ring).tolist()], SIZE) for ring in (outer, *holes)
+                )
+                mask |= filled & ~np.any([np.zeros(SIZE, np.bool_), *missing], axis=0)
+            found[content["name"]].append(
+                Found(mask, told["category"], feature["id"], told.get("score"))
+            )
+    return found
+
+
 def read_labelme(folder: Path) -> Read:
     found: Read = {}
     for file in sorted(folder.rglob("*.json")):
@@ -166,6 +190,7 @@ def read_label_maps(folder: Path) -> Read:
 READERS: dict[str, Callable[[Path], Read]] = {
     "coco": read_coco,
     "yolo": read_yolo,
+    "geojson": read_geojson,
     "labelme": read_labelme,
     "label-studio": read_label_studio,
     "label-maps": read_label_maps,

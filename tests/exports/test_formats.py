@@ -115,6 +115,7 @@ def test_simplified_polygons_stay_close(
             id="label-studio-polygon",
         ),
         pytest.param("label-maps", EXACT, {Note.OVERLAPPED: 7, Note.HIDDEN: 6}, id="label-maps"),
+        pytest.param("geojson", EXACT, {Note.NO_GEOREFERENCE: 3}, id="geojson"),
         pytest.param("overlays", ExportOptions(), {}, id="overlays"),
     ],
 )

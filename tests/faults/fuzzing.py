@@ -17,6 +17,7 @@ import atheris
 
 with atheris.instrument_imports(include=["soloist"]):
     from soloist.checkpoints import load_official
+    from soloist.config import ReadingConfig
     from soloist.data.coco import decode_mask, load_coco, to_rle
     from soloist.data.images import read_image
     from soloist.errors import SoloistError
@@ -54,7 +55,7 @@ def options(content: bytes) -> None:
 def picture(content: bytes) -> None:
     path = FOLDER / "picture.png"
     path.write_bytes(content)
-    read_image(path, max_pixels=100_000)
+    read_image(path, reading=ReadingConfig(max_pixels=100_000))
 
 
 def weights(content: bytes) -> None:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tests.faults.inputs import damaged
 
+from soloist.config import ReadingConfig
 from soloist.data.images import image_size, read_image
 from soloist.data.sources import ImageRef, find_images
 from soloist.errors import DataError
@@ -61,7 +62,7 @@ def test_pictures(tmp_path: Path, hostile: Hostile, data: st.DataObject, kind: s
     path.write_bytes(data.draw(damaged(PICTURES[kind])))
     short_side = data.draw(st.none() | st.integers(1, 20))
     with hostile("pictures"):
-        pixels = read_image(path, max_pixels=10**7, short_side=short_side)
+        pixels = read_image(path, reading=ReadingConfig(max_pixels=10**7), short_side=short_side)
         assert pixels.dtype == np.uint8
         assert pixels.ndim == 3
         assert pixels.size <= 3 * 10**7

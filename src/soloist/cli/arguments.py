@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from soloist.cli.options import all_optional, option_group
+from soloist.config import TileConfig, TrackConfig
 from soloist.exports.options import ExportOptions as ExportFields
 
 Images = Annotated[
@@ -60,10 +61,12 @@ if TYPE_CHECKING:
     PredictOptions = Any
     FeatureOptions = Any
     ExportOptions = Any
+    TileOptions = Any
+    TrackOptions = Any
 else:
-    PretrainOptions = option_group("backbone", "pretrain", "seed")
-    MasksOptions = option_group("backbone", "extract", "free_mask", "regions")
-    TrainOptions = option_group("backbone", "model", "loss", "augment", "train", "seed")
+    PretrainOptions = option_group("reading", "backbone", "pretrain", "seed")
+    MasksOptions = option_group("reading", "backbone", "extract", "free_mask", "regions")
+    TrainOptions = option_group("reading", "backbone", "model", "loss", "augment", "train", "seed")
     everything = (
         "backbone",
         "extract",
@@ -76,14 +79,20 @@ else:
         "inference",
         "self_training",
     )
-    FitOptions = option_group(*everything, "seed")
+    FitOptions = option_group("reading", *everything, "seed")
     AblateOptions = option_group(*everything)
     supervised = "backbone", "model", "loss", "augment", "train", "inference"
-    FinetuneOptions = option_group(*supervised, "seed")
+    FinetuneOptions = option_group("reading", *supervised, "seed")
     FinetuneTableOptions = option_group(*supervised)
-    PredictOptions = option_group("inference")
+    PredictOptions = option_group("reading", "inference")
     FeatureOptions = option_group("backbone", "extract")
     ExportOptions = all_optional(ExportFields)
+    tile_flags = "--tile", "--tile-overlap", "--tile-agreement", "--tile-duplicates", "--tile-whole"
+    TileOptions = all_optional(TileConfig, tile_flags)
+    track_flags = "--every", "--track-score", "--track-gap", "--track-overlap", "--track-least"
+    TrackOptions = all_optional(TrackConfig, track_flags)
 
 Flat = Parameter(name="*")
 ForExport = Parameter(name="*", group="Format")
+ForTiles = Parameter(name="*", group="Tiles")
+ForVideo = Parameter(name="*", group="Video")

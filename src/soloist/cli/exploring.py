@@ -192,7 +192,7 @@ def estimate(
     join(segmenter.runtime.device)
     with listening(), opened_output(out, overwrite=overwrite) as errors:
         file = label_views(
-            find_images(images),
+            find_images(images, segmenter.config.reading),
             ViewLabeler(segmenter, other),
             out.with_name(f"{out.stem}.masks.json"),
             short_side=segmenter.config.inference.short_side,

@@ -58,7 +58,9 @@ def finetune(
     from soloist.run_report import print_results, write_run_report
 
     settings = finetune_config(preset, config, given(options), init=init)
-    chosen = choose_labelled(find_images(images or data), data, labels, settings.seed)
+    chosen = choose_labelled(
+        find_images(images or data, settings.reading), data, labels, settings.seed
+    )
     settings = with_classes(settings, chosen.labels)
     runtime = choose_runtime(device, precision)
     if dry_run:

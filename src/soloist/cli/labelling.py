@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from soloist.cli.arguments import (
     ConfigFile,
@@ -14,6 +15,8 @@ from soloist.cli.arguments import (
     ExportOptions,
     Flat,
     ForExport,
+    ForTiles,
+    ForVideo,
     Images,
     MasksOptions,
     Overwrite,
@@ -22,16 +25,21 @@ from soloist.cli.arguments import (
     Preset,
     RayWorkers,
     ShardSize,
+    TileOptions,
+    TrackOptions,
 )
 from soloist.cli.converting import convert_predictions
 from soloist.cli.options import given
 from soloist.cli.runs import DONE, Sharding, folder_for, label, tell_plan
+from soloist.cli.videos import predict_video, wanted_video
+from soloist.config import TileConfig, TrackConfig
 from soloist.errors import ConfigError
 from soloist.exports.options import ExportOptions as Chosen
 from soloist.exports.options import FormatName
 from soloist.presets import load_config
 
 if TYPE_CHECKING:
+    from soloist.engine.label import Labeler
     from soloist.segmenter import Segmenter
 
 
@@ -67,7 +75,11 @@ def masks(
     settings = load_config(preset, config, given(options))
     runtime = choose_runtime(device, precision)
     if dry_run:
-        return tell_plan("masks", out, lambda: plan_masks(find_images(images), settings, runtime))
+        return tell_plan(
+            "masks",
+            out,
+            lambda: plan_masks(find_images(images, settings.reading), settings, runtime),
+        )
     join(runtime.device)
     return label(
         "masks",
@@ -78,6 +90,7 @@ def masks(
         overlays=overlays,
         short_side=settings.extract.short_side,
         settings=settings_of(settings),
+        reading=settings.reading,
         overwrite=overwrite,
         sharding=sharding,
     )
@@ -100,9 +113,12 @@ def predict(
     ray_workers: RayWorkers = None,
     format: FormatName | None = None,
     export: Annotated[ExportOptions, ForExport] = ExportOptions(),  # noqa: B008  # immutable
+    overlay_video: Path | None = None,
+    track: Annotated[TrackOptions, ForVideo] = TrackOptions(),  # noqa: B008  # immutable
+    tile: Annotated[TileOptions, ForTiles] = TileOptions(),  # noqa: B008  # immutable
     options: Annotated[PredictOptions, Flat] = PredictOptions(),  # noqa: B008  # immutable
 ) -> int:
-    """Segment images: COCO JSON and pictures out.
+    """Segment images, or a video: COCO JSON and pictures out.
 
     Args:
         model: Run folder of `fit`, `train` or `demo`, a file such as the released FreeSOLO's, or
@@ -112,19 +128,33 @@ def predict(
         preset: What a file was trained with, such as `paper-r101`; a run folder knows its own.
         overlays: Folder for pictures of the masks.
         overlay_score: Masks of a lower score are in the file, but not in the pictures.
+        overlay_video: Of a video: another to write, with a colour for each object that keeps it.
         format: Write the masks in the format of another tool too, to a folder `NAME-FORMAT` beside
             the COCO file, as `soloist convert` does.
     """
-    from dataclasses import asdict, replace
+    from dataclasses import asdict
 
     from soloist.data.sources import find_images
     from soloist.dry_run import plan_predict
     from soloist.engine.distributed import join
+    from soloist.engine.tiles import TiledLabeler
     from soloist.exports.export import check_options
     from soloist.presets import override
     from soloist.segmenter import load
 
     chosen = Chosen(**given(export))
+    tiles = chosen_tiles(given(tile))
+    tracking = TrackConfig(**given(track))
+    video = wanted_video(
+        images,
+        of_video={"--overlay-video": overlay_video, "--every": given(track).get("every")},
+        of_images={
+            "--overlays": overlays,
+            "--shard-size": shard_size,
+            "--format": format,
+            "--dry-run": dry_run or None,
+        },
+    )
     if format is not None:
         check_options(format, chosen)
         if shard_size is not None:
@@ -135,30 +165,60 @@ def predict(
     if out is None:
         folder = folder_for(images)
         out = folder / ("masks.json" if shard_size is None else "shards")
-        overlays = overlays or folder / "pictures"
+        overlays = overlays or (None if video else folder / "pictures")
     sharding = Sharding.checked(out, shard_size, engine, ray_workers)
 
     def loaded() -> Segmenter:
         segmenter = load(model, preset=preset, device=device, precision=precision)
-        inference = override(
-            segmenter.config.inference, given(options).get("inference", {}), where="options"
-        )
-        segmenter.config = replace(segmenter.config, inference=inference)
+        chosen = {name: given(options).get(name, {}) for name in ("reading", "inference")}
+        segmenter.config = override(segmenter.config, chosen, where="options")
         return segmenter
 
     segmenter = loaded()
+    reading = segmenter.config.reading
+    # On Ray the worker's machine is asked, not this one.
+    make_segmenter = loaded if engine == "ray" else lambda: segmenter
+
+    def make_labeler() -> Labeler:
+        one = make_segmenter()
+        return one if tiles is None else TiledLabeler(one, tiles)
+
     if dry_run:
-        return tell_plan("predict", out, lambda: plan_predict(find_images(images), segmenter))
+        return tell_plan(
+            "predict", out, lambda: plan_predict(find_images(images, reading), segmenter, tiles)
+        )
+    if video is not None:
+        return predict_video(
+            video,
+            make_labeler(),
+            out,
+            tracking,
+            reading,
+            settings={
+                "model": model or "bundled",
+                "inference": asdict(segmenter.config.inference),
+                **({"tiles": asdict(tiles)} if tiles else {}),
+            },
+            categories=segmenter.categories,
+            drawn=overlay_video,
+            overwrite=overwrite,
+        )
     join(segmenter.runtime.device)
     status = label(
         "predict",
         images,
-        loaded if engine == "ray" else lambda: segmenter,
+        make_labeler,
         out=out,
         overlays=overlays,
         overlay_score=overlay_score,
-        short_side=segmenter.config.inference.short_side,
-        settings={"model": model or "bundled", "inference": asdict(segmenter.config.inference)},
+        reading=reading,
+        short_side=None if tiles else segmenter.config.inference.short_side,
+        settings={
+            "model": model or "bundled",
+            "reading": asdict(reading),
+            "inference": asdict(segmenter.config.inference),
+            **({"tiles": asdict(tiles)} if tiles else {}),
+        },
         overwrite=overwrite,
         sharding=sharding,
         categories=segmenter.categories,
@@ -169,6 +229,17 @@ def predict(
     folder = out.with_name(f"{out.stem}-{format}")
     converted = convert_predictions(out, images, folder, format, chosen, overwrite=overwrite)
     return max(status, converted)
+
+
+def chosen_tiles(values: Mapping[str, Any]) -> TileConfig | None:
+    """The tiles a user asked for.
+
+    Raises:
+        ConfigError: If there are options of tiles without `--tile`, or a value is out of range.
+    """
+    if values and "size" not in values:
+        raise ConfigError("options of tiles need --tile, such as --tile 1024")
+    return TileConfig(**values) if values else None
 
 
 def merge(folder: Path, *, out: Path, partial: bool = False, overwrite: Overwrite = False) -> int:

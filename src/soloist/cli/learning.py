@@ -54,7 +54,7 @@ def pretrain(
     # From scratch and with all stages unless asked for: the global loss acts on the last one.
     values["backbone"] = {"weights": "none", "stages": 4, **values.get("backbone", {})}
     settings = load_config(preset, config, values)
-    found = find_images(images)
+    found = find_images(images, settings.reading)
     runtime = choose_runtime(device, precision)
     if dry_run:
         return tell_plan("pretrain", out, lambda: plan_pretrain(found, settings, runtime))
@@ -97,7 +97,7 @@ def train(
     from soloist.run_report import write_run_report
 
     settings = load_config(preset, config, given(options))
-    found = find_images(images)
+    found = find_images(images, settings.reading)
     labels = load_coco(masks)
     start_from = None if init is None else model_folder(init)
     runtime = choose_runtime(device, precision)
@@ -148,7 +148,7 @@ def fit(
         values["self_training"] = {**values.get("self_training", {}), "rounds": rounds}
     settings = load_config(preset, config, values)
     seconds = None if budget is None else parse_duration(budget)
-    found = find_images(images)
+    found = find_images(images, settings.reading)
     runtime = choose_runtime(device, precision)
     if dry_run:
         return tell_plan("fit", out, lambda: plan_fit(found, settings, runtime, budget=budget))

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import field, fields, is_dataclass, make_dataclass
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import Annotated, Any, get_type_hints
 
 from cyclopts import Parameter
@@ -25,6 +25,7 @@ CHOICE_HELP = (
     "Network and weights in one: a timm name (with timm's weights), `densecl-r50`, `densecl-r101`, "
     "a file, a run folder or `hf:owner/repo/file`; the options below win over it."
 )
+READING_FLAGS = "--channels", "--stretch", "--stretch-percentiles", "--max-pixels"
 
 
 def option_group(*sections: str) -> type[Any]:
@@ -39,7 +40,8 @@ def option_group(*sections: str) -> type[Any]:
     for name in sections:
         kind = hints[name]
         if is_dataclass(kind):
-            options = all_optional(kind)  # type: ignore[arg-type]  # a class, not an instance
+            flags = READING_FLAGS if name == "reading" else ()
+            options = all_optional(kind, flags)  # type: ignore[arg-type]  # a class, not an instance
             title = name.replace("_", " ").capitalize()
             if name == "backbone":
                 short = Parameter(name="--backbone", help=CHOICE_HELP, group=title)
@@ -96,19 +98,31 @@ def _docs_by_class(module: str) -> Mapping[str, Mapping[str, str]]:
 
 
 @cache
-def all_optional(section: type[Any]) -> type[Any]:
-    """A dataclass of the same fields, each optional, whose docstrings are its help."""
+def all_optional(section: type[Any], flags: tuple[str, ...] = ()) -> type[Any]:
+    """A dataclass of the same fields, each optional, whose docstrings are its help.
+
+    Args:
+        section: The dataclass.
+        flags: What the options are called, in the order of the fields; else they have the names of
+            the fields.
+    """
     hints = get_type_hints(section)
     docs = field_docs(section)
     made = [
         (
             item.name,
             Annotated[
-                hints[item.name] | None, Parameter(help=docs[item.name], negative_iterable="")
+                hints[item.name] | None,
+                Parameter(
+                    name=flag,
+                    help=docs[item.name],
+                    negative_iterable="",
+                    consume_multiple=flag is not None,
+                ),
             ],
             field(default=None),
         )
-        for item in fields(section)
+        for item, flag in zip(fields(section), flags or repeat(None), strict=bool(flags))
     ]
     name = section.__name__.removesuffix("Config")
     return make_dataclass(name, made, frozen=True, namespace={"__module__": __name__})

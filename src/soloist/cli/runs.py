@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from soloist.config import Config
+from soloist.config import Config, ReadingConfig
 from soloist.engine.launch import launched
 from soloist.errors import ConfigError, require
 
@@ -145,7 +145,8 @@ def label(
     *,
     out: Path,
     overlays: Path | None,
-    short_side: int,
+    reading: ReadingConfig,
+    short_side: int | None,
     settings: dict[str, Any],
     overwrite: bool,
     overlay_score: float = 0.0,
@@ -174,7 +175,7 @@ def label(
     if overlays is not None:
         on_result = OverlayWriter(overlays.absolute(), score_threshold=overlay_score)
     if sharding is None:
-        images = find_images(sources)
+        images = find_images(sources, reading)
         if len(images) > MANY_IMAGES:
             logger.warning(
                 "%d images into one JSON file: --out FOLDER --shard-size 1000 needs less memory "
@@ -198,7 +199,9 @@ def label(
     else:
         from soloist.engine.label_shards import ERRORS, ShardJob, label_shards
 
-        job = ShardJob(out.absolute(), title, make_labeler, short_side, on_result, categories)
+        job = ShardJob(
+            out.absolute(), title, make_labeler, short_side, on_result, categories, reading
+        )
         with listening():
             summary = label_shards(
                 job,

@@ -20,9 +20,13 @@ from soloist.config.method import (
     RegionConfig,
     SelfTrainingConfig,
 )
+from soloist.config.reading import AS_USUAL, ReadingConfig
+from soloist.config.tiles import TileConfig
+from soloist.config.tracking import TrackConfig
 from soloist.config.training import PretrainConfig, TrainConfig
 
 __all__ = [
+    "AS_USUAL",
     "AugmentConfig",
     "BackboneConfig",
     "Config",
@@ -32,8 +36,11 @@ __all__ = [
     "LossConfig",
     "ModelConfig",
     "PretrainConfig",
+    "ReadingConfig",
     "RegionConfig",
     "SelfTrainingConfig",
+    "TileConfig",
+    "TrackConfig",
     "TrainConfig",
 ]
 
@@ -42,6 +49,7 @@ __all__ = [
 class Config:
     """All options of a run."""
 
+    reading: ReadingConfig = field(default_factory=ReadingConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     extract: ExtractConfig = field(default_factory=ExtractConfig)
     free_mask: FreeMaskConfig = field(default_factory=FreeMaskConfig)

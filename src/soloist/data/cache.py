@@ -55,19 +55,20 @@ class ImageCache:
         kept = self._kept.get(index)
         if kept is not None:
             return kept
-        pixels = read_image(self._images[index].path)
+        image = self._images[index]
+        pixels = read_image(image.path, reading=image.reading)
         size = (pixels.shape[0], pixels.shape[1])
         if self._sizes is not None:
-            _check_proportions(self._images[index], size, self._sizes[index])
+            _check_proportions(image, size, self._sizes[index])
         wanted = resized_size(size, self._short_side, self._max_side)
         if wanted < size:
             resized = Image.fromarray(pixels).resize(wanted[::-1], Image.Resampling.BILINEAR)
             pixels = np.asarray(resized)
-        image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-        if image.numel() <= self._free:
-            self._free -= image.numel()
-            self._kept[index] = image
-        return image
+        decoded = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        if decoded.numel() <= self._free:
+            self._free -= decoded.numel()
+            self._kept[index] = decoded
+        return decoded
 
     def readable(self, index: int) -> tuple[int, Tensor, list[tuple[str, str]]]:
         """The image at an index, or the next one that can be read.

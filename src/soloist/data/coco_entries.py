@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from soloist.data.coco_types import CocoAnnotation, CocoImage
+from soloist.data.georeference import Georeference
 from soloist.data.rle import MAX_MASK_PIXELS, mask_area, mask_box_xywh, to_rle
 from soloist.errors import DataError
 
@@ -33,7 +34,23 @@ def read_image_entry(record: Any, where: str) -> CocoImage:
         raise DataError(
             f"{where}: wanted an image of at most {MAX_MASK_PIXELS} pixels, got {height} x {width}"
         )
-    return CocoImage(integer(record, "id", where), name, height, width)
+    place = _georeference(record.get("georeference"), where)
+    return CocoImage(integer(record, "id", where), name, height, width, place)
+
+
+def _georeference(record: Any, where: str) -> Georeference | None:
+    if record is None:
+        return None
+    fields = mapping(record, f"georeference of {where}")
+    transform, crs = fields.get("transform"), fields.get("crs")
+    if not (
+        isinstance(transform, list) and len(transform) == 6 and all(map(_is_number, transform))
+    ):
+        raise DataError(f"{where}: wanted georeference.transform as six numbers, got {transform!r}")
+    if not (crs is None or isinstance(crs, str)):
+        raise DataError(f"{where}: wanted georeference.crs such as EPSG:32633, got {crs!r}")
+    a, b, c, d, e, f = transform
+    return Georeference((a, b, c, d, e, f), crs)
 
 
 def image_name(record: Mapping[str, Any]) -> str | None:
@@ -83,6 +100,7 @@ def read_annotation_entry(
         index=index,
         id=record["id"] if type(record.get("id")) is int else index + 1,
         agreements=_agreements(record, where),
+        track_id=record["track_id"] if type(record.get("track_id")) is int else None,
     )
 
 

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from soloist.config import AS_USUAL, ReadingConfig
+from soloist.data.georeference import Georeference
 from soloist.data.rle import decode_masks, mask_box_xywh
 from soloist.errors import DataError
+from soloist.presets import override
 
 if TYPE_CHECKING:
     from soloist.structures import Instances
@@ -30,12 +33,14 @@ class CocoImage:
             of a bare result list, which names none.
         height: In pixels, EXIF orientation applied.
         width: In pixels, EXIF orientation applied.
+        georeference: Where it is on the earth, if its file says so.
     """
 
     id: int
     file_name: str
     height: int
     width: int
+    georeference: Georeference | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,7 @@ class CocoAnnotation:
         id: The file's; where that is no integer, its place counted from 1.
         agreements: The best overlap with the masks of each other view of the image, as
             `soloist estimate` writes them; empty in other files.
+        track_id: The object's identity in a video; None elsewhere.
     """
 
     image_id: int
@@ -67,6 +73,7 @@ class CocoAnnotation:
     index: int
     id: int
     agreements: tuple[float, ...] = ()
+    track_id: int | None = None
 
     @property
     def rle(self) -> dict[str, Any]:
@@ -107,6 +114,17 @@ class CocoFile:
     def __len__(self) -> int:
         """Annotations of all images together."""
         return sum(len(annotations) for annotations in self.annotations.values())
+
+    @property
+    def reading(self) -> ReadingConfig:
+        """How its images were read when the file was made.
+
+        Raises:
+            ConfigError: If `info` names options of reading that there are not.
+        """
+        recorded = self.info.get("reading")
+        where = f"info.reading of {self.path}"
+        return override(AS_USUAL, recorded if isinstance(recorded, dict) else {}, where=where)
 
     @property
     def boxes_alone(self) -> int:

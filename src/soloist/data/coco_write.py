@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soloist.data.coco_types import CATEGORIES, CocoAnnotation, CocoFile, CocoImage
+from soloist.data.encoded import EncodedMasks
 from soloist.data.rle import encode_masks, mask_area, mask_box_xywh
 from soloist.files import atomic_path
 
@@ -44,8 +45,8 @@ class Found(Protocol):
     """Objects of one image, as tensors (`Instances`) or as arrays."""
 
     @property
-    def masks(self) -> Tensor | NDArray[np.bool_]:
-        """(N, H, W) bool."""
+    def masks(self) -> Tensor | NDArray[np.bool_] | EncodedMasks:
+        """(N, H, W) bool, or N masks that are encoded already."""
 
     @property
     def scores(self) -> _Values:
@@ -65,6 +66,7 @@ def instances_to_annotations(
     image_id: int,
     first_id: int,
     categories: Mapping[int, str] = CATEGORIES,
+    track_ids: Sequence[int] = (),
 ) -> list[dict[str, Any]]:
     """The objects of one image as entries of COCO's `annotations`.
 
@@ -73,6 +75,7 @@ def instances_to_annotations(
         image_id: The image's id.
         first_id: Id of the first annotation; the others count up.
         categories: Names by id; label k is the k-th of them. The one category is that of all.
+        track_ids: N identities in a video; empty elsewhere.
 
     Returns:
         N dicts ready for JSON; `bbox` is tight around the mask, `area` counts its pixels.
@@ -80,6 +83,8 @@ def instances_to_annotations(
     scores = instances.scores.tolist()
     agreements = [] if instances.agreements is None else instances.agreements.tolist()
     ids = list(categories)
+    masks = instances.masks
+    rles = masks.rles if isinstance(masks, EncodedMasks) else encode_masks(masks)
     # Of a network whose classes have no names the file tells none.
     labels = [0] * len(scores)
     if instances.labels is not None and len(ids) > 1:
@@ -94,10 +99,9 @@ def instances_to_annotations(
             score=round(score, _SCORE_DIGITS),
             category_id=ids[label],
             agreements=_rounded(agreements[row]) if agreements else (),
+            track_id=track_ids[row] if track_ids else None,
         )
-        for row, (rle, score, label) in enumerate(
-            zip(encode_masks(instances.masks), scores, labels, strict=True)
-        )
+        for row, (rle, score, label) in enumerate(zip(rles, scores, labels, strict=True))
     ]
 
 
@@ -124,6 +128,7 @@ def annotation_records(
             category_id=annotation.category_id,
             iscrowd=annotation.iscrowd,
             agreements=annotation.agreements,
+            track_id=annotation.track_id,
         )
         for row, annotation in enumerate(annotations)
     ]
@@ -140,6 +145,7 @@ def annotation_entry(
     category_id: int = 1,
     iscrowd: bool = False,
     agreements: Sequence[float] = (),
+    track_id: int | None = None,
 ) -> dict[str, Any]:
     """One entry of COCO's `annotations`, ready for JSON; arguments as in `CocoAnnotation`."""
     entry = {
@@ -152,7 +158,11 @@ def annotation_entry(
         "score": score,
         "iscrowd": int(iscrowd),
     }
-    return entry | ({"agreements": list(agreements)} if agreements else {})
+    if agreements:
+        entry["agreements"] = list(agreements)
+    if track_id is not None:
+        entry["track_id"] = track_id
+    return entry
 
 
 def write_coco(
@@ -192,8 +202,8 @@ def write_coco(
         with json_part.open("w", encoding="utf-8", newline="\n") as file:
             file.write(f'{{"info": {_dump(info)},\n"categories": {_dump(named)},\n"images": [')
             records = (
-                {"id": i.id, "file_name": i.file_name, "height": i.height, "width": i.width}
-                for i in images
+                {key: value for key, value in asdict(image).items() if value is not None}
+                for image in images
             )
             for index, record in enumerate(records):
                 file.write(f"{',' if index else ''}\n{_dump(record)}")

@@ -5,13 +5,14 @@ What finds images and keeps account of broken ones is offered here too.
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import struct
 import threading
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,13 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
+from soloist.config import AS_USUAL, ReadingConfig
 from soloist.data.error_log import ErrorLog
 from soloist.data.sources import ImageRef, find_images, readable_formats
+from soloist.data.stretch import to_rgb8
+from soloist.data.tiffs import is_tiff, read_tiff, tiff_size
 from soloist.errors import DataError
 from soloist.files import one_line, shown
 
+logger = logging.getLogger(__name__)
+
 __all__ = [
-    "MAX_PIXELS",
     "ErrorLog",
     "ImageRef",
     "exif_orientation",
@@ -37,9 +42,6 @@ __all__ = [
     "resized_size",
     "to_rgb",
 ]
-
-MAX_PIXELS = 178_956_970
-"""Largest image read by default: the size above which Pillow suspects an attack."""
 
 # What Pillow's decoders raise on broken files; AVIF's raises RuntimeError.
 _DECODE_ERRORS = (
@@ -68,23 +70,32 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _SWAPPING = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
+# Pillow's modes whose bands are the channels of the file.
+_PLAIN_MODES = {"L", "LA", "RGB", "RGBA", "RGBX", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
+_JPEG = {6, 7}  # Of a TIFF's compressions.
+# Red, green, blue and transparency.
+_MOST_SAMPLES = 4
 _pixel_limit_lock = threading.Lock()
 
 
 def read_image(
-    path: str | Path, *, max_pixels: int | None = MAX_PIXELS, short_side: int | None = None
+    path: str | Path,
+    *,
+    reading: ReadingConfig = AS_USUAL,
+    short_side: int | None = None,
 ) -> NDArray[np.uint8]:
     """Reads an image of any kind as upright RGB; of several frames, the first.
 
     The EXIF orientation is applied. Transparent pixels are laid over white, as documents and
-    browsers show them. Grey of more than 8 bits (16- and 32-bit integers, floats) is stretched
-    from its own least and greatest finite value to 0..255, as microscopy viewers show it,
-    because 12-bit cameras store almost black 16-bit files; pixels that are not finite become
-    black. Colour of 16 bits a channel is divided by 256. Colour profiles are ignored.
+    browsers show them. Unless `reading` says otherwise, grey of more than 8 bits (16- and 32-bit
+    integers, floats) is stretched from its own least and greatest finite value to 0..255, as
+    microscopy viewers show it, because 12-bit cameras store almost black 16-bit files; pixels that
+    are not finite become black. Colour of 16 bits a channel is divided by 256. Colour profiles are
+    ignored.
 
     Args:
         path: The file.
-        max_pixels: Larger images are refused before they fill the memory; None reads any.
+        reading: Which channels are taken, how they are stretched, and the largest size.
         short_side: Hint that the short side will be resized to this many pixels: a JPEG is
             then decoded at 1/2, 1/4 or 1/8 of its size, but never smaller than the hint.
 
@@ -92,19 +103,23 @@ def read_image(
         (H, W, 3) uint8 RGB; H and W as in the upright file unless `short_side` reduced them.
 
     Raises:
-        DataError: If the file is missing, too large, truncated or not an image.
+        DataError: If the file is missing, too large, truncated or not an image, or has too many
+            channels and none were chosen.
     """
-    return read_with_size(path, max_pixels=max_pixels, short_side=short_side)[0]
+    return read_with_size(path, reading=reading, short_side=short_side)[0]
 
 
 def read_with_size(
-    path: str | Path, *, max_pixels: int | None = MAX_PIXELS, short_side: int | None = None
+    path: str | Path,
+    *,
+    reading: ReadingConfig = AS_USUAL,
+    short_side: int | None = None,
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """`read_image`, and the size the file has when it is not reduced.
 
     Args:
         path: The file.
-        max_pixels: As in `read_image`.
+        reading: As in `read_image`.
         short_side: As in `read_image`.
 
     Returns:
@@ -114,7 +129,11 @@ def read_with_size(
     Raises:
         DataError: As `read_image`.
     """
-    with _decoding(path), _open(path, max_pixels) as image:
+    with _decoding(path), _open(path, reading.max_pixels) as image:
+        if image is None or (image.format == "TIFF" and _needs_all_channels(image, reading)):
+            values, colour = read_tiff(path, max_pixels=reading.max_pixels)
+            pixels = to_rgb8(values, reading, colour=colour)
+            return pixels, (pixels.shape[0], pixels.shape[1])
         width, height = image.size
         if short_side is not None and image.format in ("JPEG", "MPO"):
             scale = short_side / min(width, height)
@@ -123,7 +142,7 @@ def read_with_size(
         reduced = image.size != (width, height)
         image.load()
         turn = _UPRIGHT.get(_orientation(image))
-        pixels = to_rgb(image if turn is None else image.transpose(turn))
+        pixels = to_rgb(image if turn is None else image.transpose(turn), reading)
     if reduced:
         return pixels, ((width, height) if turn in _SWAPPING else (height, width))
     return pixels, pixels.shape[:2]
@@ -142,6 +161,8 @@ def image_size(path: str | Path) -> tuple[int, int]:
         DataError: If the file is missing or not an image.
     """
     with _decoding(path), _open(path, max_pixels=None) as image:
+        if image is None:
+            return tiff_size(path)
         width, height = image.size
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             # Versions of Pillow differ in whether a TIFF's size is upright before loading.
@@ -161,7 +182,7 @@ def exif_orientation(path: str | Path) -> int:
         DataError: If the file is missing or not an image.
     """
     with _decoding(path), _open(path, max_pixels=None) as image:
-        return _orientation(image)
+        return 1 if image is None else _orientation(image)
 
 
 def resized_size(size: tuple[int, int], short_side: int, max_side: int) -> tuple[int, int]:
@@ -201,7 +222,8 @@ def _decoding(path: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def _open(path: str | Path, max_pixels: int | None) -> Iterator[Image.Image]:
+def _open(path: str | Path, max_pixels: int | None) -> Iterator[Image.Image | None]:
+    """The image, not yet decoded; None for a TIFF of a kind that only `tiffs` reads."""
     # Given a file and not its name, Pillow does not map it into memory, which scrambles
     # uncompressed TIFFs whose orientation swaps height and width (seen with Pillow 13.0).
     # A pipe or a device would be waited for, or never end.
@@ -210,12 +232,19 @@ def _open(path: str | Path, max_pixels: int | None) -> Iterator[Image.Image]:
         raise DataError(
             f"cannot read image {shown(path)}: it is no regular file; replace or remove the file"
         )
-    with Path(path).open("rb") as file, _open_header(file) as image:
+    with Path(path).open("rb") as file, ExitStack() as stack:
+        try:
+            image = stack.enter_context(_open_header(file))
+        except UnidentifiedImageError:
+            if not _is_other_tiff(path):
+                raise
+            yield None
+            return
         width, height = image.size
         if max_pixels is not None and width * height > max_pixels:
             raise DataError(
                 f"wanted an image of at most {max_pixels} pixels, got {shown(path)} of {width} x "
-                f"{height}; cut it into tiles, or raise max_pixels if you trust the file"
+                f"{height}; cut it into tiles, or raise --max-pixels if you trust the file"
             )
         yield image
 
@@ -232,6 +261,31 @@ def _open_header(file: BinaryIO) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = limit
 
 
+def _is_other_tiff(path: str | Path) -> bool:
+    """Whether a file that Pillow does not know is a TIFF with a picture all the same."""
+    if not is_tiff(path):
+        return False
+    try:
+        tiff_size(path)
+    except (*_DECODE_ERRORS, AssertionError) as error:
+        logger.debug("%s: %s", shown(path), one_line(error))
+        return False
+    return True
+
+
+def _needs_all_channels(image: Image.Image, reading: ReadingConfig) -> bool:
+    """Whether Pillow would leave out some of what a TIFF has, or of what is wanted of it."""
+    assert isinstance(image, TiffImagePlugin.TiffImageFile)
+    tags = image.tag_v2
+    note = str(tags.get(TiffImagePlugin.IMAGEDESCRIPTION, ""))
+    stacked = note.startswith("ImageJ=") and "channels=" in note
+    chosen = bool(reading.channels) or reading.stretch != "auto"
+    # What a palette, CMYK or JPEG mean only Pillow knows.
+    plain = image.mode in _PLAIN_MODES and tags.get(TiffImagePlugin.COMPRESSION) not in _JPEG
+    many = tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1) > _MOST_SAMPLES
+    return many or stacked or (chosen and plain)
+
+
 def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -240,16 +294,28 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) else 1
 
 
-def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+def to_rgb(
+    image: Image.Image,
+    reading: ReadingConfig = AS_USUAL,
+) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 of a decoded image of any mode, a new array; see `read_image`.
 
     Raises:
-        ValueError: If its colours are in CIE-Lab.
+        ValueError: If its colours are in CIE-Lab, or a channel is wanted that is not there.
     """
     mode = image.mode
     if mode.startswith("I") or mode == "F":
-        return _stretch(np.asarray(image))
-    if mode == "LAB":
+        return to_rgb8(np.asarray(image)[..., None], reading)
+    if reading.channels and mode in _PLAIN_MODES:
+        bands = np.asarray(image)
+        return to_rgb8(bands.reshape(*bands.shape[:2], -1), reading)
+    rgb = _opaque(image)
+    return rgb if not reading.channels and reading.stretch == "auto" else to_rgb8(rgb, reading)
+
+
+def _opaque(image: Image.Image) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 of 8 bits a channel, over white where it is transparent."""
+    if image.mode == "LAB":
         raise ValueError("colours in CIE-Lab are not supported, convert it to RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
@@ -271,17 +337,6 @@ def own_pixels(source: NDArray[np.uint8] | Image.Image) -> NDArray[np.uint8]:
             f"pixels must be (H, W, 3) uint8, at least one, got {source.shape} {source.dtype}"
         )
     return source.copy()
-
-
-def _stretch(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """(H, W) grey of any type -> (H, W, 3) uint8 from its own least to its greatest value."""
-    grey = values.astype(np.float64)
-    finite = np.isfinite(grey)
-    low, high = (grey[finite].min(), grey[finite].max()) if finite.any() else (0.0, 0.0)
-    grey = np.where(finite, grey, low) - low
-    if high > low:
-        grey *= 255 / (high - low)
-    return np.repeat(np.rint(grey).astype(np.uint8)[..., None], 3, axis=-1)
 
 
 def _ceil(value: float) -> int:

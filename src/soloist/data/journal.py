@@ -11,8 +11,9 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,8 @@ from soloist.data.coco import (
     write_coco,
 )
 from soloist.data.coco_write import embeddings_path
+from soloist.data.encoded import EncodedInstances
+from soloist.data.georeference import Georeference
 from soloist.errors import RunError
 from soloist.files import appending, plain_json, remove_leftovers, shown, write_json
 from soloist.structures import Instances
@@ -45,6 +48,7 @@ class Journal:
         part: Number of the process that adds images. Process 0 opens the journal before the
             others do: it drops what cannot be continued.
         categories: Names by id; see `instances_to_annotations`.
+        resume: Go on with results of the same settings; else they are dropped too.
 
     Raises:
         RunError: If the journal cannot be read or written.
@@ -57,10 +61,12 @@ class Journal:
         *,
         part: int = 0,
         categories: Mapping[int, str] = CATEGORIES,
+        resume: bool = True,
     ) -> None:
         self._target = target
         self._categories = categories
         self._head = _head(target)
+        self._resume = resume
         try:
             self._open(plain_json(settings), part)
         except OSError as error:
@@ -77,9 +83,15 @@ class Journal:
         """Annotations so far."""
         return sum(part.annotations for part in self._parts)
 
-    def add(self, image: CocoImage, instances: Instances) -> None:
-        """Appends a finished image."""
-        self._own.add(image, instances, self._categories)
+    def add(
+        self,
+        image: CocoImage,
+        instances: Instances | EncodedInstances,
+        *,
+        track_ids: Sequence[int] = (),
+    ) -> None:
+        """Appends a finished image; of a video the objects have identities."""
+        self._own.add(image, instances, self._categories, track_ids)
 
     def refresh(self, processes: int = 0) -> None:
         """Reads what others have added: these processes, and those of earlier runs."""
@@ -102,7 +114,7 @@ class Journal:
             for name, offset in part.offsets.items()
         ]
         ordered = [place for _, place in sorted(places, key=lambda pair: pair[0])]
-        images = (CocoImage(*record["image"]) for _, record in _records(ordered))
+        images = (_image(record) for _, record in _records(ordered))
         write_coco(
             self._target,
             images,
@@ -126,7 +138,7 @@ class Journal:
 
     def _drop_others(self, settings: Mapping[str, Any]) -> None:
         """Removes results of other settings."""
-        if self._head.is_file():
+        if self._head.is_file() and self._resume:
             if json.loads(self._head.read_text("utf-8")) == settings:
                 return
             logger.warning(
@@ -189,13 +201,20 @@ class _Part:
     def files(self) -> tuple[Path, Path]:
         return self.lines, self._rows
 
-    def add(self, image: CocoImage, instances: Instances, categories: Mapping[int, str]) -> None:
+    def add(
+        self,
+        image: CocoImage,
+        instances: Instances | EncodedInstances,
+        categories: Mapping[int, str],
+        track_ids: Sequence[int],
+    ) -> None:
         annotations = instances_to_annotations(
-            instances, image.id, self.annotations + 1, categories
+            instances, image.id, self.annotations + 1, categories, track_ids
         )
         rows = instances.embeddings.detach().cpu().numpy().astype(np.float32)
         record = {
             "image": [image.id, image.file_name, image.height, image.width],
+            "georeference": image.georeference and asdict(image.georeference),
             "annotations": annotations,
             "embedding_size": rows.shape[1],
         }
@@ -255,6 +274,14 @@ def _records(ordered: list[_Place]) -> Iterator[tuple[_Part, dict[str, Any]]]:
         for part, offset in ordered:
             files[part].seek(offset)
             yield part, json.loads(files[part].readline())
+
+
+def _image(record: Mapping[str, Any]) -> CocoImage:
+    place = record.get("georeference")  # Older journals have none.
+    if place is not None:
+        place = Georeference(tuple(place["transform"]), place["crs"])
+    number, name, height, width = record["image"]
+    return CocoImage(number, name, height, width, place)
 
 
 def _renumbered(ordered: list[_Place]) -> Iterator[dict[str, Any]]:

@@ -118,6 +118,63 @@ def decode_masks(segmentations: Sequence[Any], size: tuple[int, int]) -> NDArray
     return masks
 
 
+def placed_mask(
+    rle: Mapping[str, Any], corner: tuple[int, int], size: tuple[int, int]
+) -> dict[str, Any]:
+    """A mask of a part of a picture as a mask of the picture, without decoding either.
+
+    Args:
+        rle: A checked, compressed mask of the part.
+        corner: (top, left) of the part in the picture, in pixels.
+        size: (height, width) of the picture.
+
+    Returns:
+        A checked, compressed mask of the picture, equal to `encode_masks` of the same pixels.
+
+    Raises:
+        ValueError: If the part does not lie inside the picture.
+    """
+    (top, left), (height, width), (rows, columns) = corner, size, rle["size"]
+    if not (0 <= top <= height - rows and 0 <= left <= width - columns):
+        raise ValueError(f"a part {rows} x {columns} at {corner} is not inside {height} x {width}")
+    ends = np.cumsum(_run_lengths(rle["counts"]))
+    starts, stops = ends[0:-1:2], ends[1::2]  # (R,) of the runs of foreground, column by column
+    if rows < height:
+        # A run over several columns is cut where each of them ends.
+        first = starts // rows
+        pieces = np.where(stops > starts, (stops - 1) // rows - first + 1, 0)
+        run = np.repeat(np.arange(len(pieces)), pieces)
+        column = first[run] + np.arange(len(run)) - (np.cumsum(pieces) - pieces)[run]
+        shift = (column + left) * height + top - column * rows
+        starts = np.maximum(starts[run], column * rows) + shift
+        stops = np.minimum(stops[run], (column + 1) * rows) + shift
+    else:
+        starts, stops = starts + left * height, stops + left * height
+    borders = np.concatenate([[0], np.stack([starts, stops], axis=1).ravel(), [height * width]])
+    lengths = np.diff(borders)
+    if len(lengths) > 1 and lengths[-1] == 0:
+        lengths = lengths[:-1]
+    return _compressed(lengths.tolist(), size)
+
+
+def joined_mask(masks: Sequence[Mapping[str, Any]], *, intersect: bool = False) -> dict[str, Any]:
+    """What several checked, compressed masks of one size cover together, or all of them cover."""
+    merged = coco_mask.merge(list(masks), intersect=intersect)
+    return {"size": list(merged["size"]), "counts": merged["counts"].decode("ascii")}
+
+
+def box_mask(box: tuple[int, int, int, int], size: tuple[int, int]) -> dict[str, Any]:
+    """The pixels of a box as a compressed mask.
+
+    Args:
+        box: xyxy with an exclusive end, in pixels, inside the picture.
+        size: (height, width) of the picture.
+    """
+    left, top, right, bottom = box
+    rows, columns = bottom - top, right - left
+    return placed_mask(_compressed([0, rows * columns], (rows, columns)), (top, left), size)
+
+
 def mask_area(rle: Mapping[str, Any]) -> int:
     """Pixels of foreground of a checked, compressed mask."""
     return int(coco_mask.area(rle))
@@ -129,20 +186,27 @@ def mask_box_xywh(rle: Mapping[str, Any]) -> list[float]:
 
 
 def rle_iou(
-    masks: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]
+    masks: Sequence[Mapping[str, Any]],
+    others: Sequence[Mapping[str, Any]],
+    *,
+    over_masks: bool = False,
 ) -> NDArray[np.float64]:
     """Intersection over union of every mask with every other one, without decoding them.
 
     Args:
         masks: N checked, compressed masks.
         others: M of them, of the same size.
+        over_masks: Intersection over the area of the first of the two instead: how much of it
+            the other covers.
 
     Returns:
         (N, M) float64 in [0, 1]; 0 between two empty masks.
     """
     if not masks or not others:
         return np.zeros((len(masks), len(others)))
-    ious: NDArray[np.float64] = coco_mask.iou(list(masks), list(others), [0] * len(others))
+    ious: NDArray[np.float64] = coco_mask.iou(
+        list(masks), list(others), [int(over_masks)] * len(others)
+    )
     # The C library divides by an empty union.
     return np.nan_to_num(ious, nan=0.0)
 
@@ -184,8 +248,13 @@ def _checked_rle(rle: Mapping[str, Any], size: tuple[int, int] | None) -> dict[s
         )
     if isinstance(counts, str):
         return {"size": [height, width], "counts": counts}
-    plain = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-    return {"size": [height, width], "counts": plain["counts"].decode("ascii")}
+    return _compressed(counts, (height, width))
+
+
+def _compressed(counts: list[int], size: tuple[int, int]) -> dict[str, Any]:
+    """Run lengths that were checked in COCO's compressed form."""
+    plain = coco_mask.frPyObjects({"size": list(size), "counts": counts}, *size)
+    return {"size": list(size), "counts": plain["counts"].decode("ascii")}
 
 
 def _run_lengths(counts: str) -> NDArray[np.int64]:

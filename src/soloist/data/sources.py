@@ -13,6 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from soloist.config import AS_USUAL, ReadingConfig
 from soloist.data.coco_entries import image_name
 from soloist.errors import DataError
 from soloist.files import one_line, shown
@@ -31,11 +32,13 @@ class ImageRef:
         path: Where the file is, or where it was expected.
         name: Path relative to the source, with forward slashes: COCO's `file_name`.
         id: The image's id in the COCO file that names it, else None.
+        reading: How it is to be read.
     """
 
     path: Path
     name: str
     id: int | None = None
+    reading: ReadingConfig = AS_USUAL
 
 
 class ImagePlaces:
@@ -71,7 +74,10 @@ class ImagePlaces:
         return self._folders[0] / name
 
 
-def find_images(source: str | Path | Sequence[str | Path]) -> list[ImageRef]:
+def find_images(
+    source: str | Path | Sequence[str | Path],
+    reading: ReadingConfig = AS_USUAL,
+) -> list[ImageRef]:
     """The images a source names, without opening any of them.
 
     - An image file: that image, whatever its suffix; its name is the file's.
@@ -93,6 +99,7 @@ def find_images(source: str | Path | Sequence[str | Path]) -> list[ImageRef]:
 
     Args:
         source: The source or sources.
+        reading: How all of them are to be read.
 
     Returns:
         At least one image; names are unique.
@@ -100,6 +107,13 @@ def find_images(source: str | Path | Sequence[str | Path]) -> list[ImageRef]:
     Raises:
         DataError: If a source does not exist, holds no image, or is a malformed file.
     """
+    refs = _find_all(source)
+    if reading != ReadingConfig():
+        refs = [replace(ref, reading=reading) for ref in refs]
+    return refs
+
+
+def _find_all(source: str | Path | Sequence[str | Path]) -> list[ImageRef]:
     if isinstance(source, (str, Path)):
         return _find_in(source)
     if not source:

@@ -16,7 +16,14 @@ from torch import Tensor
 
 from soloist.checkpoints import OfficialWeights, load_official, save_tensors
 from soloist.checkpoints.official import is_counter
-from soloist.config import BackboneConfig, Config, InferenceConfig, ModelConfig
+from soloist.config import (
+    AS_USUAL,
+    BackboneConfig,
+    Config,
+    InferenceConfig,
+    ModelConfig,
+    ReadingConfig,
+)
 from soloist.data.coco import CATEGORIES
 from soloist.errors import CheckpointError
 from soloist.files import atomic_path, one_line, write_json
@@ -100,6 +107,8 @@ def solo_record(config: Config, categories: Mapping[int, str] | None) -> dict[st
         "model": asdict(config.model),
         "inference": asdict(config.inference),
     }
+    if config.reading != ReadingConfig():
+        record["reading"] = asdict(config.reading)
     if categories is not None and categories != CATEGORIES:
         record["categories"] = [{"id": key, "name": name} for key, name in categories.items()]
     return record
@@ -160,9 +169,15 @@ def load_solo(path: Path, preset: str | None = None) -> tuple[SOLO, Config]:
         backbone = override(BackboneConfig(), record["backbone"], where=str(folder))
         model = override(ModelConfig(), record["model"], where=str(folder))
         inference = override(InferenceConfig(), record["inference"], where=str(folder))
+        reading = override(AS_USUAL, record.get("reading", {}), where=str(folder))
         _categories(folder, record)
     # Its weights are in the folder: nothing else is read or fetched on its record's behalf.
-    config = Config(backbone=replace(backbone, weights="none"), model=model, inference=inference)
+    config = Config(
+        reading=reading,
+        backbone=replace(backbone, weights="none"),
+        model=model,
+        inference=inference,
+    )
     weights = load_official(folder / MODEL_FILE)
     # Before a network of whatever size the record says is made.
     _check_fit(weights, _shapes(config))

@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soloist.data.coco import CATEGORIES, CocoImage, read_json
+from soloist.data.encoded import EncodedInstances
 from soloist.data.error_log import ErrorLog
+from soloist.data.georeference import read_georeference
 from soloist.data.images import read_with_size
 from soloist.data.journal import Journal, is_finished
 from soloist.data.sources import ImageRef
@@ -31,14 +33,16 @@ from soloist.structures import Instances
 
 logger = logging.getLogger(__name__)
 
-# Images decoded ahead of the one in work.
+# Images decoded ahead of the one in work; of those that are never reduced, which may be large, one.
 LOOKAHEAD = 4
+LOOKAHEAD_WHOLE = 1
 # The estimate printed early rests on this many images.
 IMAGES_FOR_ESTIMATE = 5
 
-Labeler = Callable[[NDArray[np.uint8], tuple[int, int]], Instances]
+Objects = Instances | EncodedInstances
+Labeler = Callable[[NDArray[np.uint8], tuple[int, int]], Objects]
 """Pixels (H', W', 3), perhaps decoded at reduced size, and the full (H, W) to instances."""
-OnResult = Callable[[ImageRef, NDArray[np.uint8], Instances], None]
+OnResult = Callable[[ImageRef, NDArray[np.uint8], Objects], None]
 """Called with each image, its pixels and its instances, by the process that labels it."""
 
 
@@ -53,7 +57,7 @@ class Labelled(NamedTuple):
 
     pixels: NDArray[np.uint8]
     size: tuple[int, int]
-    instances: Instances
+    instances: Objects
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def label_images(
     out: Path,
     *,
     title: str,
-    short_side: int,
+    short_side: int | None,
     settings: Mapping[str, Any],
     errors: ErrorLog,
     categories: Mapping[int, str] = CATEGORIES,
@@ -95,7 +99,8 @@ def label_images(
         labeler: Gives the instances of one image.
         out: The COCO file.
         title: What the progress bar says.
-        short_side: JPEGs may be decoded at reduced size down to this short side, in pixels.
+        short_side: JPEGs may be decoded at reduced size down to this short side, in pixels; None
+            decodes them whole.
         settings: What the result depends on; part of the file's `info`.
         errors: Where unreadable images are listed.
         categories: Names of the labeler's classes by category id, in the order of its labels.
@@ -126,7 +131,8 @@ def label_images(
                     # The journal last: what it names is not done again.
                     if on_result is not None:
                         on_result(image, found.pixels, found.instances)
-                    journal.add(CocoImage(number, image.name, *found.size), found.instances)
+                    place = read_georeference(image.path)
+                    journal.add(CocoImage(number, image.name, *found.size, place), found.instances)
                 if count == IMAGES_FOR_ESTIMATE and len(own) > 2 * count and is_main():
                     rest = (time.monotonic() - start) / count * (len(own) - count)
                     logger.info("%s: %d images, about %s", title, len(left), duration(rest))
@@ -156,7 +162,7 @@ def label_images(
 
 
 def each_labelled(
-    images: Sequence[ImageRef], labeler: Labeler, short_side: int
+    images: Sequence[ImageRef], labeler: Labeler, short_side: int | None
 ) -> Iterator[tuple[ImageRef, Labelled | DataError]]:
     """Each image with what was found on it, or why it could not be read."""
     for image, decoded in _decode_ahead(images, short_side):
@@ -249,20 +255,20 @@ def check_output(out: Path, *, overwrite: bool, example: str = "masks.json") -> 
         raise RunError(f"{shown(out)} exists; add --overwrite to replace it, or choose another")
 
 
+def _read(image: ImageRef, short_side: int | None) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    return read_with_size(image.path, reading=image.reading, short_side=short_side)
+
+
 def _decode_ahead(
-    images: Sequence[ImageRef], short_side: int
+    images: Sequence[ImageRef], short_side: int | None
 ) -> Iterator[tuple[ImageRef, Future[tuple[NDArray[np.uint8], tuple[int, int]]]]]:
     """Decodes in a thread while the caller works; Pillow frees the interpreter meanwhile."""
+    ahead = LOOKAHEAD if short_side is not None else LOOKAHEAD_WHOLE
     with ThreadPoolExecutor(max_workers=1) as pool:
         rest = iter(images)
-        waiting = [
-            (image, pool.submit(read_with_size, image.path, short_side=short_side))
-            for image in islice(rest, LOOKAHEAD)
-        ]
+        waiting = [(image, pool.submit(_read, image, short_side)) for image in islice(rest, ahead)]
         while waiting:
             current = waiting.pop(0)
             for image in islice(rest, 1):
-                waiting.append(
-                    (image, pool.submit(read_with_size, image.path, short_side=short_side))
-                )
+                waiting.append((image, pool.submit(_read, image, short_side)))
             yield current

@@ -12,13 +12,14 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from soloist.config import AS_USUAL, ReadingConfig
 from soloist.data.coco import CATEGORIES, instances_to_annotations
 from soloist.data.error_log import error_line
 from soloist.data.manifest import check_shard_size, write_manifest
@@ -45,17 +46,19 @@ class ShardJob:
         folder: Where manifest and shards are, absolute.
         title: What messages call the work, such as `masks`.
         make_labeler: Makes what gives the instances of an image.
-        short_side: JPEGs may be decoded at reduced size down to this short side, in pixels.
+        short_side: As in `label_images`.
         on_result: Called with what was found on each image.
         categories: Names of the labeler's classes by category id, in the order of its labels.
+        reading: How image files are read.
     """
 
     folder: Path
     title: str
     make_labeler: Callable[[], Labeler]
-    short_side: int
+    short_side: int | None
     on_result: OnResult | None = None
     categories: Mapping[int, str] = field(default_factory=lambda: CATEGORIES)
+    reading: ReadingConfig = AS_USUAL
 
 
 Work = Callable[[ShardFolder, Tracker], None]
@@ -148,7 +151,10 @@ class ShardWorker:
 
     def _rows(self, shard: int, tracker: Tracker | None) -> Iterator[ShardRow]:
         job = self._job
-        entries = self._shards.manifest.entries(shard)
+        # The manifest does not say how files are read.
+        entries = [
+            replace(entry, reading=job.reading) for entry in self._shards.manifest.entries(shard)
+        ]
         for image, found in each_labelled(entries, self._labeler, job.short_side):
             if isinstance(found, DataError):
                 reason = one_line(found)

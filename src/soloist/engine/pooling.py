@@ -45,7 +45,8 @@ def pool_features(
                 try:
                     if image.id not in paths:
                         raise DataError("wanted the image beside its masks, got no such file")
-                    pixels = torch.from_numpy(read_image(paths[image.id])).permute(2, 0, 1)
+                    read = read_image(paths[image.id], reading=file.reading)
+                    pixels = torch.from_numpy(read).permute(2, 0, 1)
                 except DataError as error:
                     errors.add(image.file_name, "features", error)
                 else:

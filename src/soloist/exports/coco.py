@@ -57,6 +57,7 @@ def _entry(one: CocoAnnotation, target: Target) -> dict[str, Any]:
         category_id=one.category_id,
         iscrowd=one.iscrowd,
         agreements=one.agreements,
+        track_id=one.track_id,
     )
     # CVAT shows no score but what stands among the attributes.
     return entry | ({"attributes": {"score": one.score}} if target.scored else {})

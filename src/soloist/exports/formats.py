@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from soloist.exports.coco import write_coco_folder
+from soloist.exports.geojson import write_geojson
 from soloist.exports.label_maps import write_label_maps
 from soloist.exports.label_studio import write_label_studio
 from soloist.exports.labelme import write_labelme
@@ -46,5 +47,6 @@ EXPORT_FORMATS: dict[FormatName, ExportFormat] = {
     ),
     "labelme": ExportFormat(write_labelme, ("polygon", "mask")),
     "label-maps": ExportFormat(write_label_maps, ("mask",)),
+    "geojson": ExportFormat(write_geojson, ("polygon",)),
     "overlays": ExportFormat(write_pictures, ("mask",), images=("none",), needs_images=True),
 }

@@ -7,7 +7,7 @@ from typing import Literal
 
 from soloist.config.checks import at_least, check
 
-FormatName = Literal["coco", "yolo", "label-studio", "labelme", "label-maps", "overlays"]
+FormatName = Literal["coco", "yolo", "label-studio", "labelme", "label-maps", "geojson", "overlays"]
 """The formats of `soloist convert`; `soloist.exports.formats` has their writers."""
 Segmentation = Literal["mask", "polygon"]
 ImageFiles = Literal["none", "link", "copy"]

@@ -19,7 +19,7 @@ def write_pictures(target: Target, pictures: Iterator[Picture]) -> None:
             target.notes[Note.NO_IMAGE] += 1
             continue
         try:
-            pixels = read_image(picture.path)
+            pixels = read_image(picture.path, reading=target.file.reading)
         except DataError as error:
             target.errors.add(picture.image.file_name, "overlays", error)
             continue

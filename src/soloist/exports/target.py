@@ -41,6 +41,7 @@ class Note(Enum):
     OVERLAPPED = "masks of which a better one covers pixels"
     HIDDEN = "masks that better ones cover entirely"
     RENAMED = "images whose labels are called otherwise, since names differ in the suffix alone"
+    NO_GEOREFERENCE = "images without a georeference, whose polygons are in pixels, y downwards"
     NO_IMAGE = "images that were not found, so that they are missing here too"
 
 

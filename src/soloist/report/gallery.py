@@ -101,7 +101,8 @@ def gallery_rows(
     errors: list[dict[str, str]] = []
     for ref in refs:
         try:
-            pixels = thumbnail(read_image(ref.path, short_side=THUMBNAIL_SIDE), THUMBNAIL_SIDE)
+            read = read_image(ref.path, reading=ref.reading, short_side=THUMBNAIL_SIDE)
+            pixels = thumbnail(read, THUMBNAIL_SIDE)
         except DataError as error:
             logger.warning("left out of the report: %s", error)
             errors.append({"image": ref.name, "stage": "report", "error": str(error)})
