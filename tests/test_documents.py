@@ -12,20 +12,26 @@ import re
 import shutil
 import tomllib
 from collections.abc import Mapping
+from fractions import Fraction
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from pycocotools.coco import COCO
+from tests.data.test_georeference import PROJECTED, SCALE, TIE
+from tests.data.test_georeference import write as write_tiff
 from tests.documents import DOCS, PAGES, ROOT, blocks, shell_commands, soloist_arguments
 
 from soloist.cli import app, run_command
 from soloist.cli.runs import DONE, SOME_FAILED
 from soloist.data.coco import load_coco
+from soloist.data.images import read_image
 from soloist.data.scenes import write_scenes
+from soloist.engine.video_files import VideoWriter
 from soloist.segmenter import BUNDLED
 
 OWN_TESTS = {"datasets.md", "reproduce-coco.md"}
@@ -103,7 +109,14 @@ def furniture(
     root = tmp_path_factory.mktemp("furniture")
     for folder in ("photos", "shared/photos"):
         shutil.copytree(scenes / "images", root / folder)
+    shutil.copytree(root / "photos", root / "tiles")
     shutil.copy(root / "photos" / "000001.jpg", root / "photo.jpg")
+    pixels = read_image(root / "photo.jpg")
+    for name in ("aerial.tif", "scene.tif"):
+        write_tiff(root / name, SCALE, TIE, PROJECTED)
+    with VideoWriter(root / "clip.mp4", Fraction(10)) as writer:
+        for shift in range(3):
+            writer.add(np.roll(pixels, shift, axis=1))
     for run in ("runs/mine", "runs/photos", "runs/classes", "shared/runs/photos"):
         shutil.copytree(model_folder, root / run / "model")
     truth = json.loads((scenes / "annotations.json").read_text(encoding="utf-8"))

@@ -125,7 +125,17 @@ SOLOIST = replace(
         pairwise_affinity=0.0,
         full_mask_dice=SOLO_MASK_WEIGHT,
     ),
-    augment=replace(TINY.augment, weak=False, copy_paste=5, paste_scale=(0.3, 1.5)),
+    # Short trainings have no time for two views of an image, nor for hard ones.
+    augment=replace(
+        TINY.augment,
+        weak=False,
+        copy_paste=5,
+        paste_scale=(0.3, 1.5),
+        color_jitter=0.3,
+        gray=0.0,
+        blur=0.0,
+        erase=0.0,
+    ),
     inference=replace(TINY.inference, short_side=384, max_side=768, nms_sigma=4.0),
     # What a network finds is no better than the regions it learned from, after so short a time.
     self_training=replace(TINY.self_training, rounds=0),
