@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +34,10 @@ from soloist.segmenter import load
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 OWN_GOLDENS = Path(__file__).parent / "goldens"
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+BROWSER_PATIENCE = 120_000  # Milliseconds; on a busy machine everything takes long.
 
 
 @cache
@@ -446,3 +451,21 @@ def write_masks(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return write
+
+
+@pytest.fixture
+def browser_page() -> Iterator[Any]:
+    """A page of a headless Chromium."""
+    reason = "wants playwright: pip install playwright"
+    playwright = pytest.importorskip("playwright.sync_api", reason=reason)
+    if CHROMIUM is None:
+        pytest.skip("wants a Chromium or Chrome in the path")
+    with ExitStack() as stack:
+        driver = stack.enter_context(playwright.sync_playwright())
+        browser = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox"], timeout=BROWSER_PATIENCE
+        )
+        stack.callback(browser.close)
+        context = browser.new_context()
+        context.set_default_timeout(BROWSER_PATIENCE)
+        yield context.new_page()

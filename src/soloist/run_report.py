@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -12,32 +13,41 @@ import torch
 import yaml
 from rich.console import Console
 
-from soloist.config import Config, ReadingConfig
+from soloist.config import Config
 from soloist.data.augment import CropPair, seeded
-from soloist.data.coco import load_coco
+from soloist.data.coco import CocoFile, load_coco
 from soloist.data.error_log import read_errors
 from soloist.data.images import read_image
 from soloist.data.sources import ImageRef, find_images, spread
 from soloist.engine.distributed import is_main
 from soloist.engine.evaluate import Metrics, format_table
 from soloist.engine.image_matching import match_images
-from soloist.engine.per_image import score_images, worst_images, write_per_image
+from soloist.engine.per_image import ImageScore, score_images, write_per_image
+from soloist.engine.progress import track
 from soloist.engine.run_folder import STATE, RunFolder, read_metrics
 from soloist.engine.runtime import Runtime
-from soloist.errors import RunError
+from soloist.errors import DataError, RunError
 from soloist.files import atomic_path, write_json
 from soloist.models.backbones import Backbone
 from soloist.models.densecl import match_cells
 from soloist.pictures import draw_matches, jpeg_bytes
 from soloist.presets import load_config_file
-from soloist.report import ReportContent, StageGallery, WorstImage, write_report
+from soloist.report import (
+    ImageVerdict,
+    ReportContent,
+    ReportStage,
+    StageGallery,
+    shown_images,
+    write_report,
+)
 
 REPORT_FILE = "report.html"
 # What the report shows is kept here, so that it can be written again without its command.
 RECIPE_FILE = "report.json"
 # The last stage's figures on each image of the ground truth.
 PER_IMAGE_FILE = "evaluation/per_image.csv"
-WORST_SHOWN = 12
+MOST_IMAGES = 500
+"""Images a page has room for, some 40 kB each; a run's own page shows fewer, to be quick."""
 
 # The picture of dense matches: crop pairs, their side in pixels, and lines drawn per pair.
 MATCH_PAIRS = 4
@@ -76,72 +86,140 @@ def write_run_report(
     Returns:
         The path of the page.
     """
-    content = ReportContent(
-        title=TITLES[run.state["command"]],
-        images=spread(images, ReportContent.max_images),
-        stages=stages,
-        ground_truth=ground_truth,
-    )
     recipe = {
-        "images": [[str(image.path), image.name] for image in content.images],
+        "images": [[str(image.path), image.name] for image in spread(images, MOST_IMAGES)],
         "stages": [[one.key, one.title, str(one.predictions)] for one in stages],
         "ground_truth": None if ground_truth is None else str(ground_truth),
     }
     write_json(run.path / RECIPE_FILE, recipe, indent=2)
-    return rewrite_report(run.path)
+    return rewrite_report(run.path, max_images=ReportContent.max_images)
 
 
-def rewrite_report(folder: Path) -> Path:
-    """Writes a run's report.html again from its files.
+def rewrite_report(
+    folder: Path,
+    *,
+    out: Path | None = None,
+    images: Sequence[str] = (),
+    max_images: int = MOST_IMAGES,
+) -> Path:
+    """Writes a run's report again from its files.
+
+    Args:
+        folder: The run folder.
+        out: The page; None is report.html in the folder.
+        images: Where the images are, if they were moved.
+        max_images: Most images shown.
+
+    Returns:
+        The path of the page.
 
     Raises:
         RunError: If the folder is no run with a report.
+        DataError: If its files cannot be read, or `images` holds none of its images.
     """
     if not (folder / STATE).is_file() or not (folder / RECIPE_FILE).is_file():
         raise RunError(
             f"{folder} is not a run with a report; wanted the --out folder of fit, train, "
-            "pretrain or demo after it has finished"
+            "pretrain or demo after it has finished, or a file or folder of masks"
         )
     state = _read_json(folder / STATE)
     recipe = _read_json(folder / RECIPE_FILE)
     results_file = folder / "results.json"
-    truth = None if recipe["ground_truth"] is None else Path(recipe["ground_truth"])
-    stages = [StageGallery(key, title, Path(at)) for key, title, at in recipe["stages"]]
-    judged = truth is not None and bool(stages)
+    at = recipe["ground_truth"]
+    truth = None if at is None else load_coco(at, need_masks=False)
+    stages = []
+    for key, title, predictions in recipe["stages"]:
+        predicted = load_coco(predictions)
+        verdicts: Mapping[str, ImageVerdict] = {}
+        if truth is not None:
+            true_ids = match_images(predicted, truth)
+            masks = truth.boxes_alone == 0
+            scores = score_images(predicted, truth, true_ids, masks=masks, max_dets=100)
+            verdicts = image_verdicts(predicted, truth, true_ids, scores)
+        stages.append(ReportStage(key, title, predicted, verdicts))
     reading = load_config_file(folder / "config.yaml").reading
-    write_report(
-        folder / REPORT_FILE,
+    refs = [ImageRef(Path(path), name, reading=reading) for path, name in recipe["images"]]
+    judged = truth is not None and bool(stages)
+    if judged:
+        write_per_image(folder / PER_IMAGE_FILE, scores)
+        # The worst and the best may be any of them.
+        refs = find_images(at, reading)
+    return write_tracked(
+        out or folder / REPORT_FILE,
         ReportContent(
             title=TITLES[state["command"]],
             summary=SUMMARIES.get(state["command"], SUMMARY),
             results=_read_json(results_file) if results_file.is_file() else {},
             stages=stages,
-            images=[ImageRef(Path(path), name, reading=reading) for path, name in recipe["images"]],
+            images=moved(refs, images) if images else refs,
             ground_truth=truth,
-            worst=_judge_images(folder, stages[-1], truth, reading) if judged and truth else (),
-            per_image=PER_IMAGE_FILE if judged else "",
+            per_image=PER_IMAGE_FILE if judged and out is None else "",
             metrics=read_metrics(folder / "metrics.jsonl"),
             timing=list(state.get("timing", {}).items()),
             config=yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")),
             environment=_read_json(folder / "environment.json"),
             errors=read_errors(folder / "errors.jsonl"),
+            max_images=max_images,
         ),
     )
-    return folder / REPORT_FILE
 
 
-def _judge_images(
-    folder: Path, stage: StageGallery, ground_truth: Path, reading: ReadingConfig
-) -> list[WorstImage]:
-    """Writes the table of a stage's images, and chooses the worst."""
-    predicted, truth = load_coco(stage.predictions), load_coco(ground_truth)
-    true_ids = match_images(predicted, truth)
-    scores = score_images(predicted, truth, true_ids, masks=True, max_dets=100)
-    write_per_image(folder / PER_IMAGE_FILE, scores)
-    images = {image.name: image for image in find_images(ground_truth, reading)}
-    return [
-        WorstImage(images[one.name], one.summary()) for one in worst_images(scores, WORST_SHOWN)
-    ]
+def write_tracked(path: Path, content: ReportContent) -> Path:
+    """Writes a report under a progress bar, and returns its path."""
+    with track("report", len(shown_images(content))) as tracker:
+        write_report(path, content, advance=tracker.advance)
+    return path
+
+
+def image_verdicts(
+    predicted: CocoFile,
+    truth: CocoFile,
+    true_ids: Mapping[int, int],
+    scores: Sequence[ImageScore],
+) -> dict[str, ImageVerdict]:
+    """How a stage did on each image that has true objects, by the image's name in either file.
+
+    Args:
+        predicted: The stage's masks.
+        truth: The true objects.
+        true_ids: Ids of the ground truth's images by those of the predictions.
+        scores: Of the stage, by the names of the ground truth.
+    """
+    verdicts = {
+        one.name: ImageVerdict(one.found, one.objects, one.mean_best_iou)
+        for one in scores
+        if one.mean_best_iou is not None
+    }
+    names = {image.id: image.file_name for image in truth.images}
+    own = {image.id: image.file_name for image in predicted.images}
+    pairs = [(own[key], names[value]) for key, value in true_ids.items()]
+    return verdicts | {name: verdicts[true] for name, true in pairs if true in verdicts}
+
+
+def moved(refs: Sequence[ImageRef], sources: Sequence[str]) -> list[ImageRef]:
+    """Images looked for elsewhere, by their names or the last part of these.
+
+    Args:
+        refs: The images.
+        sources: Folders, patterns, lists or COCO files.
+
+    Returns:
+        The images, with their new paths where they were found.
+
+    Raises:
+        DataError: If a source does not exist, or holds none of them.
+    """
+    there: dict[str, Path] = {}
+    for ref in find_images(sources):
+        there.setdefault(PurePosixPath(ref.name).name, ref.path)
+        there[ref.name] = ref.path
+    paths = [there.get(ref.name) or there.get(PurePosixPath(ref.name).name) for ref in refs]
+    if not any(paths):
+        raise DataError(
+            f"wanted the {len(refs)} images of the run in --images, found none of them; give the "
+            "folder they are in"
+        )
+    return [replace(ref, path=path or ref.path) for ref, path in zip(refs, paths, strict=True)]
 
 
 def finish_pretrain(

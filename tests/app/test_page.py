@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,9 +23,6 @@ from soloist.cli import run_command
 from soloist.cli.runs import USER_ERROR
 from soloist.segmenter import load
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 PATIENCE = 120  # Seconds; on a busy machine everything takes long.
 
 # Runs the command and notes whom the process talks to, whatever library does the talking.
@@ -112,24 +107,6 @@ def server(model: Path, tmp_path: Path) -> Iterator[Server]:
             yield server
         finally:
             process.kill()
-
-
-@pytest.fixture
-def browser_page() -> Iterator[Any]:
-    """A page of a headless Chromium."""
-    reason = "wants playwright: pip install playwright"
-    playwright = pytest.importorskip("playwright.sync_api", reason=reason)
-    if CHROMIUM is None:
-        pytest.skip("wants a Chromium or Chrome in the path")
-    with ExitStack() as stack:
-        driver = stack.enter_context(playwright.sync_playwright())
-        browser = driver.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE * 1000
-        )
-        stack.callback(browser.close)
-        context = browser.new_context()
-        context.set_default_timeout(PATIENCE * 1000)
-        yield context.new_page()
 
 
 def test_a_picture_is_segmented_filtered_and_downloaded(

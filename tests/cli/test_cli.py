@@ -192,6 +192,14 @@ def errors_of(path: Path) -> list[str]:
                      id="eval-few"),
         pytest.param("report none", "none is not a run with a report", id="no-run"),
         pytest.param("report foreign", "foreign is not a run with a report", id="foreign-run"),
+        pytest.param("report foreign --gt no-objects.json", "--gt is for a file of masks",
+                     id="report-run-gt"),
+        pytest.param("report no-objects.json", "without one; give the folder of the images",
+                     id="report-nothing"),
+        pytest.param("report no-objects.json --images photos", "found none of them; add --images",
+                     id="report-no-image"),
+        pytest.param("report no-objects.json --out a.json", "--out must be a page such as",
+                     id="report-out"),
         pytest.param("pretrain photos --out new --pretrain.steps 0", "pretrain.steps must be",
                      id="pretrain-steps"),
         pytest.param("pretrain empty --out new", "folder 'empty' with none", id="pretrain-empty"),
@@ -612,6 +620,32 @@ def test_a_report_is_written_again(run: Run, train_command: tuple[str | Path, ..
     outcome = run("report", "new")
     assert outcome == (DONE, "new/report.html\n", "")
     assert Path("new/report.html").read_text(encoding="utf-8")[:200] == page[:200]
+
+
+def test_a_report_finds_images_that_were_moved(
+    run: Run, scenes: Path, train_command: tuple[str | Path, ...]
+) -> None:
+    assert run(*train_command).status == DONE
+    recipe = json.loads(Path("new/report.json").read_text())
+    masks = str(scenes / "annotations.json")
+    recipe["images"] = [["gone/" + name, name] for _, name in recipe["images"]]
+    recipe["stages"] = [["segmenter", "SOLO", masks]]
+    Path("new/report.json").write_text(json.dumps(recipe))
+    assert run("report", "new").status == DONE
+    assert Path("new/report.html").read_text(encoding="utf-8").count("<image ") == 0
+    moved = run("report", "new", "--images", scenes / "images", "--out", "there/page.html")
+    assert moved == (DONE, "there/page.html\n", "")
+    page = Path("there/page.html").read_text(encoding="utf-8")
+    assert page.count("<image ") == len(recipe["images"])
+    other = run("report", "new", "--images", "photos")
+    assert (other.status, "found none of them" in other.err) == (USER_ERROR, True)
+
+
+def test_a_file_of_masks_is_reported(run: Run, scenes: Path) -> None:
+    masks, images = scenes / "annotations.json", scenes / "images"
+    outcome = run("report", masks, "--images", images, "--out", "page.html", "--max-images", "2")
+    assert outcome == (DONE, "page.html\n", "")
+    assert Path("page.html").read_text(encoding="utf-8").count("<image ") == 2
 
 
 def test_a_backbone_is_learned_and_used(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from dataclasses import replace
@@ -11,15 +13,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from soloist.data.coco import CocoImage, encode_masks, write_coco
+from soloist.data.coco import CocoFile, CocoImage, encode_masks, load_coco, write_coco
 from soloist.data.images import ImageRef
-from soloist.errors import DataError
-from soloist.report import ReportContent, StageGallery, WorstImage, write_report
-from soloist.report.content import stage_title
-from soloist.report.gallery import evenly_spread
+from soloist.report import (
+    ImageVerdict,
+    ReportContent,
+    ReportStage,
+    shown_images,
+    stage_title,
+    write_report,
+)
+from soloist.report.columns import MOST_MASKS, score_range
 from soloist.report.html import render_report
 
 HOSTILE = "<script>alert('x')</script>\"&${title}"
+BREAKING = "</script><img src=x onerror=alert(1)>'\"]]>--></style>"
 RESULTS = {
     "free_masks": {"mask_ap": 0.0524, "mask_ap50": 0.1591, "mask_ap_s": None, "box_ap": 0.031},
     "segmenter": {"mask_ap": 0.0601, "mask_ap50": 0.1632, "mask_ap_s": None, "box_ap": 0.048},
@@ -75,7 +83,7 @@ def write_images(
 
 def write_masks(
     path: Path, refs: list[ImageRef], scores: list[float], size: tuple[int, int] = (48, 64)
-) -> Path:
+) -> CocoFile:
     """The same masks, with these scores, on each image."""
     height, width = size
     mask = np.zeros((height, width), dtype=np.bool_)
@@ -88,7 +96,14 @@ def write_masks(
     ]
     images = [CocoImage(ref.id or 0, ref.name, height, width) for ref in refs]
     write_coco(path, images, [{"id": n + 1, **record} for n, record in enumerate(records)])
-    return path
+    return load_coco(path)
+
+
+def drawn(page: Page) -> list[str | None]:
+    """What each picture of the gallery is called, aloud."""
+    named = [one.get("aria-label") for one in page.attributes("svg") if one.get("viewbox")]
+    charts = {"Masks, stage by stage", "Scores of all masks", "Sum of the losses"}
+    return [one for one in named if one not in charts | {"Category", "Learning rate"}]
 
 
 @pytest.fixture
@@ -101,8 +116,8 @@ def content(tmp_path: Path) -> ReportContent:
         summary="What happened.",
         results=RESULTS,
         stages=(
-            StageGallery("free_masks", "Free Mask", free),
-            StageGallery("segmenter", "SOLO", found),
+            ReportStage("free_masks", "Free Mask", free),
+            ReportStage("segmenter", "SOLO", found),
         ),
         images=refs,
         ground_truth=write_masks(tmp_path / "truth.json", refs, [1.0]),
@@ -163,77 +178,156 @@ def test_metrics_are_shown_in_percent_and_the_best_is_bold(content: ReportConten
     assert re.findall(r"<strong>(.*?)</strong>", html) == ["6.0", "16.3", "4.8"]
 
 
-def test_pictures_count_and_alternative_texts(content: ReportContent) -> None:
+def test_pictures_are_named_and_their_pixels_stand_in_the_page_once(
+    content: ReportContent,
+) -> None:
     page = Page(render_report(content))
-    images = page.attributes("img")
-    assert [image["alt"] for image in images[:4]] == [
-        "a.png",
-        "a.png: Free Mask, 4 masks",
+    assert drawn(page)[:3] == [
+        "a.png: Free Mask, 4 of 8 masks",
         "a.png: SOLO, 3 masks",
         "a.png: Ground truth, 1 mask",
     ]
-    assert len(images) == 8
-    assert {(image["width"], image["height"]) for image in images} == {("64", "48")}
+    assert len(drawn(page)) == 6
+    images = page.attributes("image")
+    assert [(one["id"], one["width"], one["height"]) for one in images] == [
+        ("pixels-0", "64", "48"),
+        ("pixels-1", "64", "48"),
+    ]
+    uses = [one["href"] for one in page.attributes("use")]
+    assert uses == ["#pixels-0"] * 2 + ["#pixels-1"] * 2
+
+
+def test_masks_carry_what_the_sliders_ask_for(content: ReportContent) -> None:
+    paths = [one for one in Page(render_report(content)).attributes("path") if "data-score" in one]
+    first = [(one["data-score"], one["class"]) for one in paths[:8]]
+    assert first == [
+        ("950", "c0"),
+        ("940", "c1"),
+        ("930", "c2"),
+        ("920", "c3"),
+        ("910", "c4 off"),
+        ("900", "c5 off"),
+        ("890", "c6 off"),
+        ("880", "c7 off"),
+    ]
+    # 12 x 16 of 48 x 64 pixels, in millionths.
+    assert {one["data-area"] for one in paths} == {"62500"}
+    assert {one["d"] for one in paths} == {"M32 12l0 12-16 0 0-12z"}
 
 
 def test_the_rule_of_what_is_shown_can_be_changed_and_is_told(content: ReportContent) -> None:
     page = Page(render_report(replace(content, masks_per_image=1)))
-    alts = [image["alt"] for image in page.attributes("img")]
-    assert alts[1:3] == ["a.png: Free Mask, 1 mask", "a.png: SOLO, 1 mask"]
-    assert "each stage's best masks, 1 an image on average" in page.text
+    assert drawn(page)[:2] == ["a.png: Free Mask, 1 of 8 masks", "a.png: SOLO, 1 of 3 masks"]
+    assert "its best masks, 1 an image on average" in page.text
 
 
 def test_sure_images_show_more_masks_than_doubtful_ones(
     content: ReportContent, tmp_path: Path
 ) -> None:
     sure, doubtful = content.images
-    path = write_masks(tmp_path / "unequal.json", [sure], [0.9, 0.8, 0.7])
+    path = write_masks(tmp_path / "unequal.json", [sure], [0.9, 0.8, 0.7]).path
     data = json.loads(path.read_text())
     data["images"].append({"id": 9, "file_name": doubtful.name, "height": 48, "width": 64})
     data["annotations"].append({**data["annotations"][0], "id": 9, "image_id": 9, "score": 0.1})
     path.write_text(json.dumps(data))
-    stages = [StageGallery("segmenter", "SOLO", path)]
+    stages = [ReportStage("segmenter", "SOLO", load_coco(path))]
     changed = replace(content, stages=stages, ground_truth=None, masks_per_image=1)
-    alts = [image["alt"] for image in Page(render_report(changed)).attributes("img")]
-    assert alts[1::2] == ["a.png: SOLO, 2 masks", "folder/b.png: SOLO, 0 masks"]
+    names = drawn(Page(render_report(changed)))
+    assert names == ["a.png: SOLO, 2 of 3 masks", "folder/b.png: SOLO, 0 of 1 mask"]
+
+
+@pytest.mark.parametrize(
+    ("scores", "wanted", "slider"),
+    [
+        pytest.param([], 4, None, id="no-masks"),
+        pytest.param([0.5, 0.5], 4, None, id="ties-alone"),
+        pytest.param([0.9, 0.3], 4, (300, 900, 5, 300), id="fewer-than-wanted"),
+        pytest.param([0.9, 0.852, 0.801], 2, (801, 900, 1, 852), id="narrow"),
+        pytest.param([0.903, 0.507, 0.001], 2, (0, 905, 5, 505), id="start-on-a-step-below"),
+        pytest.param([80.0, 20.0], 1, (20000, 80000, 500, 80000), id="percent"),
+        pytest.param([0.0, -1.0], 1, (-1000, 0, 5, 0), id="negative"),
+    ],
+)
+def test_a_slider_spans_the_scores_and_begins_at_the_best(
+    tmp_path: Path, scores: list[float], wanted: int, slider: tuple[int, ...] | None
+) -> None:
+    file = write_masks(tmp_path / "m.json", [ImageRef(tmp_path, "a.png", 1)], scores)
+    found = score_range(file, wanted)
+    assert (found and (found.low, found.high, found.step, found.start)) == slider
+
+
+def test_every_control_has_a_label(content: ReportContent) -> None:
+    page = Page(render_report(content))
+    inputs = [*page.attributes("input"), *page.attributes("select")]
+    assert len(inputs) == 4 + 3 + 3
+    assert page.text.count("Least score, ") == 2
+    for name in ("Show", "Sort by", "Least area", "Largest area", "True outlines"):
+        assert name in page.text
+    # Without a script they would do nothing.
+    assert "hidden" in page.attributes("form")[0]
+
+
+def test_orders_by_true_objects_are_offered_where_there_are_any(content: ReportContent) -> None:
+    def orders(changed: ReportContent) -> set[str | None]:
+        return {one["value"] for one in Page(render_report(changed)).attributes("option")}
+
+    assert {"doubt", "score-high", "count-low"} < orders(content)
+    assert orders(judged(content)) - orders(content) == {"worst", "best"}
+
+
+def test_an_image_keeps_its_best_masks_only(content: ReportContent, tmp_path: Path) -> None:
+    scores = [place / 100 for place in range(MOST_MASKS + 5)]
+    file = write_masks(tmp_path / "many.json", list(content.images), scores)
+    changed = replace(content, stages=[ReportStage("x", "X", file)], ground_truth=None)
+    page = Page(render_report(changed))
+    kept = [int(one["data-score"] or 0) for one in page.attributes("path") if "data-score" in one]
+    assert len(kept) == 2 * MOST_MASKS
+    assert min(kept) == 50
+    assert "10 more are in the files" in page.text
+
+
+def test_classes_are_told_where_there_are_several(content: ReportContent, tmp_path: Path) -> None:
+    path = write_masks(tmp_path / "classes.json", list(content.images), [0.5]).path
+    data = json.loads(path.read_text())
+    data["categories"] = [{"id": 1, "name": BREAKING}, {"id": 2, "name": "cat"}]
+    path.write_text(json.dumps(data))
+    stages = [ReportStage("x", "X", load_coco(path))]
+    page = Page(render_report(replace(content, stages=stages, ground_truth=None)))
+    labels = [one["data-label"] for one in page.attributes("path") if "data-label" in one]
+    assert labels == [BREAKING, BREAKING]
 
 
 def test_only_so_many_images_are_shown(content: ReportContent) -> None:
     page = Page(render_report(replace(content, max_images=1)))
-    assert len(page.attributes("img")) == 4
+    assert len(page.attributes("image")) == 1
     assert "1 of 2 images" in page.text
 
 
-def test_shown_images_are_spread_over_all() -> None:
-    refs = [ImageRef(Path(f"{n}"), f"{n}") for n in range(10)]
-    assert [ref.name for ref in evenly_spread(refs, 4)] == ["0", "2", "5", "7"]
-    assert evenly_spread(refs, 99) == refs
-    assert evenly_spread([], 4) == []
-
-
-def test_hostile_names_are_text_everywhere(content: ReportContent, tmp_path: Path) -> None:
-    refs = write_images(tmp_path, [HOSTILE])
+@pytest.mark.parametrize("hostile", [HOSTILE, BREAKING])
+def test_hostile_names_are_text_everywhere(hostile: str, tmp_path: Path) -> None:
+    refs = write_images(tmp_path, [hostile])
     found = write_masks(tmp_path / "hostile.json", refs, [0.9])
-    hostile = ReportContent(
-        title=HOSTILE,
-        summary=HOSTILE,
-        results={HOSTILE: {"mask_ap": 0.1}},
-        stages=[StageGallery("segmenter", HOSTILE, found)],
+    content = ReportContent(
+        title=hostile,
+        summary=hostile,
+        results={hostile: {"mask_ap": 0.1}},
+        stages=[ReportStage("segmenter", hostile, found)],
         images=refs,
-        metrics=[{"step": 1, f"loss_{HOSTILE}": 1.0}, {"step": 2, f"loss_{HOSTILE}": 1.0}],
-        timing=[(HOSTILE, 1.0)],
-        config={HOSTILE: HOSTILE},
-        environment={HOSTILE: {HOSTILE: [HOSTILE]}},
-        errors=[{"image": HOSTILE, "stage": HOSTILE, "error": HOSTILE}],
+        metrics=[{"step": 1, f"loss_{hostile}": 1.0}, {"step": 2, f"loss_{hostile}": 1.0}],
+        timing=[(hostile, 1.0)],
+        config={hostile: hostile},
+        environment={hostile: {hostile: [hostile]}},
+        errors=[{"image": hostile, "stage": hostile, "error": hostile}],
     )
-    html = render_report(hostile)
+    html = render_report(content)
     page = Page(html)
-    assert page.attributes("script") == []
-    assert "<script" not in html
-    assert page.attributes("img")[0]["alt"] == HOSTILE
-    assert page.attributes("h3")[0]["title"] == HOSTILE
+    # The page's own, which its policy knows by its hash.
+    assert len(page.attributes("script")) == html.count("<script") == 1
+    assert page.attributes("img") == []
+    assert drawn(page)[0] == f"{hostile}: {hostile}, 1 mask"
+    assert page.attributes("h3")[0]["title"] == hostile
     # Title, heading, summary, gallery, charts, tables: nothing was lost or filled in.
-    assert page.text.count(HOSTILE) >= 12
+    assert page.text.count(hostile) >= 12
 
 
 def test_a_name_utf8_cannot_hold_is_written(content: ReportContent, tmp_path: Path) -> None:
@@ -241,18 +335,23 @@ def test_a_name_utf8_cannot_hold_is_written(content: ReportContent, tmp_path: Pa
     assert "broken \\udcff name" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_the_page_loads_nothing(content: ReportContent) -> None:
-    html = render_report(content)
+def test_the_page_loads_nothing_and_runs_its_own_script_alone(content: ReportContent) -> None:
+    html = render_report(judged(content))
     page = Page(html)
     for tag, attributes in page.tags:
-        assert tag not in ("link", "script", "iframe", "object", "embed")
+        assert tag not in ("link", "iframe", "object", "embed", "base")
+        assert [name for name in attributes if name.startswith("on")] == []
         for name in ("src", "href", "srcset", "poster", "data", "action"):
             address = attributes.get(name) or "#"
             assert address.startswith(("#", "data:image/jpeg;base64,", "https://arxiv.org/"))
     assert "url(" not in html
     assert "@import" not in html
-    policy = page.attributes("meta")[3]["content"]
-    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    script = html.split("<script>")[1].split("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert page.attributes("meta")[3]["content"] == (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
 
 
 def test_training_curves_have_one_line_per_round(content: ReportContent) -> None:
@@ -263,7 +362,7 @@ def test_training_curves_have_one_line_per_round(content: ReportContent) -> None
 
 
 def test_every_chart_is_named(content: ReportContent) -> None:
-    charts = Page(render_report(content)).attributes("svg")
+    charts = Page(render_report(replace(content, images=()))).attributes("svg")
     assert [chart["aria-label"] for chart in charts] == [
         "Masks, stage by stage",
         "Scores of all masks",
@@ -290,41 +389,32 @@ def test_times_are_summed(content: ReportContent) -> None:
 def test_an_unreadable_image_is_left_out_and_listed(content: ReportContent, tmp_path: Path) -> None:
     refs = [*content.images, ImageRef(tmp_path / "gone.png", "gone.png")]
     page = Page(render_report(replace(content, images=refs)))
-    assert len(page.attributes("img")) == 8
-    assert "2 images" in page.text
+    assert len(page.attributes("image")) == 2
+    assert "2 of 3 images" in page.text
     assert page.cells.count("gone.png") == 1
 
 
 def test_an_image_a_stage_does_not_know_is_said_so(content: ReportContent, tmp_path: Path) -> None:
     other = write_images(tmp_path, ["unknown.png"])
     page = Page(render_report(replace(content, images=other)))
-    assert len(page.attributes("img")) == 1
-    assert page.text.count("not in this file") == 3
+    assert [name and name.split(", ")[1] for name in drawn(page)] == ["not in this file"] * 3
+
+
+def test_images_alone_are_shown_as_they_are(content: ReportContent) -> None:
+    page = Page(render_report(replace(content, stages=(), ground_truth=None)))
+    assert drawn(page) == ["a.png", "folder/b.png"]
 
 
 def test_images_are_found_by_the_last_part_of_their_name(content: ReportContent) -> None:
     moved = replace(content.images[1], name="elsewhere/b.png")
     page = Page(render_report(replace(content, images=[moved])))
-    assert page.attributes("img")[1]["alt"] == "elsewhere/b.png: Free Mask, 4 masks"
+    assert drawn(page)[0] == "elsewhere/b.png: Free Mask, 4 of 8 masks"
 
 
-def test_large_images_become_thumbnails(tmp_path: Path) -> None:
-    size = (1200, 1600)
-    refs = write_images(tmp_path, ["large.png"], size)
-    found = write_masks(tmp_path / "large.json", refs, [0.9], size)
-    stages = [StageGallery("segmenter", "SOLO", found)]
-    html = render_report(ReportContent(title="Large", images=refs, stages=stages))
-    images = Page(html).attributes("img")
-    assert [(image["width"], image["height"]) for image in images] == [("320", "240")] * 2
-    # Noise is the worst case of JPEG; 24 rows of 5 such pictures stay below 30 MB.
-    assert max(len(image["src"] or "") for image in images) < 30e6 / (24 * 5)
-
-
-def test_a_missing_file_of_masks_is_an_error(content: ReportContent, tmp_path: Path) -> None:
-    stages = [StageGallery("segmenter", "SOLO", tmp_path / "none.json")]
-    with pytest.raises(DataError, match=r"none\.json"):
-        write_report(tmp_path / "report.html", replace(content, stages=stages))
-    assert not (tmp_path / "report.html").exists()
+def test_progress_is_told_image_by_image(content: ReportContent, tmp_path: Path) -> None:
+    told: list[int] = []
+    write_report(tmp_path / "r.html", content, advance=lambda: told.append(1))
+    assert len(told) == len(shown_images(content)) == 2
 
 
 @pytest.mark.parametrize(
@@ -341,20 +431,50 @@ def test_stage_title(key: str, title: str) -> None:
     assert stage_title(key) == title
 
 
-def test_the_worst_images_are_drawn_and_the_table_is_linked(content: ReportContent) -> None:
+def judged(content: ReportContent) -> ReportContent:
+    """The content with a bad and a good image in its last stage."""
     first, second = content.images
-    worst = [WorstImage(second, "found 0 of 1"), WorstImage(first, "found 1 of 3")]
-    page = Page(render_report(replace(content, worst=worst, per_image="evaluation/t.csv")))
-    assert page.sections.index("worst") == page.sections.index("gallery") + 1
-    alts = [img["alt"] or "" for img in page.attributes("img")]
-    drawn = [alt for alt in alts if ": Worst, " in alt]
-    assert drawn == ["folder/b.png: Worst, found 0 of 1", "a.png: Worst, found 1 of 3"]
+    verdicts = {first.name: ImageVerdict(3, 3, 0.8), second.name: ImageVerdict(0, 1, 0.1)}
+    last = replace(content.stages[-1], verdicts=verdicts)
+    return replace(content, stages=(*content.stages[:-1], last))
+
+
+def test_the_worst_and_the_best_images_are_drawn(content: ReportContent) -> None:
+    page = Page(render_report(judged(content)))
+    assert page.sections.index("cases") == page.sections.index("gallery") + 1
+    assert drawn(page)[-2:] == [
+        "folder/b.png: Worst, found 0 of 1, mean best IoU 0.10",
+        "a.png: Best, found 3 of 3, mean best IoU 0.80",
+    ]
+    assert "Where SOLO found the smallest" in page.text
+    assert {"href": "#picture-1"} in page.attributes("a")
+
+
+def test_a_table_of_all_images_is_linked(content: ReportContent) -> None:
+    page = Page(render_report(replace(judged(content), per_image="evaluation/t.csv")))
     assert {"href": "evaluation/t.csv"} in page.attributes("a")
-    assert "Where SOLO found the smallest share" in page.text
+
+
+def test_worst_and_best_images_are_shown_though_others_are_not(content: ReportContent) -> None:
+    names = [one.name for one in shown_images(replace(judged(content), max_images=1))]
+    assert names == ["a.png", "folder/b.png"]
 
 
 def test_a_worst_image_that_is_gone_is_listed(content: ReportContent, tmp_path: Path) -> None:
-    gone = WorstImage(ImageRef(tmp_path / "gone.png", "gone.png", 9), "found 0 of 1")
-    page = Page(render_report(replace(content, worst=[gone])))
-    assert "worst" not in page.sections
+    first, second = judged(content).images
+    gone = [first, replace(second, path=tmp_path / "gone.png")]
+    page = Page(render_report(replace(judged(content), images=gone)))
+    assert [name for name in drawn(page) if name and ": Worst, " in name] == []
     assert any("gone.png" in cell for cell in page.cells)
+
+
+@pytest.mark.parametrize(
+    ("worse", "better"),
+    [
+        pytest.param(ImageVerdict(0, 2, 0.4), ImageVerdict(1, 2, 0.3), id="recall-first"),
+        pytest.param(ImageVerdict(1, 2, 0.3), ImageVerdict(2, 4, 0.4), id="then-overlap"),
+        pytest.param(ImageVerdict(2, 4, 0.4), ImageVerdict(1, 2, 0.4), id="then-more-objects"),
+    ],
+)
+def test_verdicts_are_ordered(worse: ImageVerdict, better: ImageVerdict) -> None:
+    assert worse.order < better.order

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.types import PositiveInt
 
+from soloist.cli.arguments import MaskImages
 from soloist.cli.runs import DONE
 
 _WORST_SHOWN = 5
@@ -74,13 +76,44 @@ def evaluate(
     return DONE
 
 
-def report(run: Path) -> int:
-    """Write the run's report.html again from its files.
+def report(
+    source: Path,
+    *,
+    out: Path | None = None,
+    images: MaskImages = None,
+    gt: Path | None = None,
+    max_images: PositiveInt = 500,
+) -> int:
+    """Write one page that shows a run or a file of masks: no other file, no network.
 
     Args:
-        run: Run folder of `fit`, `train`, `pretrain` or `demo`.
+        source: Run folder of `fit`, `train`, `pretrain`, `finetune` or `demo`; COCO file of masks;
+            or the folder of `masks` or `predict` with --shard-size.
+        out: The page; without it `report.html` in the run folder, else `NAME.report.html` beside
+            the file or folder.
+        gt: For a file of masks: COCO file or data set of the true objects, for figures and the
+            worst and best images.
+        max_images: Most images shown, evenly spread; 500 stay below 30 MB.
     """
-    from soloist.run_report import rewrite_report
+    from soloist.errors import ConfigError, require
 
-    sys.stdout.write(f"{rewrite_report(run)}\n")
+    if out is not None and out.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--out must be a page such as report.html, got {out}")
+    # `data.shards` has this name; it is not imported, since it wants an extra.
+    is_sharded = (source / "manifest.parquet").is_file()
+    if is_sharded:
+        require("pyarrow", extra="parquet", wanted="soloist report of shards")
+    if is_sharded or source.is_file():
+        from soloist.prediction_report import write_prediction_report
+
+        page = write_prediction_report(
+            source, out=out, images=images or [], ground_truth=gt, max_images=max_images
+        )
+    else:
+        from soloist.run_report import rewrite_report
+
+        if gt is not None:
+            raise ConfigError("--gt is for a file of masks; a run has its own, or none")
+        page = rewrite_report(source, out=out, images=images or [], max_images=max_images)
+    sys.stdout.write(f"{page}\n")
     return DONE

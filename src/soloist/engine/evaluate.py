@@ -59,6 +59,7 @@ class Evaluation:
         images: How many the ground truth has.
         objects: Its objects, crowd regions left out.
         predictions: Predictions on these images, all of them.
+        true_ids: Ids of the ground truth's images by those of the predictions.
         images_scored: Each image of the ground truth by itself.
         notes: What a reader of the figures must know.
     """
@@ -70,6 +71,7 @@ class Evaluation:
     images: int
     objects: int
     predictions: int
+    true_ids: Mapping[int, int]
     images_scored: Sequence[ImageScore]
     notes: Sequence[str]
 
@@ -220,6 +222,7 @@ def measure(
         images=len(truth.images),
         objects=sum(not one.iscrowd for ones in truth.annotations.values() for one in ones),
         predictions=len(shared),
+        true_ids=true_ids,
         images_scored=score_images(shared, truth, true_ids, masks=not notes, max_dets=max_dets),
         notes=notes,
     )

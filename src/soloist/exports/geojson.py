@@ -9,9 +9,9 @@ import numpy as np
 
 from soloist.data.coco_types import CocoAnnotation
 from soloist.data.georeference import Georeference
-from soloist.exports.outlines import Ring, outline
 from soloist.exports.target import Note, Picture, Target
 from soloist.files import write_json
+from soloist.outlines import Ring, outline
 
 _LONGITUDE_LATITUDE = "EPSG:4326"
 _DIGITS = 9  # Of degrees: a tenth of a millimetre.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from soloist.data.coco_types import CocoAnnotation
-from soloist.exports.outlines import Ring, joined, outline
 from soloist.exports.target import Note, Target
+from soloist.outlines import Ring, joined, outline
 
 _DIGITS = 2  # Outlines lie on quarters of pixels.
 

@@ -1,6 +1,20 @@
-"""The report of a run: one HTML file that needs nothing else."""
+"""The report of a run or of a file of masks: one HTML file that needs nothing else."""
 
-from soloist.report.content import ReportContent, StageGallery, WorstImage, stage_title
-from soloist.report.html import write_report
+from soloist.report.content import (
+    ImageVerdict,
+    ReportContent,
+    ReportStage,
+    StageGallery,
+    stage_title,
+)
+from soloist.report.html import shown_images, write_report
 
-__all__ = ["ReportContent", "StageGallery", "WorstImage", "stage_title", "write_report"]
+__all__ = [
+    "ImageVerdict",
+    "ReportContent",
+    "ReportStage",
+    "StageGallery",
+    "shown_images",
+    "stage_title",
+    "write_report",
+]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from soloist.data.coco_types import CocoFile
 from soloist.data.images import ImageRef
 
 STAGE_TITLES: Mapping[str, str] = {
@@ -36,11 +37,11 @@ def stage_title(key: str) -> str:
 
 @dataclass(frozen=True)
 class StageGallery:
-    """One column of the gallery.
+    """Where a run keeps what a stage found on the images that its report shows.
 
     Attributes:
         key: `free_masks`, `segmenter`, `self_trained`, `self_trained_2`, `finetuned` and so on.
-        title: The column's heading.
+        title: What readers call it.
         predictions: COCO file with scores.
     """
 
@@ -50,16 +51,45 @@ class StageGallery:
 
 
 @dataclass(frozen=True)
-class WorstImage:
-    """An image on which the last stage missed objects.
+class ImageVerdict:
+    """How a stage did on one image, by its true objects.
 
     Attributes:
-        image: The image.
-        summary: What was found there.
+        found: True objects that were found, as `soloist eval` counts them.
+        objects: True objects, at least 1.
+        overlap: Mean over the objects of the best IoU any mask has, in [0, 1].
     """
 
-    image: ImageRef
-    summary: str
+    found: int
+    objects: int
+    overlap: float
+
+    @property
+    def order(self) -> tuple[float, float, int]:
+        """Worse images come first: less recall, then less overlap, then more objects."""
+        return self.found / self.objects, self.overlap, -self.objects
+
+    def summary(self) -> str:
+        """The verdict in a few words."""
+        return f"found {self.found} of {self.objects}, mean best IoU {self.overlap:.2f}"
+
+
+@dataclass(frozen=True)
+class ReportStage:
+    """A file of masks: one view of the pictures, one series of the histogram.
+
+    Attributes:
+        key: As in `results`.
+        title: What readers call it.
+        file: The masks with their scores.
+        verdicts: How it did on images with true objects, by the image's name; empty without a
+            ground truth.
+    """
+
+    key: str
+    title: str
+    file: CocoFile
+    verdicts: Mapping[str, ImageVerdict] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,11 +101,10 @@ class ReportContent:
         summary: A sentence or two below it.
         results: Metrics of DESIGN 2 by stage, as fractions; None where the ground truth has no
             object of that size.
-        stages: Columns of the gallery and series of the score histogram, in order.
-        images: Rows of the gallery; `max_images` of them are shown, evenly spread. Their `name`
-            (else their `path`'s name) is looked up in the COCO files.
-        ground_truth: COCO file; the last column of the gallery.
-        worst: Images that the last stage did worst on, the worst first.
+        stages: What was found, in order; the last is the one that is judged.
+        images: What can be shown; `max_images` of them are, evenly spread. Their `name` (else
+            its last part) is looked up in the COCO files.
+        ground_truth: The true objects.
         per_image: Relative address of a table with a row per image; empty without one.
         metrics: Rows of metrics.jsonl: `step`, `round` (0 without), `loss`, `loss_*` and
             `learning_rate`; other keys are ignored.
@@ -83,23 +112,23 @@ class ReportContent:
         config: The resolved options, nested.
         environment: Versions and machine, nested.
         errors: Images that failed: `image`, `stage`, `error`.
-        max_images: Most rows of the gallery.
-        masks_per_image: A stage's column shows its best masks over all images, so many an image
-            on average: scores of different stages cannot be compared, their order can.
+        max_images: Most images shown; worst and best cases come on top.
+        masks_per_image: The sliders begin where a stage's best masks over all images are left, so
+            many an image on average: scores of different stages cannot be compared, their order
+            can.
     """
 
     title: str
     summary: str = ""
     results: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
-    stages: Sequence[StageGallery] = ()
+    stages: Sequence[ReportStage] = ()
     images: Sequence[ImageRef] = ()
-    ground_truth: Path | None = None
-    worst: Sequence[WorstImage] = ()
+    ground_truth: CocoFile | None = None
     per_image: str = ""
     metrics: Sequence[Mapping[str, float]] = ()
     timing: Sequence[tuple[str, float]] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     errors: Sequence[Mapping[str, Any]] = ()
-    max_images: int = 24
+    max_images: int = 100
     masks_per_image: int = 4

@@ -1,186 +1,214 @@
-"""The report's gallery: what each stage found on the same images, side by side."""
+"""The report's gallery: pictures with the masks of each stage, and what chooses among them.
+
+Doubt, one of the orders, is the number of masks whose score is near the least score that the slider
+stands at: those are the pictures to look at while choosing it. `gallery.js` counts them.
+
+Without a script the gallery shows the best masks of all stages side by side.
+"""
 
 from __future__ import annotations
 
-import base64
-import logging
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from html import escape
-from pathlib import PurePosixPath
 
-import numpy as np
-from numpy.typing import NDArray
-
-from soloist.data.coco import CocoAnnotation, CocoFile, CocoImage, decode_mask
-from soloist.data.images import ImageRef, read_image
-from soloist.errors import DataError
-from soloist.pictures import draw_masks, jpeg_bytes, resize_masks, thumbnail
+from soloist.pictures import mask_colors
+from soloist.report.columns import MOST_MASKS, SCORE_UNITS, Column
 from soloist.report.content import ReportContent
+from soloist.report.pictures import Layer, Picture, Shape
 
-logger = logging.getLogger(__name__)
-
-THUMBNAIL_SIDE = 320
-"""Largest side of a picture in the report, in pixels."""
-THUMBNAIL_QUALITY = 80
-"""Pillow's JPEG quality of the pictures."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """A file of masks and the rule by which some of them are shown.
-
-    Attributes:
-        title: The column's heading.
-        file: The masks.
-        images: The file's images by name.
-        least_score: Masks below it are not shown.
-    """
-
-    title: str
-    file: CocoFile
-    images: Mapping[str, CocoImage]
-    least_score: float = 0.0
-
-    def chosen(self, ref: ImageRef) -> list[CocoAnnotation] | None:
-        """The masks shown on an image, best first; None if the file does not know the image."""
-        objects = self.objects(ref)
-        return objects and [one for one in objects if one.score >= self.least_score]
-
-    def objects(self, ref: ImageRef) -> list[CocoAnnotation] | None:
-        """All masks on an image, best first; None if the file does not know the image."""
-        image = self.images.get(ref.name) or self.images.get(PurePosixPath(ref.name).name)
-        if image is None:
-            return None
-        annotations = [one for one in self.file.annotations[image.id] if not one.iscrowd]
-        return sorted(annotations, key=lambda one: -one.score)
+_COLORS = 21  # Of masks; then they repeat.
+_ORDERS = (
+    ("file", "Order of the files"),
+    ("score-high", "Best score, highest first"),
+    ("score-low", "Best score, lowest first"),
+    ("count-high", "Masks shown, most first"),
+    ("count-low", "Masks shown, fewest first"),
+    ("doubt", "Doubt, most first"),
+)
+_JUDGED_ORDERS = (("worst", "Worst first, by true objects"), ("best", "Best first"))
+_AREA_END = 100  # Of the sliders; `gallery.js` knows which share of a picture each place is.
 
 
-def make_columns(
-    content: ReportContent, files: Mapping[str, CocoFile], truth: CocoFile | None
-) -> list[Column]:
-    """The gallery's columns after the image itself.
+def gallery_section(
+    content: ReportContent, columns: Sequence[Column], pictures: Sequence[Picture]
+) -> str:
+    """The section's HTML; empty without pictures.
 
     Args:
         content: What the report tells.
-        files: The predictions by the stage's key.
-        truth: The ground truth.
-
-    Returns:
-        One column per stage and one for the ground truth.
+        columns: Stages, and the ground truth if there is one.
+        pictures: All that are shown.
     """
-    columns = [
-        Column(
-            stage.title,
-            files[stage.key],
-            _by_name(files[stage.key]),
-            _least_score(files[stage.key], content.masks_per_image),
+    if not pictures:
+        return ""
+    shown = f"{len(pictures)} of {len(content.images)} images"
+    if len(pictures) >= len(content.images):
+        shown = "One image" if len(pictures) == 1 else f"{len(pictures)} images"
+    note = [f"{shown}."]
+    if any(not column.is_truth for column in columns):
+        note.append(
+            f"At first each stage shows its best masks, {content.masks_per_image} an image on "
+            "average."
         )
-        for stage in content.stages
-    ]
-    if truth is not None:
-        columns.append(Column("Ground truth", truth, _by_name(truth)))
-    return columns
-
-
-def gallery_rows(
-    refs: Sequence[ImageRef], columns: Sequence[Column]
-) -> tuple[list[str], list[dict[str, str]]]:
-    """One row of pictures per image.
-
-    Args:
-        refs: The images.
-        columns: What to draw over them.
-
-    Returns:
-        rows: HTML, one string per image that could be read.
-        errors: `image`, `stage` and `error` of the others.
-    """
-    rows: list[str] = []
-    errors: list[dict[str, str]] = []
-    for ref in refs:
-        try:
-            read = read_image(ref.path, reading=ref.reading, short_side=THUMBNAIL_SIDE)
-            pixels = thumbnail(read, THUMBNAIL_SIDE)
-        except DataError as error:
-            logger.warning("left out of the report: %s", error)
-            errors.append({"image": ref.name, "stage": "report", "error": str(error)})
-            continue
-        cells = [picture_cell(pixels, "Image", ref.name, "")]
-        for column in columns:
-            annotations = column.chosen(ref)
-            if annotations is None:
-                cells.append(_empty_cell(column.title))
-                continue
-            masks = small_masks(annotations, pixels.shape[:2])
-            count = f"{len(masks)} mask{'' if len(masks) == 1 else 's'}"
-            cells.append(picture_cell(draw_masks(pixels, masks), column.title, ref.name, count))
-        name = escape(ref.name)
-        rows.append(
-            f'<article class="row"><h3 title="{name}">{name}</h3>'
-            f'<div class="cells">{"".join(cells)}</div></article>'
+    left = sum(layer.total - len(layer.shapes) for one in pictures for layer in one.layers if layer)
+    if left:
+        note.append(
+            f"Of each image the page has at most a stage's {MOST_MASKS} best masks; {left:,} more "
+            "are in the files."
         )
-    return rows, errors
-
-
-def evenly_spread(refs: Sequence[ImageRef], most: int) -> list[ImageRef]:
-    """At most so many images, from the whole sequence.
-
-    Args:
-        refs: All images.
-        most: How many at most, at least 0.
-
-    Returns:
-        The chosen images in their order.
-    """
-    count = min(most, len(refs))
-    return [refs[index * len(refs) // count] for index in range(count)]
-
-
-def _least_score(file: CocoFile, masks_per_image: int) -> float:
-    """The score that so many masks an image reach on average; 0 where there are fewer."""
-    scores = sorted(
-        (one.score for group in file.annotations.values() for one in group), reverse=True
-    )
-    wanted = masks_per_image * len(file.images)
-    return scores[wanted - 1] if 0 < wanted <= len(scores) else 0.0
-
-
-def _by_name(file: CocoFile) -> dict[str, CocoImage]:
-    """Images by their whole name and by its last part, where that is no other image's."""
-    images: dict[str, CocoImage] = {}
-    last_parts = Counter(PurePosixPath(image.file_name).name for image in file.images)
-    for image in file.images:
-        last_part = PurePosixPath(image.file_name).name
-        if last_parts[last_part] == 1:
-            images[last_part] = image
-    return images | {image.file_name: image for image in file.images}
-
-
-def small_masks(annotations: Sequence[CocoAnnotation], size: tuple[int, ...]) -> NDArray[np.bool_]:
-    """(N, height, width) bool; decoded one by one, so that large images need little memory."""
-    height, width = size
-    masks = np.zeros((len(annotations), height, width), dtype=np.bool_)
-    for mask, annotation in zip(masks, annotations, strict=True):
-        mask[:] = resize_masks(decode_mask(annotation.rle)[None], (height, width))[0]
-    return masks
-
-
-def picture_cell(pixels: NDArray[np.uint8], title: str, name: str, count: str) -> str:
-    """A picture with a caption, as HTML."""
-    data = base64.b64encode(jpeg_bytes(pixels, THUMBNAIL_QUALITY)).decode("ascii")
-    height, width = pixels.shape[:2]
-    alt = f"{name}: {title}, {count}" if count else name
-    caption = escape(title) + (f" <span>{count}</span>" if count else "")
+    if any(column.verdicts for column in columns):
+        note.append(
+            "An object is found if one of a stage's 100 best masks has an IoU of 0.5 with it, "
+            "wherever the sliders stand."
+        )
+    note.append("Colours tell masks of one picture apart and mean nothing else.")
+    cells = "".join(_article(picture, columns) for picture in pictures)
+    alone = " alone" if len(columns) < 2 else ""
     return (
-        f'<figure><img src="data:image/jpeg;base64,{data}" width="{width}" height="{height}" '
-        f'alt="{escape(alt)}" loading="lazy"><figcaption>{caption}</figcaption></figure>'
+        f'<p class="note">{escape(" ".join(note))}</p><div class="browser{alone}">'
+        f'{_controls(columns)}<div class="gallery" style="--columns: {max(1, len(columns))}">'
+        f"{cells}</div></div>{_dialog(columns)}"
     )
 
 
-def _empty_cell(title: str) -> str:
+def color_rules() -> str:
+    """CSS that gives the masks their colours."""
+    return "\n".join(
+        f".c{place} {{ --color: rgb({red} {green} {blue}); }}"
+        for place, (red, green, blue) in enumerate(mask_colors(_COLORS).tolist())
+    )
+
+
+def _article(picture: Picture, columns: Sequence[Column]) -> str:
+    name = escape(picture.name)
+    pixels = (
+        f'<image id="pixels-{picture.number}" width="{picture.width}" height="{picture.height}" '
+        f'href="data:image/jpeg;base64,{picture.jpeg}"/>'
+    )
+    # The pixels stand in the page once; other columns refer to them.
+    layers = picture.layers or (None,)
+    figures = []
+    for place, layer in enumerate(layers):
+        column = columns[place] if columns else None
+        body = pixels if place == 0 else f'<use href="#pixels-{picture.number}"/>'
+        figures.append(_figure(picture, place, column, layer, body))
     return (
-        '<figure><div class="absent">not in this file</div>'
-        f"<figcaption>{escape(title)}</figcaption></figure>"
+        f'<article class="picture" id="picture-{picture.number}" '
+        f'aria-labelledby="name-{picture.number}"><h3 id="name-{picture.number}" title="{name}">'
+        f'{name}</h3><div class="cells">{"".join(figures)}</div></article>'
+    )
+
+
+def _figure(
+    picture: Picture, place: int, column: Column | None, layer: Layer | None, pixels: str
+) -> str:
+    title = column.title if column else ""
+    told = "" if column is None else "not in this file" if layer is None else _counted(layer)
+    label = ": ".join(filter(None, (picture.name, ", ".join(filter(None, (title, told))))))
+    masks = judged = verdict = ""
+    if layer:
+        kind = " truth" if column and column.is_truth else ""
+        masks = f'<g class="masks{kind}">{"".join(_path(shape) for shape in layer.shapes)}</g>'
+    if layer and layer.verdict:
+        recall = layer.verdict.found / layer.verdict.objects
+        judged = f' data-recall="{recall:.4f}" data-overlap="{layer.verdict.overlap:.4f}"'
+        verdict = f" · {layer.verdict.summary()}"
+    return (
+        f'<figure data-column="{place}"{judged}><svg viewBox="0 0 {picture.width} {picture.height}"'
+        f' role="img" aria-label="{escape(label)}">{pixels}{masks}</svg>'
+        f'<figcaption><span class="stage">{escape(title)}</span> <span class="count">{told}'
+        f'</span><span class="verdict">{verdict}</span></figcaption></figure>'
+    )
+
+
+def _counted(layer: Layer) -> str:
+    count = sum(shape.on for shape in layer.shapes)
+    held = len(layer.shapes)
+    return f"{'' if count == held else f'{count} of '}{held} mask{'' if held == 1 else 's'}"
+
+
+def _path(shape: Shape) -> str:
+    off = "" if shape.on else " off"
+    label = f' data-label="{escape(shape.label)}"' if shape.label else ""
+    return (
+        f'<path class="c{shape.color % _COLORS}{off}" data-score="{shape.score}" '
+        f'data-area="{shape.area}"{label} d="{shape.path}"/>'
+    )
+
+
+def _controls(columns: Sequence[Column]) -> str:
+    """What `gallery.js` listens to; hidden until it does."""
+    orders = _ORDERS + (_JUDGED_ORDERS if any(column.verdicts for column in columns) else ())
+    views = ""
+    if len(columns) > 1:
+        stages = [(str(place), column.title) for place, column in enumerate(columns)]
+        options = _options((("all", "All, side by side"), *stages))
+        views = f'<label>Show<select id="view">{options}</select></label>'
+    sliders = "".join(_score_slider(place, column) for place, column in enumerate(columns))
+    truth = any(column.is_truth for column in columns) and len(columns) > 1
+    outlines = _checkbox("true-outlines", "True outlines") if truth else ""
+    return (
+        '<form class="controls" aria-label="Choose masks and pictures" hidden>'
+        '<output id="remaining"></output>'
+        f'{views}<label>Sort by<select id="order">{_options(orders)}</select></label>'
+        f"<fieldset><legend>Masks</legend>{sliders}"
+        f"{_area_slider('least-area', 'Least area', 0)}"
+        f"{_area_slider('largest-area', 'Largest area', _AREA_END)}</fieldset>"
+        f'<div class="boxes">{_checkbox("masks-on", "Masks", checked=True)}{outlines}'
+        f"{_checkbox('hide-empty', 'Hide pictures without masks')}</div>"
+        '<div class="buttons"><button type="button" id="every-mask">All masks</button>'
+        '<button type="reset">Start again</button></div>'
+        '<details class="keys"><summary>Keys and words</summary><p><kbd>Tab</kbd> goes to a '
+        "picture, the arrow keys to the next ones, <kbd>Enter</kbd> opens it with a list of its "
+        "masks. There <kbd>←</kbd> <kbd>→</kbd> turn pages and <kbd>Esc</kbd> closes.</p>"
+        "<p>Doubt counts the masks whose score is near the least score chosen, above it or below: "
+        "a mask at that score counts 1, one a tenth of the slider away 0.</p></details>"
+        "</form>"
+    )
+
+
+def _options(pairs: Sequence[tuple[str, str]]) -> str:
+    return "".join(f'<option value="{key}">{escape(title)}</option>' for key, title in pairs)
+
+
+def _score_slider(place: int, column: Column) -> str:
+    scores = column.scores
+    if scores is None:
+        return ""
+    return (
+        f'<label class="slider" data-column="{place}"><span>Least score, {escape(column.title)}'
+        f'</span><span class="value" aria-hidden="true">{scores.start / SCORE_UNITS:g}</span>'
+        f'<input type="range" class="least-score" data-column="{place}" min="{scores.low}" '
+        f'max="{scores.high}" step="{scores.step}" value="{scores.start}"></label>'
+    )
+
+
+def _area_slider(identity: str, title: str, value: int) -> str:
+    return (
+        f'<label class="slider"><span>{title}</span><span class="value" aria-hidden="true"></span>'
+        f'<input type="range" id="{identity}" min="0" max="{_AREA_END}" step="1" value="{value}">'
+        "</label>"
+    )
+
+
+def _checkbox(identity: str, title: str, *, checked: bool = False) -> str:
+    state = " checked" if checked else ""
+    return f'<label class="box"><input type="checkbox" id="{identity}"{state}>{title}</label>'
+
+
+def _dialog(columns: Sequence[Column]) -> str:
+    """A picture by itself, with a list of its masks; `gallery.js` fills it."""
+    stages = [(str(place), column.title) for place, column in enumerate(columns)]
+    chooser = ""
+    if len(columns) > 1:
+        chooser = f'<label>Show<select id="closer-view">{_options(stages)}</select></label>'
+    return (
+        '<dialog id="closer" aria-labelledby="closer-name"><div class="closer-head">'
+        '<h3 id="closer-name"></h3><span id="closer-place" role="status"></span>'
+        f'{chooser}<button type="button" id="previous">← Previous</button>'
+        '<button type="button" id="next">Next →</button>'
+        '<button type="button" id="close" autofocus>Close</button></div>'
+        '<div class="closer-body"><div id="closer-picture"></div><div class="closer-side">'
+        '<p id="closer-told"></p><ol id="closer-masks" aria-label="Masks, best first"></ol>'
+        "</div></div></dialog>"
     )

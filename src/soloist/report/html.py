@@ -1,57 +1,42 @@
-"""Writes a run's report as one HTML file that loads nothing.
+"""Writes a report as one HTML file that loads nothing.
 
-The page's frame is `template.html`, its look `style.css`; everything that comes from outside is
-escaped where it enters.
+The page's frame is `template.html`; its look `style.css`, `gallery.css` and `closer.css`; its
+script `gallery.js` and `page.js`. Everything that comes from outside is escaped where it enters.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+import base64
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from soloist import __version__
-from soloist.charts import bar_chart_svg, histogram_svg, line_chart_svg
-from soloist.data.coco import CocoFile, load_coco
+from soloist.data.images import ImageRef
+from soloist.data.sources import spread
 from soloist.files import write_text
+from soloist.report.cases import cases_section, judged_images
+from soloist.report.columns import Column, make_columns
 from soloist.report.content import ReportContent, stage_title
-from soloist.report.gallery import evenly_spread, gallery_rows, make_columns
-from soloist.report.worst import worst_cells
-
-_METRICS: tuple[tuple[str, str], ...] = (
-    ("ap", "AP"),
-    ("ap50", "AP50"),
-    ("ap75", "AP75"),
-    ("ap_s", "AP S"),
-    ("ap_m", "AP M"),
-    ("ap_l", "AP L"),
-    ("ar1", "AR1"),
-    ("ar10", "AR10"),
-    ("ar100", "AR100"),
+from soloist.report.gallery import color_rules, gallery_section
+from soloist.report.pictures import make_pictures
+from soloist.report.sections import (
+    citing_section,
+    duration,
+    failures_section,
+    percent,
+    results_section,
+    scores_section,
+    settings_section,
+    timing_section,
+    training_section,
 )
-_HEADLINE = (("mask_ap50", "AP50"), ("mask_ap", "AP"), ("mask_ar100", "AR100"))
-_ERRORS_SHOWN = 200
 
-_CITATIONS = f"""\
-@inproceedings{{wang2022freesolo,
-  title     = {{FreeSOLO: Learning to Segment Objects without Annotations}},
-  author    = {{Wang, Xinlong and Yu, Zhiding and De Mello, Shalini and Kautz, Jan and
-               Anandkumar, Anima and Shen, Chunhua and Alvarez, Jose M.}},
-  booktitle = {{IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)}},
-  year      = {{2022}},
-  note      = {{arXiv:2202.12181}}
-}}
-
-@software{{soloist,
-  title   = {{Soloist: learning to segment objects from images nobody labelled}},
-  author  = {{{{The Soloist developers}}}},
-  version = {{{__version__}}},
-  license = {{Apache-2.0}}
-}}"""
+_STYLES = ("style.css", "gallery.css", "closer.css")
 
 
 class _Section(NamedTuple):
@@ -62,7 +47,9 @@ class _Section(NamedTuple):
     body: str
 
 
-def write_report(path: str | Path, content: ReportContent) -> None:
+def write_report(
+    path: str | Path, content: ReportContent, *, advance: Callable[[], None] = lambda: None
+) -> None:
     """Writes the report, whole or not at all.
 
     Images that cannot be read are left out of the gallery and listed among the failures.
@@ -70,53 +57,58 @@ def write_report(path: str | Path, content: ReportContent) -> None:
     Args:
         path: The HTML file; its folder is made if needed.
         content: What it tells.
+        advance: Called after each of the `shown_images`.
 
     Raises:
-        DataError: If a COCO file cannot be read.
         RunError: If the file cannot be written.
     """
-    write_text(path, render_report(content))
+    write_text(path, render_report(content, advance))
 
 
-def render_report(content: ReportContent) -> str:
+def shown_images(content: ReportContent) -> list[ImageRef]:
+    """The images a report shows: at most `max_images` of the whole sequence, and all cases."""
+    chosen = spread(content.images, content.max_images)
+    worst, best = _cases(content, make_columns(content))
+    known = {ref.name for ref in chosen}
+    return [*chosen, *(ref for ref in (*worst, *best) if ref.name not in known)]
+
+
+def render_report(content: ReportContent, advance: Callable[[], None] = lambda: None) -> str:
     """The report's HTML.
 
     Args:
         content: What it tells.
+        advance: Called after each of the `shown_images`.
 
     Returns:
         A whole document.
-
-    Raises:
-        DataError: If a COCO file cannot be read.
     """
-    predictions = {stage.key: load_coco(stage.predictions) for stage in content.stages}
-    truth = None if content.ground_truth is None else load_coco(content.ground_truth)
-    columns = make_columns(content, predictions, truth)
-    rows, failures = gallery_rows(evenly_spread(content.images, content.max_images), columns)
-    worst, more_failures = worst_cells(content, columns)
+    columns = make_columns(content)
+    pictures, failures = make_pictures(shown_images(content), columns, advance)
+    cases = _cases(content, columns)
     results = {key: metrics for key, metrics in content.results.items() if metrics}
     sections = [
-        _Section("results", "Results", _results(results)),
-        _Section("gallery", "Gallery", _gallery(content, rows, has_truth=truth is not None)),
-        _Section("worst", "Worst images", _worst(content, worst)),
-        _Section("scores", "Scores", _scores(content, predictions)),
-        _Section("training", "Training", _training(content.metrics)),
-        _Section("time", "Time", _timing(content.timing)),
-        _Section(
-            "failures",
-            "Images that failed",
-            _failures([*content.errors, *failures, *more_failures]),
-        ),
-        _Section("settings", "Settings", _settings(content)),
-        _Section("citing", "Citing", _citing()),
+        _Section("results", "Results", results_section(results)),
+        _Section("gallery", "Pictures", gallery_section(content, columns, pictures)),
+        _Section("cases", "Worst and best", cases_section(content, columns, pictures, *cases)),
+        _Section("scores", "Scores", scores_section(content)),
+        _Section("training", "Training", training_section(content.metrics)),
+        _Section("time", "Time", timing_section(content.timing)),
+        _Section("failures", "Images that failed", failures_section([*content.errors, *failures])),
+        _Section("settings", "Settings", settings_section(content)),
+        _Section("citing", "Citing", citing_section()),
     ]
     present = [section for section in sections if section.body]
+    script = _resource("gallery.js") + _resource("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     return Template(_resource("template.html")).substitute(
         title=escape(content.title),
         summary=f'<p class="summary">{escape(content.summary)}</p>' if content.summary else "",
-        style=_resource("style.css"),
-        facts=_facts(content, results, predictions),
+        style="\n".join((*(_resource(name) for name in _STYLES), color_rules())),
+        script=script,
+        # A browser runs this script and no other, wherever it might come from.
+        script_hash=f"sha256-{digest}",
+        facts=_facts(content, results),
         links="".join(f'<a href="#{s.anchor}">{escape(s.title)}</a>' for s in present),
         sections="\n".join(
             f'<section id="{s.anchor}" aria-labelledby="{s.anchor}-title">'
@@ -127,242 +119,34 @@ def render_report(content: ReportContent) -> str:
     )
 
 
+def _cases(
+    content: ReportContent, columns: Sequence[Column]
+) -> tuple[list[ImageRef], list[ImageRef]]:
+    """The worst and the best images of the last stage; none without both stages and truth."""
+    if not content.stages or content.ground_truth is None:
+        return [], []
+    return judged_images(content.images, columns[-2])
+
+
 def _resource(name: str) -> str:
     return files("soloist.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _facts(
-    content: ReportContent,
-    results: Mapping[str, Mapping[str, float | None]],
-    predictions: Mapping[str, CocoFile],
-) -> str:
+def _facts(content: ReportContent, results: Mapping[str, Mapping[str, float | None]]) -> str:
     """The few numbers a reader looks for first."""
     facts: list[tuple[str, str]] = []
     if results:
         key, metrics = list(results.items())[-1]
         facts += [
-            (f"{_percent(metrics.get(name))} %", f"mask {label}, {stage_title(key)}")
+            (f"{percent(metrics.get(name))} %", f"mask {label}, {stage_title(key)}")
             for name, label in (("mask_ap50", "AP50"), ("mask_ar100", "AR100"))
             if metrics.get(name) is not None
         ]
     if content.stages:
         stage = content.stages[-1]
-        file = predictions[stage.key]
-        facts.append((f"{len(file.images):,}", "images"))
-        facts.append((f"{len(file):,}", f"masks, {stage.title}"))
+        facts.append((f"{len(stage.file.images):,}", "images"))
+        facts.append((f"{len(stage.file):,}", f"masks, {stage.title}"))
     if content.timing:
-        facts.append((_duration(sum(seconds for _, seconds in content.timing)), "in all"))
+        facts.append((duration(sum(seconds for _, seconds in content.timing)), "in all"))
     items = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for v, k in facts)
     return f'<dl class="facts">{items}</dl>' if items else ""
-
-
-def _results(results: Mapping[str, Mapping[str, float | None]]) -> str:
-    if not results:
-        return ""
-    groups = {
-        label: {stage_title(key): _times_100(m.get(name)) for key, m in results.items()}
-        for name, label in _HEADLINE
-    }
-    chart = bar_chart_svg(groups, "Masks, stage by stage", "percent")
-    return (
-        '<p class="note">Class-agnostic average precision (AP) and recall (AR) as COCO defines '
-        "them, in percent; the best of each column is bold. S, M and L are small, medium and "
-        "large objects.</p>"
-        f'<figure class="plot">{chart}</figure>{_metric_table(results, "mask")}'
-        f"<details><summary>The same for boxes</summary>{_metric_table(results, 'box')}</details>"
-    )
-
-
-def _metric_table(results: Mapping[str, Mapping[str, float | None]], kind: str) -> str:
-    best = {
-        name: max((m.get(f"{kind}_{name}") or 0.0 for m in results.values()), default=0.0)
-        for name, _ in _METRICS
-    }
-    rows = []
-    for key, metrics in results.items():
-        cells = [f'<th scope="row">{escape(stage_title(key))}</th>']
-        for name, _ in _METRICS:
-            value = metrics.get(f"{kind}_{name}")
-            bold = len(results) > 1 and value is not None and value == best[name] > 0
-            text = _percent(value)
-            cells.append(f"<td>{f'<strong>{text}</strong>' if bold else text}</td>")
-        rows.append(cells)
-    return _table(["Stage", *(label for _, label in _METRICS)], rows, f"{kind} metrics, percent")
-
-
-def _gallery(content: ReportContent, rows: Sequence[str], *, has_truth: bool) -> str:
-    if not rows:
-        return ""
-    shown = f"{len(rows)} of {len(content.images)} images"
-    if len(rows) == len(content.images):
-        shown = "One image" if len(rows) == 1 else f"{len(rows)} images"
-    rules = []
-    if content.stages:
-        rules.append(f"each stage's best masks, {content.masks_per_image} an image on average")
-    if has_truth:
-        rules.append("all true masks")
-    rule = f" Shown: {'; '.join(rules)}." if rules else ""
-    columns = 1 + len(content.stages) + has_truth
-    return (
-        f'<p class="note">{escape(shown)}.{escape(rule)} Colours tell masks of one picture '
-        "apart and mean nothing else.</p>"
-        f'<div class="gallery" style="--columns: {columns}">{"".join(rows)}</div>'
-    )
-
-
-def _worst(content: ReportContent, cells: Sequence[str]) -> str:
-    if not cells:
-        return ""
-    table = escape(content.per_image, quote=True)
-    link = f' All images are in <a href="{table}">{table}</a>.' if table else ""
-    return (
-        f'<p class="note">Where {escape(content.stages[-1].title)} found the smallest share of the '
-        f"true objects (IoU of 0.5 or more). Green: true objects; orange: its best masks.{link}</p>"
-        f'<div class="row"><div class="cells" style="--columns: 4">{"".join(cells)}</div></div>'
-    )
-
-
-def _scores(content: ReportContent, predictions: Mapping[str, CocoFile]) -> str:
-    values = {
-        stage.title: [
-            annotation.score
-            for annotations in predictions[stage.key].annotations.values()
-            for annotation in annotations
-        ]
-        for stage in content.stages
-    }
-    if not any(values.values()):
-        return ""
-    chart = histogram_svg(values, "Scores of all masks", "score", "masks")
-    return f'<figure class="plot">{chart}</figure>'
-
-
-def _training(metrics: Sequence[Mapping[str, float]]) -> str:
-    if not metrics:
-        return ""
-    terms = dict.fromkeys(name for row in metrics for name in row if name.startswith("loss_"))
-    charts = []
-    if terms:
-        charts.append(_curve(metrics, "Sum of the losses", list(terms)))
-    charts += [_curve(metrics, _term_title(name), [name]) for name in terms]
-    if any("learning_rate" in row for row in metrics):
-        charts.append(_curve(metrics, "Learning rate", ["learning_rate"]))
-    figures = "".join(f'<figure class="plot">{chart}</figure>' for chart in charts)
-    return f'<div class="plots">{figures}</div>' if figures else ""
-
-
-def _curve(metrics: Sequence[Mapping[str, float]], title: str, names: Sequence[str]) -> str:
-    """A chart of the sum of the named values over the steps, one line per round."""
-    series: dict[str, list[tuple[float, float]]] = {}
-    for row in metrics:
-        values = [row[name] for name in names if name in row]
-        if values:
-            line = series.setdefault(_round_title(int(row.get("round", 0))), [])
-            line.append((row["step"], sum(values)))
-    # Free masks, which are not trained, have the first colour in the other charts.
-    return line_chart_svg(series, title, "step", "", first_color=1, width=400, height=250)
-
-
-def _round_title(number: int) -> str:
-    """Round 0 trains the segmenter on free masks, the others on its labels."""
-    names = {0: "segmenter", 1: "self_trained"}
-    return stage_title(names.get(number, f"self_trained_{number}"))
-
-
-def _term_title(name: str) -> str:
-    return name.removeprefix("loss_").replace("_", " ").capitalize()
-
-
-def _timing(timing: Sequence[tuple[str, float]]) -> str:
-    if not timing:
-        return ""
-    total = sum(seconds for _, seconds in timing)
-    rows = []
-    for name, seconds in timing:
-        share = 100 * seconds / total if total > 0 else 0.0
-        bar = f'<span class="bar" style="width: {share:.1f}%"></span>'
-        rows.append(
-            [
-                f'<th scope="row">{escape(name)}</th>',
-                f"<td>{_duration(seconds)}</td>",
-                f'<td class="share">{bar}<span>{share:.0f} %</span></td>',
-            ]
-        )
-    rows.append(['<th scope="row">In all</th>', f"<td>{_duration(total)}</td>", "<td></td>"])
-    return _table(["Stage", "Time", "Share"], rows, "time of each stage")
-
-
-def _failures(errors: Sequence[Mapping[str, Any]]) -> str:
-    if not errors:
-        return ""
-    keys = ("image", "stage", "error")
-    rows = [
-        [f"<td>{escape(str(error.get(key, '')))}</td>" for key in keys]
-        for error in errors[:_ERRORS_SHOWN]
-    ]
-    more = len(errors) - len(rows)
-    note = f'<p class="note">{more} more are in errors.jsonl.</p>' if more > 0 else ""
-    table = _table(["Image", "Stage", "Reason"], rows, "images that failed", "texts")
-    count = f"{len(errors)} image{'' if len(errors) == 1 else 's'}"
-    return f"<details><summary>{count}</summary>{table}{note}</details>"
-
-
-def _settings(content: ReportContent) -> str:
-    parts = []
-    for title, values in (("Options", content.config), ("Environment", content.environment)):
-        if values:
-            rows = [
-                [f'<th scope="row"><code>{escape(name)}</code></th>', f"<td>{escape(text)}</td>"]
-                for name, text in _flat(values)
-            ]
-            table = _table(["Name", "Value"], rows, title.lower(), "texts")
-            parts.append(f"<details><summary>{title}</summary>{table}</details>")
-    return "".join(parts)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    """Nested options as (`section.name`, value) in their order."""
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{name}.")
-        elif isinstance(value, str):
-            yield name, value
-        else:
-            yield name, json.dumps(value, default=str)
-
-
-def _citing() -> str:
-    return (
-        "<p>Soloist implements FreeSOLO (Wang et al., CVPR 2022, "
-        '<a href="https://arxiv.org/abs/2202.12181" rel="noreferrer">arXiv 2202.12181</a>). '
-        "If this helps your research, please cite both.</p>"
-        f'<pre tabindex="0"><code>{escape(_CITATIONS)}</code></pre>'
-    )
-
-
-def _table(
-    heads: Sequence[str], rows: Iterable[Sequence[str]], label: str, kind: str = "numbers"
-) -> str:
-    """A table that scrolls sideways where the page is narrow; cells are HTML already."""
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
-    body = "".join(f"<tr>{''.join(cells)}</tr>" for cells in rows)
-    return (
-        f'<div class="scroll" role="region" aria-label="{escape(label)}" tabindex="0">'
-        f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
-
-
-def _times_100(fraction: float | None) -> float | None:
-    return None if fraction is None else 100 * fraction
-
-
-def _percent(fraction: float | None) -> str:
-    return "–" if fraction is None else f"{100 * fraction:.1f}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from tests.exports.inputs import HARD, SIZE, Mask, bar, iou, rle_of
 
 from soloist.data.coco import decode_mask
-from soloist.exports.outlines import LEAST_IOU, Ring, joined, outline, simplified
+from soloist.outlines import LEAST_IOU, Ring, joined, outline, simplified
 
 masks = arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9)))
 

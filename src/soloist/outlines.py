@@ -62,7 +62,7 @@ def outline(rle: Mapping[str, Any], tolerance: float = 0.0) -> list[Part]:
     """
     left, top, width, height = (int(side) for side in mask_box_xywh(rle))
     mask = decode_mask(rle)[top : top + height, left : left + width]
-    exact = _parts(mask)
+    exact = exact_parts(mask)
     shift = np.array([left, top])
     return [
         Part(part.outer + shift, tuple(hole + shift for hole in part.holes))
@@ -139,6 +139,28 @@ def joined(rings: Sequence[Ring]) -> Ring:
     return path
 
 
+def exact_parts(mask: NDArray[np.bool_]) -> list[Part]:
+    """The outlines of an (H, W) bool mask, corner by corner; the largest part first."""
+    numbers = label(mask, connectivity=1)
+    outer: dict[int, Ring] = {}
+    holes: dict[int, list[Ring]] = {}
+    for ring, (y, x) in _rings(mask):
+        number = int(numbers[y, x])
+        # With the mask on the right hand, outlines turn right and holes left.
+        if twice_area(ring) > 0:
+            outer[number] = ring
+        else:
+            holes.setdefault(number, []).append(ring)
+    parts = [Part(ring, tuple(holes.get(number, ()))) for number, ring in outer.items()]
+    return sorted(parts, key=lambda part: -twice_area(part.outer))
+
+
+def twice_area(ring: Ring) -> float:
+    """Twice the area of a ring in square pixels; that of a hole is negative."""
+    x, y = ring.T
+    return float(x @ np.roll(y, -1) - y @ np.roll(x, -1))
+
+
 def _simplified_parts(exact: list[Part], mask: NDArray[np.bool_], tolerance: float) -> list[Part]:
     if not exact or tolerance == 0:
         return exact
@@ -159,21 +181,6 @@ def _simplified_parts(exact: list[Part], mask: NDArray[np.bool_], tolerance: flo
         if rle_iou([filled], wanted)[0, 0] >= LEAST_IOU:
             return simple
     return exact
-
-
-def _parts(mask: NDArray[np.bool_]) -> list[Part]:
-    numbers = label(mask, connectivity=1)
-    outer: dict[int, Ring] = {}
-    holes: dict[int, list[Ring]] = {}
-    for ring, (y, x) in _rings(mask):
-        number = int(numbers[y, x])
-        # With the mask on the right hand, outlines turn right and holes left.
-        if _twice_area(ring) > 0:
-            outer[number] = ring
-        else:
-            holes.setdefault(number, []).append(ring)
-    parts = [Part(ring, tuple(holes.get(number, ()))) for number, ring in outer.items()]
-    return sorted(parts, key=lambda part: -_twice_area(part.outer))
 
 
 def _rings(mask: NDArray[np.bool_]) -> list[tuple[Ring, tuple[int, int]]]:
@@ -220,8 +227,3 @@ def _rings(mask: NDArray[np.bool_]) -> list[tuple[Ring, tuple[int, int]]]:
         along = np.array(divmod(int(starts[first]), columns)) + pixel[directions[first]]
         rings.append((corners[turns], (int(along[0]), int(along[1]))))
     return rings
-
-
-def _twice_area(ring: Ring) -> float:
-    x, y = ring.T
-    return float(x @ np.roll(y, -1) - y @ np.roll(x, -1))
