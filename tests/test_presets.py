@@ -179,3 +179,29 @@ def test_each_option_of_the_paper_preset_tells_its_source(section: str) -> None:
         return
     for name, told in field_docs(type(options)).items():
         assert name in WITHOUT_SOURCE or SOURCE.search(told), f"{section}.{name}: {told}"
+
+
+def test_the_preset_soloist_is_tiny_with_what_is_not_in_the_paper() -> None:
+    """docs/beyond-the-paper.md has what each is worth; the network and its training are equal."""
+    changed = {change.split()[0] for change in differences(PRESETS["tiny"], PRESETS["soloist"])}
+    assert changed == {
+        "extract.proposals",
+        "extract.short_side",
+        "extract.max_side",
+        "loss.max_projection",
+        "loss.avg_projection",
+        "loss.pairwise_affinity",
+        "loss.full_mask_dice",
+        "augment.weak",
+        "augment.copy_paste",
+        "augment.paste_scale",
+        "augment.color_jitter",
+        "augment.gray",
+        "augment.blur",
+        "augment.erase",
+        "inference.short_side",
+        "inference.max_side",
+        "inference.nms_sigma",
+        "self_training.rounds",
+    }
+    assert PRESETS["soloist"].extract.proposals == "regions"
