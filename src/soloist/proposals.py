@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from soloist.config import Config
+from soloist.cuts import cut_masks
 from soloist.free_mask import free_masks
 from soloist.ops.masks import mask_iou
 from soloist.regions import region_masks
@@ -81,8 +82,15 @@ def _regions_then_free_masks(
     )
 
 
+def _cuts(
+    _: NDArray[np.uint8], features: Tensor, size: tuple[int, int], config: Config
+) -> Instances:
+    return cut_masks(features, size, config.cuts)
+
+
 PROPOSERS: Mapping[str, MaskProposer] = {
     "free-mask": _free_masks,
     "regions": _regions,
     "regions+free-mask": _regions_then_free_masks,
+    "cuts": _cuts,
 }

@@ -23,6 +23,7 @@ from torch.nn import functional
 from torchvision.transforms import v2
 
 from soloist.config import RegionConfig
+from soloist.ops.features import unit_embeddings, unit_features
 from soloist.ops.masks import masks_to_boxes
 from soloist.structures import Instances
 
@@ -62,28 +63,23 @@ def region_masks(
     config = config or RegionConfig()
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         raise ValueError(f"pixels must be (H, W, 3) uint8, got {pixels.shape} {pixels.dtype}")
-    if features.ndim != 3 or 0 in features.shape:
-        raise ValueError(f"features must be (C, H, W), none of them 0, got {tuple(features.shape)}")
-    if not bool(torch.isfinite(features).all()):
-        raise ValueError("features must be finite, got NaN or infinity: check the backbone")
-    unit = functional.normalize(features.float(), dim=0).cpu().numpy()
+    unit = unit_features(features).cpu().numpy()
     picture = reduced(pixels, config.short_side)
     labels = superpixels(picture, config)
     leaves = _leaves(rgb2lab(picture), unit, labels, config)
     tree = _merge(leaves, config)
     scores = _scores(leaves, tree, config)
     chosen = _distinct(leaves, tree, scores, config)
-    masks = _masks(labels, tree.members[chosen], image_size)
+    masks = _masks(labels, tree.members[chosen], image_size).to(features.device)
     shares = tree.members[chosen] * leaves.areas
-    instances = Instances(
+    sums = torch.from_numpy(shares @ leaves.features).float().to(features.device)
+    return Instances(
         image_size=image_size,
         masks=masks,
-        scores=torch.from_numpy(scores[chosen]).float(),
+        scores=torch.from_numpy(scores[chosen]).float().to(features.device),
         boxes=masks_to_boxes(masks),
-        embeddings=_embeddings(shares @ leaves.features, config.embedding_size),
-    )
-    filled = instances.filter(masks.flatten(1).any(dim=1))
-    return filled if features.device.type == "cpu" else _moved(filled, features.device)
+        embeddings=unit_embeddings(sums, config.embedding_size),
+    ).filter(masks.flatten(1).any(dim=1))
 
 
 @dataclass(frozen=True)
@@ -305,23 +301,3 @@ def _masks(labels: NDArray[np.int64], members: NDArray[np.bool_], size: tuple[in
         return masks
     soft = functional.interpolate(masks[None].float(), size, mode="bilinear", align_corners=False)
     return soft[0] >= 0.5
-
-
-def _embeddings(sums: Floats, size: int) -> Tensor:
-    """(K, E) unit vectors of (K, C) sums of features, interpolated over channels."""
-    values = torch.from_numpy(sums).float()
-    if len(values) == 0:
-        return values.new_zeros((0, size))
-    if values.shape[1] != size:
-        values = functional.interpolate(values[None], size, mode="linear", align_corners=False)[0]
-    return functional.normalize(values, dim=1)
-
-
-def _moved(instances: Instances, device: torch.device) -> Instances:
-    return Instances(
-        instances.image_size,
-        instances.masks.to(device),
-        instances.scores.to(device),
-        instances.boxes.to(device),
-        instances.embeddings.to(device),
-    )

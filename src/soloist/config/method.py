@@ -112,11 +112,32 @@ class RegionConfig:
 
 
 @dataclass(frozen=True)
+class CutConfig:
+    """Masks from normalised cuts of the feature map (ours, after TokenCut and MaskCut)."""
+
+    objects: int = 3
+    """Most masks of an image, cut out one after the other (ours)."""
+    threshold: float = 0.7
+    """Cells whose cosine is at least this belong together (ours)."""
+    min_cells: int = 4
+    """A mask of fewer cells ends the search (ours)."""
+    embedding_size: int = 128
+    """Features are interpolated over channels to this many values (ours)."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "cuts", "objects", "min_cells", "embedding_size")
+        check(
+            -1 < self.threshold < 1,
+            f"cuts.threshold must lie in (-1, 1), got {self.threshold}",
+        )
+
+
+@dataclass(frozen=True)
 class ExtractConfig:
     """How images are prepared for mask proposals, and who makes these."""
 
-    proposals: Literal["free-mask", "regions", "regions+free-mask"] = "free-mask"
-    """`free-mask`: the paper's; `regions`: merged superpixels (ours); or both."""
+    proposals: Literal["free-mask", "regions", "regions+free-mask", "cuts"] = "free-mask"
+    """`free-mask`: the paper's; `regions`: merged superpixels (ours); both; normalised `cuts`."""
     short_side: int = 800
     """Images are resized to this short side, in pixels (released)."""
     max_side: int = 1333

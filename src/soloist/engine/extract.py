@@ -21,7 +21,7 @@ from soloist.errors import ConfigError
 from soloist.proposals import propose
 from soloist.structures import Instances
 
-SECTIONS = ("reading", "backbone", "extract", "free_mask", "regions")
+SECTIONS = ("reading", "backbone", "extract", "free_mask", "regions", "cuts")
 """Options that coarse masks depend on."""
 
 
