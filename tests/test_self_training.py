@@ -314,7 +314,7 @@ def test_fit_from_python(
     )
     assert len(segmenter.predict(scenes / "images")) == 6
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
-    assert "Worst images" in page
+    assert "<h3>Worst</h3>" in page
     assert 'href="evaluation/per_image.csv"' in page
     table = (tmp_path / "run" / "evaluation" / "per_image.csv").read_text().splitlines()
     assert len(table) == 1 + len(load_coco(truth).images)
