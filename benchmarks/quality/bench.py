@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from soloist.config import Config
 from soloist.data.sources import find_images
@@ -41,7 +41,7 @@ MASKS = "free_masks.json"
 SIDECAR = "free_masks.embeddings.npy"
 METRICS = ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l", "ar100")
 
-app = App(help=__doc__)
+app = App(help=__doc__, default_parameter=Parameter(consume_multiple=True))
 logger = logging.getLogger(__name__)
 
 
