@@ -310,14 +310,21 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     folder.mkdir()
     mounted = False
 
-    def mount(size: int, *more: str) -> Path:
-        nonlocal mounted
-        options = [f"size={size // 1024}k", *(["remount"] if mounted else []), *more]
-        done = subprocess.run(
+    def tried(size: int, *more: str) -> subprocess.CompletedProcess[str]:
+        options = [f"size={size // 1024}k", *more]
+        return subprocess.run(
             ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)],
             capture_output=True,
             text=True,
         )
+
+    def mount(size: int, *more: str) -> Path:
+        nonlocal mounted
+        if mounted:
+            # It is busy until the workers of a killed command have noticed and are gone.
+            wait_for(lambda: tried(size, "remount", *more).returncode == 0)
+            return folder
+        done = tried(size, *more)
         if done.returncode:
             pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
         mounted = True
