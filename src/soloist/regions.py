@@ -4,8 +4,7 @@ Not the paper's: Free Mask's maps are a sixteenth of the image or coarser, so it
 blunt and small objects are missed. Superpixels follow the outlines of the picture. Merging the
 most alike neighbours first (hierarchical grouping, as in selective search, Uijlings et al., IJCV
 2013, and multiscale grouping, Arbelaez et al., CVPR 2014) makes a tree; an object is a node of
-it that stood for long before it was merged with something else, compact, with contrast all along
-its outline.
+it that is costly to merge with anything beside it, compact, with contrast all along its outline.
 """
 
 from __future__ import annotations
@@ -54,8 +53,8 @@ def region_masks(
         config: Options; None is the default.
 
     Returns:
-        At most `config.max_masks` instances, best first: scores in [0, 1] are the product of
-        what `_scores` says, embeddings the (E,) unit mean features interpolated over channels.
+        At most `config.max_masks` instances, best first: scores in [0, 1] are what `_scores`
+        explains, embeddings the (E,) unit mean features interpolated over channels.
 
     Raises:
         ValueError: If a shape is wrong or a feature is not finite.
