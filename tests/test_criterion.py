@@ -532,3 +532,96 @@ def test_the_dice_of_pasted_objects_reads_these_alone() -> None:
     assert with_pasted(batch, some) == pytest.approx(before, rel=1e-6)
     batch.masks[0][0] = ~batch.masks[0][0]
     assert with_pasted(batch, some) != pytest.approx(before, rel=1e-3)
+
+
+# Weights of objects
+
+
+def weighted(
+    batch: Batch, weights: Sequence[Tensor] | None, config: LossConfig | None = None
+) -> dict[str, Tensor]:
+    return FreeSOLOCriterion(config)(
+        batch.outputs,
+        batch.targets,
+        batch.masks,
+        batch.embeddings,
+        batch.color_similarity,
+        0,
+        weights=weights,
+    )
+
+
+def test_objects_of_one_weight_each_are_as_without_weights() -> None:
+    batch = random_batch([(3, 2, 0), (2, 0, 4)])
+    expected = weighted(batch, None)
+    for name, value in weighted(batch, [torch.ones(len(m)) for m in batch.masks]).items():
+        assert torch.equal(value, expected[name])
+
+
+def test_an_object_of_no_weight_has_no_part_in_the_means_of_masks() -> None:
+    batch = random_batch([(3, 2, 0), (2, 0, 4)])
+    weights = [torch.tensor([1.0, 0.0]), torch.tensor([2.0, 1.0])]
+    before = weighted(batch, weights)
+    batch.masks[0][1] = ~batch.masks[0][1]
+    after = weighted(batch, weights)
+    for name in NAMES[2:]:
+        assert torch.equal(after[name], before[name])
+    batch.masks[1][0] = ~batch.masks[1][0]
+    assert not torch.equal(weighted(batch, weights)[NAMES[3]], before[NAMES[3]])
+
+
+def test_the_mean_of_a_term_is_a_weighted_one() -> None:
+    """One level, two cells: of the first object and of the second."""
+    batch = random_batch([(2, 0, 0)], seed=3)
+    cells, numbers = torch.tensor([4, 9]), torch.tensor([0, 1])
+    first = batch.targets[0][0]
+    batch.targets[0] = (replace(first, cells=cells, instances=numbers), *batch.targets[0][1:])
+    name = "loss_max_projection"
+    alone = [
+        float(weighted(batch, [torch.tensor(pair)])[name]) for pair in ((4.0, 0.0), (0.0, 4.0))
+    ]
+    both = float(weighted(batch, [torch.tensor((3.0, 1.0))])[name])
+    assert both == pytest.approx((3 * alone[0] + alone[1]) / 4, rel=1e-5)
+
+
+def test_positive_cells_weigh_as_the_last_object_on_them() -> None:
+    batch = random_batch([(0, 0, 0)])
+    masks = torch.zeros(2, 8, 9, dtype=torch.bool)
+    category = torch.ones(6, 6, dtype=torch.int64)
+    category.view(-1)[[7, 8]] = 0
+    shared = LevelTargets(category, torch.tensor([7, 7, 8]), torch.tensor([0, 1, 0]))
+    batch = replace(batch, masks=[masks], embeddings=[torch.zeros(2, EMBEDDING)])
+    batch.targets[0] = (shared, *batch.targets[0][1:])
+    losses = [
+        weighted(batch, [torch.tensor(pair)])["loss_category"] for pair in ((0.0, 0.0), (1.0, 3.0))
+    ]
+    logits = batch.outputs.category_logits[0].flatten()
+    p = logits[[8, 7, 7, 7]].sigmoid()
+    expected = (-0.25 * (1 - p) ** 2 * p.log()).sum() / 3
+    torch.testing.assert_close(losses[1] - losses[0], expected)
+
+
+def test_what_is_found_outside_all_masks_is_left_out_of_the_focal_loss() -> None:
+    batch = random_batch([(0, 0, 0), (0, 0, 0)])
+    for level, logits in enumerate(batch.outputs.category_logits):
+        with torch.no_grad():
+            logits.fill_(-1.0)
+            if level == 0:
+                # Of a grid of 6 x 6 over 8 x 9: one cell under the mask, one far from it.
+                logits[0, 0, 0, 0] = logits[0, 0, 5, 5] = 2.0
+    mask = torch.zeros(1, 8, 9, dtype=torch.bool)
+    mask[0, 0, 0] = True
+    nothing = torch.zeros(0, 8, 9, dtype=torch.bool)
+    batch = replace(
+        batch,
+        masks=[mask, nothing],
+        embeddings=[torch.zeros(1, EMBEDDING), torch.zeros(0, EMBEDDING)],
+    )
+    plain = weighted(batch, None)["loss_category"]
+    some = weighted(batch, None, LossConfig(ignore_found=0.5))["loss_category"]
+    one = 0.75 * torch.tensor(2.0).sigmoid() ** 2 * -torch.tensor(-2.0).sigmoid().log()
+    torch.testing.assert_close(plain - some, one)
+    (gradient,) = torch.autograd.grad(some, batch.outputs.category_logits[0])
+    assert gradient[0, 0, 5, 5] == 0
+    assert gradient[0, 0, 0, 0] > 0
+    assert gradient[1].min() > 0

@@ -162,7 +162,18 @@ def views(masks: Sequence[Tensor]) -> list[View]:
         image = (smooth * 40 + 3 * waves(3, *SIZE) + 128).to(torch.uint8)
         embeddings = waves(len(of_view), 5, phase=number)
         labels = torch.zeros(len(of_view), dtype=torch.int64)
-        result.append(View(image, image, of_view, embeddings, labels, labels > 0, unread_rows=6))
+        result.append(
+            View(
+                image,
+                image,
+                of_view,
+                embeddings,
+                labels,
+                labels > 0,
+                torch.ones(len(of_view)),
+                unread_rows=6,
+            )
+        )
     return result
 
 

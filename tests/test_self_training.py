@@ -8,14 +8,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 import soloist
 from soloist import self_training
-from soloist.config import Config, SelfTrainingConfig
+from soloist.config import Config
 from soloist.data.coco import load_coco
 from soloist.data.sources import find_images
 from soloist.engine.label import label_images
@@ -24,8 +22,7 @@ from soloist.engine.runtime import Runtime
 from soloist.engine.train import train
 from soloist.errors import DataError, RunError
 from soloist.presets import override
-from soloist.self_training import FitResult, PseudoLabeler, fit, stage_key
-from soloist.structures import Instances
+from soloist.self_training import FitResult, fit, stage_key
 
 RUNTIME = Runtime(device=torch.device("cpu"), precision="fp32")
 # A network of a few steps is sure of nothing: every mask is taken.
@@ -254,39 +251,6 @@ def test_an_image_that_fails_in_every_stage_is_listed_once(
 
 
 # Pseudo-labels
-
-
-class FakeSegmenter:
-    """Finds boxes of 10 to 100 columns on an image of 100."""
-
-    def __call__(self, pixels: NDArray[np.uint8], size: tuple[int, int]) -> Instances:
-        widths = torch.tensor([10, 50, 95, 100])
-        masks = torch.arange(size[1])[None, None] < widths[:, None, None]
-        zeros = torch.zeros(4)
-        return Instances(
-            image_size=size,
-            masks=masks.expand(4, *size),
-            scores=torch.tensor([0.9, 0.8, 0.7, 0.6]),
-            boxes=torch.stack([zeros, zeros, widths.float(), zeros + size[0]], dim=1),
-            embeddings=torch.eye(4),
-        )
-
-
-@pytest.mark.parametrize(
-    ("limit", "kept"),
-    [
-        pytest.param(0.95, [0.9, 0.8], id="released"),
-        pytest.param(2.0, [0.9, 0.8, 0.7, 0.6], id="no-limit"),
-        pytest.param(0.1, [], id="narrow"),
-    ],
-)
-def test_wide_masks_are_no_pseudo_labels(limit: float, kept: list[float]) -> None:
-    options = SelfTrainingConfig(max_box_width=limit)
-    labeler = PseudoLabeler(FakeSegmenter(), options)  # type: ignore[arg-type]  # a stand-in
-    found = labeler(np.zeros((20, 100, 3), dtype=np.uint8), (20, 100))
-    assert found.scores.tolist() == pytest.approx(kept)
-    # Each keeps the embedding the network predicted for it.
-    assert torch.equal(found.embeddings, torch.eye(4)[: len(kept)])
 
 
 def test_pseudo_labels_keep_their_limits(tmp_path: Path, config: Config, scenes: Path) -> None:

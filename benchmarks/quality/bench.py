@@ -4,7 +4,9 @@
 
 A recipe is a file of `recipes/` beside this script, or any other YAML file: a preset by name and
 options that change it. Its masks are made once, then `soloist fit` trains from them with each
-seed; `--budget` is the time for training and pseudo-labels together. Rows are appended to
+seed; `--budget` is the time for training and pseudo-labels together. A recipe that says
+`labels: true` is no recipe but an upper bound: the network of its preset learns for the same time
+from the true masks of `--truth`, by SOLO's own losses. Rows are appended to
 OUT/results.jsonl with the recipe's options, the commit and the machine; the same command does what
 is left and prints the table. VAL.json is measured on, never learned from.
 """
@@ -30,10 +32,12 @@ from soloist.data.sources import find_images
 from soloist.engine.evaluate import Metrics
 from soloist.engine.run_folder import open_run
 from soloist.engine.runtime import choose_runtime
+from soloist.engine.train import train
 from soloist.experiments.figures import in_percent
 from soloist.files import plain_json
-from soloist.presets import differences, load_config
-from soloist.self_training import extract_masks, fit
+from soloist.finetuning import choose_labelled
+from soloist.presets import differences, load_config, supervised
+from soloist.self_training import TRAINING_SHARE, Stage, extract_masks, fit, show_stages
 
 RECIPES = Path(__file__).parent / "recipes"
 RESULTS = "results.jsonl"
@@ -52,10 +56,12 @@ class Recipe:
     Attributes:
         name: Of its file.
         config: All options, without the seed.
+        supervised: It learns from true masks.
     """
 
     name: str
     config: Config
+    supervised: bool = False
 
     @classmethod
     def read(cls, name: str) -> Recipe:
@@ -63,7 +69,9 @@ class Recipe:
         path = Path(name) if name.endswith(".yaml") else RECIPES / f"{name}.yaml"
         options = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
         preset = options.pop("preset")
-        return cls(path.stem, load_config(preset, None, options))
+        if not options.pop("labels", False):
+            return cls(path.stem, load_config(preset, None, options))
+        return cls(path.stem, load_config(preset, None, options, change=supervised), True)
 
 
 @app.default
@@ -75,6 +83,7 @@ def main(
     recipes: list[str],
     seeds: list[int] = [0],  # noqa: B006  # cyclopts reads it, nobody writes it
     budget: float = 15.0,
+    truth: Path | None = None,
 ) -> None:
     """Runs what is left of recipes and seeds, and prints the table.
 
@@ -85,58 +94,141 @@ def main(
         recipes: Names or YAML files.
         seeds: Each recipe is trained once with each.
         budget: Minutes for training and pseudo-labels of one run, whatever its rounds.
+        truth: COCO file with the true masks of the images, for upper bounds alone.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     chosen = [Recipe.read(name) for name in recipes]
+    if truth is None and any(recipe.supervised for recipe in chosen):
+        raise SystemExit("wanted the true masks of the images for an upper bound; add --truth")
+    inputs = Inputs(images, gt, truth, out, 60 * budget)
     for recipe in chosen:
         for seed in seeds:
             if not _is_done(out, recipe, seed):
-                _run(images, gt, out, recipe, seed, 60 * budget)
+                _run(inputs, recipe, seed)
     print(table(read_rows(out), [recipe.name for recipe in chosen]))
 
 
-def _run(images: Path, gt: Path, out: Path, recipe: Recipe, seed: int, seconds: float) -> None:
-    found = find_images(images)
+@dataclass(frozen=True)
+class Inputs:
+    """What all runs share.
+
+    Attributes:
+        images: Folder, glob pattern or list of images to learn from.
+        gt: COCO file of the validation set.
+        truth: COCO file of the true masks of the images.
+        out: Folder of the runs.
+        seconds: For training and pseudo-labels of one run.
+    """
+
+    images: Path
+    gt: Path
+    truth: Path | None
+    out: Path
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that is done.
+
+    Attributes:
+        metrics: By stage.
+        timing: Seconds of each stage.
+        masks_seconds: What the masks took, which the seeds share; None for true ones.
+        images: How many were learned from.
+    """
+
+    metrics: Mapping[str, Metrics]
+    timing: Mapping[str, float]
+    masks_seconds: float | None
+    images: int
+
+
+def _run(inputs: Inputs, recipe: Recipe, seed: int) -> None:
+    started = time.time()
+    settings = replace(recipe.config, seed=seed)
+    finished = (_upper_bound if recipe.supervised else _label_free)(inputs, recipe, settings)
+    row = {
+        "recipe": recipe.name,
+        "seed": seed,
+        "budget_minutes": inputs.seconds / 60,
+        "images": finished.images,
+        "gt": inputs.gt.name,
+        "figures": finished.metrics,
+        "seconds": finished.timing,
+        "masks_seconds": finished.masks_seconds,
+        "against_the_paper": differences(load_config("paper"), recipe.config),
+        "config": plain_json(asdict(settings)),
+        "commit": _commit(),
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, "
+        f"{choose_runtime()}",
+        "date": time.strftime("%Y-%m-%d", time.localtime(started)),
+    }
+    with (inputs.out / RESULTS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _label_free(inputs: Inputs, recipe: Recipe, settings: Config) -> Finished:
+    """The recipe's masks, unless an earlier seed made them, and `soloist fit` from them."""
+    found = find_images(inputs.images)
     runtime = choose_runtime()
-    folder = out / recipe.name
-    inputs = {"images": str(images)}
+    folder = inputs.out / recipe.name
+    noted = {"images": str(inputs.images)}
     masks = folder / "masks"
     if not (masks / MASKS).is_file():
         with open_run(
-            masks, command="masks", inputs=inputs, config=recipe.config, overwrite=False
+            masks, command="masks", inputs=noted, config=recipe.config, overwrite=False
         ) as run:
             with run.timed("masks"):
                 extract_masks(found, run.path / MASKS, run, recipe.config, runtime)
             run.finish()
-    started = time.time()
-    settings = replace(recipe.config, seed=seed)
-    inputs |= {"gt": str(gt), "budget": str(seconds)}
+    noted |= {"gt": str(inputs.gt), "budget": str(inputs.seconds)}
     with open_run(
-        folder / f"seed-{seed}", command="fit", inputs=inputs, config=settings, overwrite=False
+        folder / f"seed-{settings.seed}",
+        command="fit",
+        inputs=noted,
+        config=settings,
+        overwrite=False,
     ) as run:
         for name in (MASKS, SIDECAR):
             if not (run.path / name).exists():
                 os.link(masks / name, run.path / name)
-        result = fit(found, run, settings, runtime, budget_seconds=seconds, ground_truth=gt)
+        result = fit(
+            found, run, settings, runtime, budget_seconds=inputs.seconds, ground_truth=inputs.gt
+        )
         timing = run.state["timing"]
         run.finish()
-    row = {
-        "recipe": recipe.name,
-        "seed": seed,
-        "budget_minutes": seconds / 60,
-        "images": len(found),
-        "gt": gt.name,
-        "figures": result.metrics,
-        "seconds": timing,
-        "masks_seconds": _seconds_of(masks),
-        "against_the_paper": differences(load_config("paper"), recipe.config),
-        "config": plain_json(asdict(settings)),
-        "commit": _commit(),
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {runtime}",
-        "date": time.strftime("%Y-%m-%d", time.localtime(started)),
-    }
-    with (out / RESULTS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    return Finished(result.metrics, timing, _seconds_of(masks), len(found))
+
+
+def _upper_bound(inputs: Inputs, recipe: Recipe, settings: Config) -> Finished:
+    """The same network, time and views with true masks."""
+    assert inputs.truth is not None  # `main` has seen to it.
+    runtime = choose_runtime()
+    labelled = choose_labelled(find_images(inputs.images), inputs.truth, "100%", settings.seed)
+    noted = {"images": str(inputs.images), "gt": str(inputs.gt), "truth": str(inputs.truth)}
+    with open_run(
+        inputs.out / recipe.name / f"seed-{settings.seed}",
+        command="fit",
+        inputs=noted | {"budget": str(inputs.seconds)},
+        config=settings,
+        overwrite=False,
+    ) as run:
+        with run.timed("training"):
+            train(
+                labelled.images,
+                labelled.labels,
+                run,
+                settings,
+                runtime,
+                model_folder=run.model,
+                budget_seconds=TRAINING_SHARE * inputs.seconds,
+            )
+        stage = Stage("supervised", run.model)
+        result = show_stages([stage], labelled.images, inputs.gt, run, settings, runtime)
+        timing = run.state["timing"]
+        run.finish()
+    return Finished(result.metrics, timing, None, len(labelled.images))
 
 
 def read_rows(out: Path) -> list[dict[str, Any]]:

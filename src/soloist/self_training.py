@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from soloist.config import Config, SelfTrainingConfig
+from soloist.config import Config
 from soloist.data.coco import CATEGORIES, load_coco
 from soloist.data.journal import is_finished
 from soloist.data.sources import ImageRef, find_images, spread
@@ -23,15 +20,14 @@ from soloist.engine.build import CONFIG_FILE, copy_solo, load_categories, load_s
 from soloist.engine.distributed import on_main
 from soloist.engine.evaluate import Metrics, evaluate, load_ground_truth
 from soloist.engine.extract import FreeMaskExtractor, settings_of, without_floor
-from soloist.engine.label import Labeler, LabelSummary, label_images
-from soloist.engine.progress import duration
+from soloist.engine.label import Labeler, LabelSummary, label_images, report_labels
 from soloist.engine.run_folder import RunFolder
 from soloist.engine.runtime import Runtime
 from soloist.engine.train import train
 from soloist.files import write_json
+from soloist.pseudo_labels import write_pseudo_labels
 from soloist.report import StageGallery, stage_title
 from soloist.segmenter import Segmenter
-from soloist.structures import Instances
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +110,7 @@ def fit(
         labels = free if previous is None else run.path / f"pseudo_labels_{number}.json"
         if previous is not None and not on_main(partial(is_finished, labels)):
             with run.timed(f"pseudo-labels {number}"):
-                write_pseudo_labels(images, labels, previous, run, config, runtime)
+                write_pseudo_labels(images, labels, previous, free, run, config, runtime)
         coarse = load_coco(labels)
         if previous is not None and len(coarse) == 0:
             logger.warning(
@@ -176,50 +172,6 @@ def extract_masks(
     return summary
 
 
-def write_pseudo_labels(
-    images: Sequence[ImageRef],
-    out: Path,
-    model: Path,
-    run: RunFolder,
-    config: Config,
-    runtime: Runtime,
-) -> LabelSummary:
-    """Masks a trained segmenter is sure of, as the labels of the next round (section 3.3)."""
-    network, trained = load_solo(model)
-    options = config.self_training
-    inference = replace(
-        config.inference,
-        score_threshold=options.score_threshold,
-        max_per_image=options.max_per_image,
-    )
-    segmenter = Segmenter(network, replace(trained, inference=inference), runtime)
-    summary = label_images(
-        images,
-        PseudoLabeler(segmenter, options),
-        out,
-        title="pseudo-labels",
-        short_side=inference.short_side,
-        settings={"stage": "pseudo-labels", "self_training": asdict(options)},
-        errors=run.errors,
-    )
-    report_labels("pseudo-labels", summary)
-    return summary
-
-
-class PseudoLabeler:
-    """A segmenter whose masks are filtered as pseudo-labels."""
-
-    def __init__(self, segmenter: Segmenter, options: SelfTrainingConfig) -> None:
-        self._segmenter = segmenter
-        self._options = options
-
-    def __call__(self, pixels: NDArray[np.uint8], size: tuple[int, int]) -> Instances:
-        """Pseudo-labels of one image; see `Segmenter.__call__`."""
-        found = self._segmenter(pixels, size)
-        widths = found.boxes[:, 2] - found.boxes[:, 0]
-        return found.filter(widths < self._options.max_box_width * size[1])
-
-
 def show_stages(
     stages: Sequence[Stage],
     images: Sequence[ImageRef],
@@ -274,19 +226,6 @@ def _stage_labeler(stage: Stage, config: Config, runtime: Runtime) -> Labeler:
         return FreeMaskExtractor(without_floor(config), runtime)
     network, trained = load_solo(stage.model)
     return Segmenter(network, trained, runtime)
-
-
-def report_labels(what: str, summary: LabelSummary) -> None:
-    """Logs what a pass over images gave."""
-    logger.info(
-        "%s: %d on %d images (%.1f an image) in %s, %d images failed",
-        what,
-        summary.instances,
-        summary.images,
-        summary.instances / max(summary.images, 1),
-        duration(summary.seconds),
-        summary.failed,
-    )
 
 
 def _seconds_used(run: RunFolder) -> float:

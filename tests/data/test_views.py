@@ -23,6 +23,7 @@ PLAIN = AugmentConfig(
     erase=0.0,
 )
 NOT_PASTED = torch.zeros(9, dtype=torch.bool)
+ONES = torch.ones(9)
 
 
 def blobs(height: int, width: int) -> Tensor:
@@ -186,6 +187,7 @@ def flat_view(color: int, masks: Tensor, mark: float) -> View:
         torch.full((len(masks), 1), mark),
         torch.full((len(masks),), int(mark)),
         NOT_PASTED[: len(masks)],
+        ONES[: len(masks)],
     )
 
 
@@ -297,7 +299,13 @@ def test_erasing_hides_part_of_the_picture_only() -> None:
     image = torch.full((3, 64, 64), 99, dtype=torch.uint8)
     whole = torch.ones((1, 64, 64), dtype=torch.bool)
     view = View(
-        image, image, whole, torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64), NOT_PASTED[:1]
+        image,
+        image,
+        whole,
+        torch.zeros(1, 1),
+        torch.zeros(1, dtype=torch.int64),
+        NOT_PASTED[:1],
+        ONES[:1],
     )
     with seeded(0):
         strong = ViewMaker(replace(PLAIN, erase=1.0)).strong(view, [])

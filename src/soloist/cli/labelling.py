@@ -252,9 +252,9 @@ def merge(folder: Path, *, out: Path, partial: bool = False, overwrite: Overwrit
     """
     from soloist.engine.stopping import STARTS_OVER, listening
     from soloist.errors import require
-    from soloist.self_training import report_labels
 
     require("pyarrow", extra="parquet", wanted="soloist merge")
+    from soloist.engine.label import report_labels
     from soloist.engine.merge import merge_shards
 
     with listening(STARTS_OVER):

@@ -161,10 +161,15 @@ def label(
     from soloist.data.coco import CATEGORIES
     from soloist.data.error_log import read_errors
     from soloist.data.sources import find_images
-    from soloist.engine.label import errors_path, is_made, label_images, opened_output
+    from soloist.engine.label import (
+        errors_path,
+        is_made,
+        label_images,
+        opened_output,
+        report_labels,
+    )
     from soloist.engine.stopping import listening
     from soloist.overlays import OverlayWriter
-    from soloist.self_training import report_labels
 
     categories = categories or CATEGORIES
     settings = {"command": title, "images": sources, **settings}

@@ -58,10 +58,9 @@ def predict_video(
     overwrite: bool,
 ) -> int:
     """Segments a video into a COCO file whose masks have identities; see `label_video`."""
-    from soloist.engine.label import check_output, opened_output
+    from soloist.engine.label import check_output, opened_output, report_labels
     from soloist.engine.label_video import label_video
     from soloist.engine.stopping import STARTS_OVER, listening
-    from soloist.self_training import report_labels
 
     if drawn is not None:
         check_output(drawn, overwrite=overwrite, example="masks.mp4")

@@ -232,11 +232,17 @@ class LossConfig:
     """Ablation: imitates the coarse mask pixel by pixel (the paper's table 7d)."""
     pasted_dice: float = 0.0
     """Weight of the dice of whole masks of pasted objects: their outline is the true one (ours)."""
+    score_power: float = 0.0
+    """Objects weigh by this power of their score over the mean one; 0: all alike (ours)."""
+    ignore_found: float = 0.0
+    """Cells outside all masks whose class scores at least this are left out of the focal loss: an
+    object nobody labelled, perhaps; 0: none (ours; the idea is DropLoss', of CutLER, 2023)."""
     compat: Compat = "none"
     """`released`: which colours the affinity reads, and how (docs/fidelity.md)."""
 
     def __post_init__(self) -> None:
         at_least(0, self, "loss", *(item.name for item in fields(self) if item.name != "compat"))
+        share(self, "loss", "ignore_found")
 
 
 @dataclass(frozen=True)
@@ -332,6 +338,12 @@ class SelfTrainingConfig:
     """Rounds of self-training after the first segmenter (table 7c)."""
     score_threshold: float = 0.3
     """Least score of a pseudo-label (released)."""
+    masks_per_image: float = 0.0
+    """Estimate that least score anew in each round, so that an image has so many pseudo-labels in
+    the mean; 0 keeps `score_threshold` (ours)."""
+    labels: Literal["network", "proposals"] = "network"
+    """Pseudo-labels are masks of the last segmenter (section 3.3), or the masks the first one
+    learned from, rescored by the last one (ours)."""
     max_per_image: int = 20
     """Most pseudo-labels per image (released)."""
     max_box_width: float = 0.95
@@ -340,5 +352,5 @@ class SelfTrainingConfig:
     """What a round starts from: the pretrained backbone (section 3.3), or the last segmenter."""
 
     def __post_init__(self) -> None:
-        at_least(0, self, "self_training", "rounds")
+        at_least(0, self, "self_training", "rounds", "masks_per_image")
         at_least(1, self, "self_training", "max_per_image")

@@ -161,6 +161,19 @@ def label_images(
     return on_main(finish)
 
 
+def report_labels(what: str, summary: LabelSummary) -> None:
+    """Logs what a pass over images gave."""
+    logger.info(
+        "%s: %d on %d images (%.1f an image) in %s, %d images failed",
+        what,
+        summary.instances,
+        summary.images,
+        summary.instances / max(summary.images, 1),
+        duration(summary.seconds),
+        summary.failed,
+    )
+
+
 def each_labelled(
     images: Sequence[ImageRef], labeler: Labeler, short_side: int | None
 ) -> Iterator[tuple[ImageRef, Labelled | DataError]]:

@@ -316,6 +316,7 @@ def batch_losses(
         color_similarity(lab, batch.valid.float()),
         step,
         pasted=torch.split(batch.pasted, batch.counts),
+        weights=torch.split(batch.weights, batch.counts),
     )
 
 

@@ -27,9 +27,10 @@ from soloist.experiments.ablations import Trial
 from soloist.files import plain_json, shown, write_json
 from soloist.finetuning import choose_labelled, finetune, with_classes
 from soloist.presets import supervised
+from soloist.pseudo_labels import write_pseudo_labels
 from soloist.run_report import write_run_report
 from soloist.segmenter import Segmenter
-from soloist.self_training import Stage, show_stages, write_pseudo_labels
+from soloist.self_training import Stage, show_stages
 
 RESULTS = "results.json"
 NO_NETWORK = "what it goes on from has no network"
@@ -194,7 +195,9 @@ def _training(trial: Trial, materials: Materials, folder: Path, runtime: Runtime
             labels = run.path / "pseudo_labels.json"
             if not on_main(partial(is_finished, labels)):
                 with run.timed("pseudo-labels"):
-                    write_pseudo_labels(materials.images, labels, before, run, config, runtime)
+                    write_pseudo_labels(
+                        materials.images, labels, before, materials.coarse, run, config, runtime
+                    )
         coarse = load_coco(labels)
         if before is not None and len(coarse) == 0:
             return
