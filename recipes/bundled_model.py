@@ -22,7 +22,7 @@ from soloist.data.scenes import write_scenes
 
 WEIGHTS = Path(__file__).parents[1] / "src" / "soloist" / "weights"
 SCENES, SCENES_SEED, SCENES_TO_FIT = 1600, 100, 300
-PRETRAIN_STEPS = 900
+PRETRAIN_STEPS, TRAIN_STEPS = 900, 2000
 # A quick run takes one picture in so many, and these numbers of steps.
 QUICK_PICTURES, QUICK_PRETRAIN_STEPS, QUICK_TRAIN_STEPS = 8, 150, 100
 
@@ -53,9 +53,9 @@ def make(stamps: Path, out: Path, *, quick: bool = False, install: bool = False)
     steps = QUICK_PRETRAIN_STEPS if quick else PRETRAIN_STEPS
     backbone, segmenter = out / "backbone", out / "segmenter"
     soloist("pretrain", to_pretrain, "--out", backbone, "--pretrain.steps", steps)
-    shorter = ("--train.steps", QUICK_TRAIN_STEPS) if quick else ()
-    soloist("fit", to_fit, "--out", segmenter, "--preset", "tiny",
-            "--backbone.weights", backbone, *shorter)  # fmt: skip
+    steps = QUICK_TRAIN_STEPS if quick else TRAIN_STEPS
+    soloist("fit", to_fit, "--out", segmenter, "--preset", "soloist",
+            "--backbone.weights", backbone, "--train.steps", steps)  # fmt: skip
     if install:
         install_backbone(backbone / "model")
         install_segmenter(segmenter / "model")

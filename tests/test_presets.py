@@ -199,6 +199,7 @@ def test_the_preset_soloist_is_tiny_with_what_is_not_in_the_paper() -> None:
         "augment.gray",
         "augment.blur",
         "augment.erase",
+        "inference.masks",
         "inference.short_side",
         "inference.max_side",
         "inference.nms_sigma",

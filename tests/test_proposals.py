@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import get_args, get_type_hints
 
@@ -10,10 +11,11 @@ import torch
 from soloist.config import Config, ExtractConfig, FreeMaskConfig, RegionConfig
 from soloist.data.scenes import make_scene
 from soloist.free_mask import free_masks
-from soloist.ops.masks import mask_iou
+from soloist.ops.masks import mask_iou, masks_to_boxes
 from soloist.presets import override
-from soloist.proposals import PROPOSERS, propose
+from soloist.proposals import PROPOSERS, confirmed, propose
 from soloist.regions import region_masks
+from soloist.structures import Instances
 
 SCENE = make_scene(3, long_side=128)
 SIZE = (SCENE.image.shape[0], SCENE.image.shape[1])
@@ -61,3 +63,56 @@ def test_nothing_to_propose_is_no_error(name: str) -> None:
     found = propose(pixels, torch.zeros(4, 2, 3), (20, 30), config_of(name))
     assert len(found) == 0
     assert found.masks.shape == (0, 20, 30)
+
+
+# What a segmenter says of them
+
+
+def columns(
+    spans: Sequence[tuple[int, int]],
+    scores: Sequence[float],
+    *,
+    embedding: float,
+    labels: bool = True,
+) -> Instances:
+    """Masks that span columns of a picture of 4 x 100; row k has the embedding of number k."""
+    numbers = torch.arange(100)
+    masks = torch.stack([((numbers >= a) & (numbers < b)).expand(4, -1) for a, b in spans])
+    rows = torch.arange(len(spans))
+    return Instances(
+        image_size=(4, 100),
+        masks=masks,
+        scores=torch.tensor(scores),
+        boxes=masks_to_boxes(masks),
+        embeddings=embedding + rows[:, None].float(),
+        labels=rows if labels else None,
+    )
+
+
+PROPOSED = columns([(0, 10), (20, 40), (60, 100)], [0.9, 0.6, 0.4], embedding=-9, labels=False)
+FOUND = columns([(60, 84), (20, 40), (45, 55)], [0.5, 0.4, 0.3], embedding=0)
+
+
+def test_a_proposal_scores_by_itself_and_by_what_the_segmenter_sees() -> None:
+    best = confirmed(PROPOSED, FOUND)
+    # The second proposal is the second mask. Most of the third is the first mask, which is hence
+    # no mask of its own; the third mask is; nobody sees the first proposal.
+    wanted = [(0.6**2 * 0.4) ** (1 / 3), (0.4**2 * 0.6 * 0.5) ** (1 / 3), 0.5 * 0.3]
+    assert best.scores.tolist() == pytest.approx(wanted)
+    assert torch.equal(best.masks[:2], PROPOSED.masks[1:])
+    assert torch.equal(best.masks[2], FOUND.masks[2])
+    assert torch.equal(best.boxes, masks_to_boxes(best.masks))
+    assert best.embeddings.flatten().tolist() == [1, 0, 2]
+    assert best.labels is not None
+    assert best.labels.tolist() == [1, 0, 2]
+
+
+def test_without_masks_nothing_is_confirmed_and_without_proposals_masks_stay() -> None:
+    assert len(confirmed(PROPOSED, Instances.empty((4, 100)))) == 0
+    alone = confirmed(Instances.empty((4, 100)), FOUND)
+    assert torch.equal(alone.masks, FOUND.masks)
+    assert alone.scores.tolist() == pytest.approx([0.25, 0.2, 0.15])
+
+
+def test_where_there_are_no_classes_none_are_made() -> None:
+    assert confirmed(PROPOSED, replace(FOUND, labels=None)).labels is None

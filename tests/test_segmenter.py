@@ -19,11 +19,15 @@ from pycocotools.coco import COCO
 from safetensors.torch import load_file, save_file
 
 import soloist
-from soloist.config import ReadingConfig, TileConfig
+from soloist.config import ReadingConfig, RegionConfig, TileConfig
 from soloist.data.coco import load_coco
 from soloist.data.images import read_image
 from soloist.errors import CheckpointError, ConfigError, DataError
+from soloist.ops.masks import mask_iou
+from soloist.presets import override
+from soloist.regions import region_masks
 from soloist.segmenter import Result, Segmenter
+from soloist.structures import Instances
 
 
 @pytest.fixture(scope="module")
@@ -450,3 +454,67 @@ def test_a_model_reads_as_it_was_trained(tmp_path: Path, model_folder: Path) -> 
     assert result.plot().size == (90, 70)
     (large,) = again.predict(tmp_path / "a.tif", tile=128)
     assert large.plot().size == (90, 70)
+
+
+# Regions
+
+
+@pytest.fixture
+def ranking(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Segmenter:
+    """A segmenter that ranks regions; it has learned hardly anything, so any mask confirms one."""
+    monkeypatch.setattr("soloist.segmenter.CONFIRMING_SCORE", 0.0)
+    segmenter = soloist.load(model_folder, device="cpu", precision="fp32")
+    options = {
+        "inference": {"masks": "regions", "category_threshold": 0.0, "score_threshold": 0.0},
+        "regions": {"superpixels": 40},
+    }
+    segmenter.config = override(segmenter.config, options, where="test")
+    return segmenter
+
+
+def test_masks_are_regions_in_the_order_the_network_gives_them(
+    ranking: Segmenter, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[torch.Tensor, tuple[int, int], RegionConfig]] = []
+
+    def noted(image: Any, features: torch.Tensor, size: tuple[int, int], config: Any) -> Instances:
+        asked.append((features, size, config))
+        return region_masks(image, features, size, config)
+
+    monkeypatch.setattr("soloist.segmenter.region_masks", noted)
+    # Of 70 x 90 pixels the network reads more, padded to 96 x 128: 6 x 8 cells.
+    options = {"inference": {"short_side": 70, "max_side": 90}}
+    ranking.config = override(ranking.config, options, where="test")
+    found = ranking(pixels, (70, 90))
+    ((features, size, config),) = asked
+    assert features.shape[1:] == (4, 6)
+    assert (size, config.score_threshold, config.superpixels) == ((70, 90), 0.0, 40)
+    regions = region_masks(pixels, features, size, config)
+    same = mask_iou(found.masks, regions.masks).amax(dim=1) == 1
+    assert 0 < int(same.sum()) <= len(regions)
+    assert (found.scores.diff() <= 0).all()
+    torch.testing.assert_close(found.embeddings.norm(dim=1), torch.ones(len(found)))
+
+
+def test_ranked_regions_keep_their_limits(ranking: Segmenter, pixels: NDArray[np.uint8]) -> None:
+    everything = ranking(pixels, (70, 90))
+    assert len(everything) > 3
+    least = float(everything.scores[2])
+    for options, kept in (({"score_threshold": least}, 3), ({"max_per_image": 2}, 2)):
+        ranking.config = override(
+            ranking.config, {"inference": {"score_threshold": 0.0, **options}}, where="test"
+        )
+        found = ranking(pixels, (70, 90))
+        assert len(found) == kept
+        assert torch.equal(found.masks, everything.masks[:kept])
+
+
+def test_a_flat_picture_has_no_region(ranking: Segmenter) -> None:
+    ranking(np.zeros((40, 50, 3), dtype=np.uint8), (40, 50))
+
+
+def test_a_saved_segmenter_keeps_its_regions(ranking: Segmenter, tmp_path: Path) -> None:
+    ranking.save_pretrained(tmp_path)
+    again = soloist.load(tmp_path, device="cpu", precision="fp32")
+    assert again.config.regions == ranking.config.regions
+    assert again.config.inference == ranking.config.inference

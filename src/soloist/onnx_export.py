@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from soloist import __version__
+from soloist.config import Config
 from soloist.config.checks import Compat
 from soloist.data.scenes import make_scene
 from soloist.engine.build import normalize, solo_record
@@ -28,6 +30,8 @@ from soloist.onnx_runtime import EXTRA, INPUT, OUTPUTS, RECORD, SIDE_MULTIPLE, O
 from soloist.ops.masks import mask_iou
 from soloist.postprocess import flat_candidates
 from soloist.segmenter import Segmenter
+
+logger = logging.getLogger(__name__)
 
 OPSET = 20
 EXAMPLE_SIDES = (6, 9)
@@ -119,7 +123,10 @@ def export_onnx(segmenter: Segmenter, out: Path, *, overwrite: bool = False) -> 
             f"one ONNX file holds networks of at most {MOST_BYTES / 1e9:.1f} GB in float32, that "
             f"of backbone {name!r} has {size / 1e9:.1f} GB; choose a smaller backbone"
         )
-    record = {"soloist": __version__, **solo_record(segmenter.config, segmenter.categories)}
+    config = _of_the_network(segmenter.config)
+    if config != segmenter.config:
+        logger.info("the file gives the network's own masks: inference.masks becomes `network`")
+    record = {"soloist": __version__, **solo_record(config, segmenter.categories)}
     proto = _described(_exported(_raw_network(segmenter), name), record)
     with atomic_path(out) as temporary:
         temporary.write_bytes(proto.SerializeToString(deterministic=True))
@@ -137,7 +144,7 @@ def export_onnx(segmenter: Segmenter, out: Path, *, overwrite: bool = False) -> 
 def compare(
     segmenter: Segmenter, exported: OnnxSegmenter, pictures: Iterable[NDArray[np.uint8]]
 ) -> Comparison:
-    """Runs both on the same pictures, torch in float32 on the processor.
+    """Runs both on the same pictures, torch in float32 on the processor, for the network's masks.
 
     Args:
         segmenter: The segmenter that was exported.
@@ -145,9 +152,9 @@ def compare(
         pictures: (H, W, 3) uint8 RGB each.
     """
     raw = _raw_network(segmenter)
-    reference = Segmenter(
-        raw.network, segmenter.config, Runtime(torch.device("cpu"), "fp32"), segmenter.categories
-    )
+    config = _of_the_network(segmenter.config)
+    runtime = Runtime(torch.device("cpu"), "fp32")
+    reference = Segmenter(raw.network, config, runtime, segmenter.categories)
     scores, overlaps, largest, images, same = [], [], 0.0, 0, 0
     for pixels in pictures:
         if images < SCENES:
@@ -171,6 +178,11 @@ def compare(
         np.array(overlaps, dtype=np.float32),
         largest,
     )
+
+
+def _of_the_network(config: Config) -> Config:
+    """The configuration with the network's own masks, which is what is exported."""
+    return replace(config, inference=replace(config.inference, masks="network"))
 
 
 def _raw_network(segmenter: Segmenter) -> _Raw:

@@ -1,8 +1,9 @@
-"""Who makes the coarse masks that the first training learns from."""
+"""Who makes coarse masks, and what becomes of them once a segmenter has been trained."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +17,13 @@ from soloist.free_mask import free_masks
 from soloist.ops.masks import mask_iou
 from soloist.regions import region_masks
 from soloist.structures import Instances
+
+SCORE_POWER = 2.0
+"""What the score of a proposal counts beside what a segmenter says of it."""
+SAME = 0.5
+"""A segmenter's mask that overlaps (IoU) no proposal by more is none of them."""
+UNCONFIRMED = 0.5
+"""Factor of the scores of those."""
 
 
 class MaskProposer(Protocol):
@@ -73,13 +81,7 @@ def _regions_then_free_masks(
         others = others.filter(overlap <= config.regions.nms_threshold)
     # Below every region: a free mask's score says how even its query is, no more.
     least = regions.scores.min() if len(regions) > 0 else 1.0
-    return Instances(
-        size,
-        torch.cat([regions.masks, others.masks]),
-        torch.cat([regions.scores, others.scores * least]),
-        torch.cat([regions.boxes, others.boxes]),
-        torch.cat([regions.embeddings, others.embeddings]),
-    )
+    return _joined(regions, replace(others, scores=others.scores * least))
 
 
 def _cuts(
@@ -94,3 +96,46 @@ PROPOSERS: Mapping[str, MaskProposer] = {
     "regions+free-mask": _regions_then_free_masks,
     "cuts": _cuts,
 }
+
+
+def confirmed(proposals: Instances, found: Instances) -> Instances:
+    """Proposals ranked by what a segmenter says of them, then its masks that are none of them.
+
+    A proposal's score becomes the geometric mean of its own, `SCORE_POWER` times, and of the
+    largest product of a mask's overlap with it (IoU) and that mask's score; from that mask it has
+    its embedding and its class. A proposal on which the segmenter sees nothing is dropped.
+
+    Args:
+        proposals: N masks with good outlines.
+        found: M masks of a segmenter on the same image, those of low scores too.
+
+    Returns:
+        At most N + M instances, best first.
+    """
+    if len(found) == 0:
+        return found
+    overlaps = mask_iou(proposals.masks, found.masks)  # (N, M)
+    support, which = (overlaps * found.scores).max(dim=1)
+    scores = (proposals.scores**SCORE_POWER * support) ** (1 / (SCORE_POWER + 1))
+    ranked = replace(
+        found.filter(which), masks=proposals.masks, boxes=proposals.boxes, scores=scores
+    ).filter(support > 0)
+    nearest = torch.cat([overlaps, overlaps.new_zeros(1, len(found))]).amax(dim=0)
+    others = found.filter(nearest <= SAME)
+    others = replace(others, scores=others.scores * UNCONFIRMED)
+    return _joined(ranked, others).top_k(len(ranked) + len(others))
+
+
+def _joined(one: Instances, other: Instances) -> Instances:
+    """The instances of both; labels are kept if both have any."""
+    labels = None
+    if one.labels is not None and other.labels is not None:
+        labels = torch.cat([one.labels, other.labels])
+    return Instances(
+        one.image_size,
+        torch.cat([one.masks, other.masks]),
+        torch.cat([one.scores, other.scores]),
+        torch.cat([one.boxes, other.boxes]),
+        torch.cat([one.embeddings, other.embeddings]),
+        labels,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
@@ -29,6 +29,8 @@ from soloist.models.backbones import Backbone, NameFormat
 from soloist.models.solo import SOLO
 from soloist.pictures import draw_large
 from soloist.postprocess import postprocess
+from soloist.proposals import confirmed
+from soloist.regions import region_masks
 from soloist.results import SHOWN_SIDE, Presentable, Source
 from soloist.structures import Instances
 
@@ -47,6 +49,9 @@ segmenter = soloist.load("owner/name")  # the name of this repository
 segmenter.predict("photo.jpg")[0].save("masks.png")
 ```
 """
+
+# Masks of this score may confirm a region, whatever is asked of the result.
+CONFIRMING_SCORE = 0.05
 
 # Trained on images alone; its recipe stands beside it.
 BUNDLED = Path(str(files("soloist") / "weights" / "segmenter"))
@@ -129,7 +134,7 @@ class Segmenter(
 
     Args:
         network: The SOLO network, in evaluation mode.
-        config: Its configuration; the section inference is read.
+        config: Its configuration; the sections inference and regions are read.
         runtime: Device and precision.
         categories: Names of its classes by category id, in their order.
     """
@@ -218,14 +223,47 @@ class Segmenter(
         padding = [-side % 32 for side in resized]
         batch = torch.nn.functional.pad(image[None], (0, padding[1], 0, padding[0]))
         with self.runtime.autocast():
-            outputs = self.network(normalize(self.network, batch))
-        return postprocess(
+            features = self.network.backbone(normalize(self.network, batch))
+            outputs = self.network.heads(features, (batch.shape[-2], batch.shape[-1]))
+        if options.masks == "regions":
+            # Weak masks confirm a region too.
+            options = replace(
+                options, score_threshold=min(options.score_threshold, CONFIRMING_SCORE)
+            )
+        found = postprocess(
             outputs,
             input_sizes=[resized],
             original_sizes=[size],
             config=options,
             strides=self.network.level_strides,
         )[0]
+        if options.masks == "network":
+            return found
+        best = confirmed(self._regions(pixels, features, resized, size), found)
+        options = self.config.inference
+        return best.filter(best.scores >= options.score_threshold).top_k(options.max_per_image)
+
+    def _regions(
+        self,
+        pixels: NDArray[np.uint8],
+        features: Sequence[Tensor],
+        resized: tuple[int, int],
+        size: tuple[int, int],
+    ) -> Instances:
+        """The regions of an image by the network's own features, whatever their scores.
+
+        Args:
+            pixels: (H', W', 3) uint8 RGB.
+            features: Of the backbone, one (1, C_i, H_i, W_i) float per level.
+            resized: (height, width) of the picture in the network's input, before padding.
+            size: (height, width) of the masks, in pixels.
+        """
+        backbone = cast(Backbone, self.network.backbone)
+        level = backbone.level(self.config.backbone.feature_stride)
+        # What covers the padding is cut off, to the nearest cell.
+        height, width = (max(1, round(side / backbone.strides[level])) for side in resized)
+        own = features[level][0, :, :height, :width].float()
+        return region_masks(pixels, own, size, replace(self.config.regions, score_threshold=0.0))
 
     @overload
     def predict(

@@ -110,7 +110,7 @@ def fit(
         labels = free if previous is None else run.path / f"pseudo_labels_{number}.json"
         if previous is not None and not on_main(partial(is_finished, labels)):
             with run.timed(f"pseudo-labels {number}"):
-                write_pseudo_labels(images, labels, previous, free, run, config, runtime)
+                write_pseudo_labels(images, labels, previous, run, config, runtime)
         coarse = load_coco(labels)
         if previous is not None and len(coarse) == 0:
             logger.warning(

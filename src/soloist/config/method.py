@@ -319,6 +319,9 @@ class InferenceConfig:
     """Most masks per image (released)."""
     largest_part: bool = False
     """Keep only the largest connected part of each mask (ours)."""
+    masks: Literal["network", "regions"] = "network"
+    """`regions`: merged superpixels of the picture, ranked by what the network says of them, and
+    behind them its masks that are none of those (ours)."""
     compat: Compat = "none"
     """`released`: its boxes, and its embeddings, which are scrambled (docs/fidelity.md)."""
 
@@ -341,9 +344,6 @@ class SelfTrainingConfig:
     masks_per_image: float = 0.0
     """Estimate that least score anew in each round, so that an image has so many pseudo-labels in
     the mean; 0 keeps `score_threshold` (ours)."""
-    labels: Literal["network", "proposals"] = "network"
-    """Pseudo-labels are masks of the last segmenter (section 3.3), or the masks the first one
-    learned from, rescored by the last one (ours)."""
     max_per_image: int = 20
     """Most pseudo-labels per image (released)."""
     max_box_width: float = 0.95

@@ -23,6 +23,7 @@ from soloist.config import (
     InferenceConfig,
     ModelConfig,
     ReadingConfig,
+    RegionConfig,
 )
 from soloist.data.coco import CATEGORIES
 from soloist.errors import CheckpointError
@@ -109,6 +110,8 @@ def solo_record(config: Config, categories: Mapping[int, str] | None) -> dict[st
     }
     if config.reading != ReadingConfig():
         record["reading"] = asdict(config.reading)
+    if config.regions != RegionConfig():
+        record["regions"] = asdict(config.regions)
     if categories is not None and categories != CATEGORIES:
         record["categories"] = [{"id": key, "name": name} for key, name in categories.items()]
     return record
@@ -170,6 +173,7 @@ def load_solo(path: Path, preset: str | None = None) -> tuple[SOLO, Config]:
         model = override(ModelConfig(), record["model"], where=str(folder))
         inference = override(InferenceConfig(), record["inference"], where=str(folder))
         reading = override(AS_USUAL, record.get("reading", {}), where=str(folder))
+        regions = override(RegionConfig(), record.get("regions", {}), where=str(folder))
         _categories(folder, record)
     # Its weights are in the folder: nothing else is read or fetched on its record's behalf.
     config = Config(
@@ -177,6 +181,7 @@ def load_solo(path: Path, preset: str | None = None) -> tuple[SOLO, Config]:
         backbone=replace(backbone, weights="none"),
         model=model,
         inference=inference,
+        regions=regions,
     )
     weights = load_official(folder / MODEL_FILE)
     # Before a network of whatever size the record says is made.

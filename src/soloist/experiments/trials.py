@@ -195,9 +195,7 @@ def _training(trial: Trial, materials: Materials, folder: Path, runtime: Runtime
             labels = run.path / "pseudo_labels.json"
             if not on_main(partial(is_finished, labels)):
                 with run.timed("pseudo-labels"):
-                    write_pseudo_labels(
-                        materials.images, labels, before, materials.coarse, run, config, runtime
-                    )
+                    write_pseudo_labels(materials.images, labels, before, run, config, runtime)
         coarse = load_coco(labels)
         if before is not None and len(coarse) == 0:
             return

@@ -102,8 +102,18 @@ class SOLO(nn.Module):
         Returns:
             Raw logits, kernels, embeddings and mask features; the same in train and eval mode.
         """
-        image_size = (images.shape[-2], images.shape[-1])
-        features = self.backbone(images)
+        return self.heads(self.backbone(images), (images.shape[-2], images.shape[-1]))
+
+    def heads(self, features: Sequence[Tensor], image_size: tuple[int, int]) -> SOLOOutputs:
+        """What follows the backbone.
+
+        Args:
+            features: Of the backbone, one (B, C_i, H_i, W_i) float per level.
+            image_size: (height, width) of the images, in pixels.
+
+        Returns:
+            As `forward`.
+        """
         if self.neck is not None:
             features = self.neck(features[-1], image_size)
         pyramid = self.fpn(features)
