@@ -185,7 +185,9 @@ def training_step_of_the_paper() -> Prepared:
             mask[top : top + side, left : left + side] = True
         embeddings = torch.randn(8, 128, generator=generator)
         labels = torch.zeros(8, dtype=torch.int64)
-        views.append(View(image, image, masks, embeddings, labels, labels > 0))
+        views.append(
+            View(image, image, masks, embeddings, labels, labels > 0, torch.ones(len(masks)))
+        )
     return _training_step(config, lambda step: collate(views, []))
 
 

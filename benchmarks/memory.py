@@ -29,7 +29,11 @@ SCENES, LONG_SIDE = 8, 160
 # As many masks as an image can have, so that their records are many too.
 COMMANDS = {
     "masks": ("--free-mask.score-threshold", "0", "--extract.short-side", "160"),
-    "predict": ("--inference.score-threshold", "0", "--inference.short-side", "128"),
+    # The network's own masks are more than the regions, and sooner made.
+    "predict": (
+        *("--inference.score-threshold", "0", "--inference.short-side", "128"),
+        *("--inference.masks", "network"),
+    ),
 }
 
 Several = Parameter(consume_multiple=True, negative="")
