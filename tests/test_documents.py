@@ -51,6 +51,7 @@ INSTEAD = {("fit", "--budget"): "5s", ("cluster", "--groups"): "2", ("cluster", 
 SET_ASIDE = {
     ("app.md", "soloist app"): "a server; tests/app starts it",
     ("beyond-the-paper.md", "soloist masks"): "40 scenes; tests/test_proposals.py",
+    ("beyond-the-paper.md", "soloist predict ../shared"): "needs the stamps benchmark",
     ("beyond-the-paper.md", "soloist eval"): "40 scenes; tests/engine/test_evaluate.py",
     (
         "beyond-the-paper.md",
@@ -233,7 +234,7 @@ def test_the_tutorial_leads_from_pictures_to_labels(capsys: pytest.CaptureFixtur
     for folder in ("first", "pictures"):
         assert len(list(Path(folder).glob("*.overlay.jpg"))) == 3
     predicted = load_coco("masks.json")
-    good = [one for few in predicted.annotations.values() for one in few if one.score >= 0.3]
+    good = [one for few in predicted.annotations.values() for one in few if one.score >= 0.2]
     coco = COCO("cvat/annotations/instances_default.json")
     assert [one["name"] for one in coco.dataset["categories"]] == ["object"]
     assert {one["file_name"] for one in coco.imgs.values()} == {
@@ -241,7 +242,7 @@ def test_the_tutorial_leads_from_pictures_to_labels(capsys: pytest.CaptureFixtur
     }
     read = coco.loadAnns(coco.getAnnIds())
     assert 0 < len(read) == len(good) < len(predicted)
-    assert min(one["attributes"]["score"] for one in read) >= 0.3
+    assert min(one["attributes"]["score"] for one in read) >= 0.2
     for one, mask in zip(read, good, strict=True):
         assert isinstance(one["segmentation"], list)
         assert coco.annToMask(one).sum() == pytest.approx(mask.area, rel=0.1, abs=10)
