@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, Self, cast, overload
@@ -50,8 +51,8 @@ segmenter.predict("photo.jpg")[0].save("masks.png")
 ```
 """
 
-# Masks of this score may confirm a region, whatever is asked of the result.
-CONFIRMING_SCORE = 0.05
+# So many masks, of at least this score, may confirm a region, whatever is asked of the result.
+CONFIRMING_MASKS, CONFIRMING_SCORE = 100, 0.05
 
 # Trained on images alone; its recipe stands beside it.
 BUNDLED = Path(str(files("soloist") / "weights" / "segmenter"))
@@ -228,7 +229,9 @@ class Segmenter(
         if options.masks == "regions":
             # Weak masks confirm a region too.
             options = replace(
-                options, score_threshold=min(options.score_threshold, CONFIRMING_SCORE)
+                options,
+                score_threshold=min(options.score_threshold, CONFIRMING_SCORE),
+                max_per_image=max(options.max_per_image, CONFIRMING_MASKS),
             )
         found = postprocess(
             outputs,
@@ -242,6 +245,12 @@ class Segmenter(
         best = confirmed(self._regions(pixels, features, resized, size), found)
         options = self.config.inference
         return best.filter(best.scores >= options.score_threshold).top_k(options.max_per_image)
+
+    @cached_property
+    def _level(self) -> int:
+        """Which feature map of the backbone regions are made from."""
+        backbone = cast(Backbone, self.network.backbone)
+        return backbone.level(self.config.backbone.feature_stride)
 
     def _regions(
         self,
@@ -258,11 +267,10 @@ class Segmenter(
             resized: (height, width) of the picture in the network's input, before padding.
             size: (height, width) of the masks, in pixels.
         """
-        backbone = cast(Backbone, self.network.backbone)
-        level = backbone.level(self.config.backbone.feature_stride)
+        strides = cast(Backbone, self.network.backbone).strides
         # What covers the padding is cut off, to the nearest cell.
-        height, width = (max(1, round(side / backbone.strides[level])) for side in resized)
-        own = features[level][0, :, :height, :width].float()
+        height, width = (max(1, round(side / strides[self._level])) for side in resized)
+        own = features[self._level][0, :, :height, :width].float()
         return region_masks(pixels, own, size, replace(self.config.regions, score_threshold=0.0))
 
     @overload
