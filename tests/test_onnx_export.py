@@ -178,7 +178,9 @@ def test_the_bundled_segmenter_finds_the_same(tmp_path: Path) -> None:
     assert len(comparison.scores) > 20 * IMAGES
     assert comparison.raw < 1e-3
     if "AVX" in torch.backends.cpu.get_cpu_capability():
-        assert comparison.scores.max() < 1e-4
+        # A pixel at stride 4 may lie on either side of the threshold, which moves a score.
+        assert np.quantile(comparison.scores, 0.995) < 1e-5
+        assert comparison.scores.max() < 1e-3
         assert comparison.overlaps.min() > 0.99
     else:  # There torchvision resizes the pixels in another way (`numpy_resize`).
         assert np.quantile(comparison.scores, 0.95) < 1e-2
