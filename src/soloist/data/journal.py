@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,13 +161,13 @@ class Journal:
         return EmbeddingBlocks((len(self), size), self._ordered_rows(ordered))
 
     def _ordered_rows(self, ordered: list[_Place]) -> Iterator[NDArray[np.float32]]:
-        rows = {part: part.rows() for part in self._parts if part.annotations}
-        for part, record in _records(ordered):
-            annotations = record["annotations"]
-            if annotations:
-                # Annotation ids tell where the rows were appended.
-                first = annotations[0]["id"] - 1
-                yield rows[part][first : first + len(annotations)]
+        with ExitStack() as stack:
+            files = {part: stack.enter_context(part.files[1].open("rb")) for part in self._parts}
+            for part, record in _records(ordered):
+                annotations = record["annotations"]
+                if annotations:
+                    # Annotation ids tell where the rows were appended.
+                    yield part.rows(files[part], annotations[0]["id"] - 1, len(annotations))
 
 
 def is_finished(target: Path) -> bool:
@@ -245,12 +245,14 @@ class _Part:
         os.truncate(self.lines, self.read())
         os.truncate(self._rows, self.annotations * self.embedding_size * 4)
 
-    def rows(self) -> NDArray[np.float32]:
-        """(annotations, embedding_size) embeddings in the order they were added, on disk."""
-        shape = (self.annotations, self.embedding_size)
-        if 0 in shape:
-            return np.zeros(shape, dtype=np.float32)
-        return np.memmap(self._rows, dtype=np.float32, mode="r", shape=shape)
+    def rows(self, file: BinaryIO, first: int, count: int) -> NDArray[np.float32]:
+        """(count, embedding_size) embeddings from the `first` on, in the order they were added.
+
+        They are read, not mapped: what is mapped stays in memory as long as there is room.
+        """
+        file.seek(first * self.embedding_size * 4)
+        content = file.read(count * self.embedding_size * 4)
+        return np.frombuffer(content, dtype=np.float32).reshape(count, self.embedding_size)
 
     def _note(self, record: Mapping[str, Any], offset: int) -> None:
         self.offsets[record["image"][1]] = offset
