@@ -175,15 +175,21 @@ def label(
 def one(tmp_path_factory: pytest.TempPathFactory, two: Launched) -> RunFolder:
     """The training of the two processes on one."""
     path = tmp_path_factory.mktemp("one") / "run"
-    with open_run(path, command="train", inputs={}, config=two.config, overwrite=False) as run:
-        train(
-            find_images(two.scenes / "images"),
-            load_coco(two.scenes / "annotations.json"),
-            run,
-            two.config,
-            RUNTIME,
-            model_folder=run.model,
-        )
+    threads = torch.get_num_threads()
+    # As many as each of the two has: more of them add up in another order.
+    torch.set_num_threads(1)
+    try:
+        with open_run(path, command="train", inputs={}, config=two.config, overwrite=False) as run:
+            train(
+                find_images(two.scenes / "images"),
+                load_coco(two.scenes / "annotations.json"),
+                run,
+                two.config,
+                RUNTIME,
+                model_folder=run.model,
+            )
+    finally:
+        torch.set_num_threads(threads)
     return run
 
 
