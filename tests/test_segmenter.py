@@ -509,8 +509,18 @@ def test_ranked_regions_keep_their_limits(ranking: Segmenter, pixels: NDArray[np
         assert torch.equal(found.masks, everything.masks[:kept])
 
 
-def test_a_flat_picture_has_no_region(ranking: Segmenter) -> None:
-    ranking(np.zeros((40, 50, 3), dtype=np.uint8), (40, 50))
+def test_where_there_is_no_region_the_networks_own_masks_are_left(
+    ranking: Segmenter, pixels: NDArray[np.uint8]
+) -> None:
+    """Their scores are halved, as those of all that are no region."""
+    none = {"regions": {"least_area": 1.0, "most_area": 0.0}}
+    ranking.config = override(ranking.config, none, where="test")
+    found = ranking(pixels, (70, 90))
+    ranking.config = override(ranking.config, {"inference": {"masks": "network"}}, where="test")
+    own = ranking(pixels, (70, 90))
+    assert len(own) > 0
+    assert torch.equal(found.masks, own.masks)
+    torch.testing.assert_close(found.scores, own.scores / 2)
 
 
 def test_a_saved_segmenter_keeps_its_regions(ranking: Segmenter, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ SOLOIST = replace(
     ),
     # Regions have the better outlines, the network knows which of them are objects.
     inference=replace(TINY.inference, short_side=384, max_side=768, nms_sigma=4.0, masks="regions"),
-    # What a network finds is no better than the regions it learned from, after so short a time.
+    # The time of a round is worth more in one longer training.
     self_training=replace(TINY.self_training, rounds=0),
 )
 
