@@ -38,6 +38,7 @@ from soloist.engine.train import AveragedWeights, batch_losses, set_training_mod
 from soloist.engine.train_data import TrainBatch, TrainBatches, collate
 from soloist.free_mask import free_masks
 from soloist.losses import FreeSOLOCriterion
+from soloist.models.folding import for_prediction
 from soloist.postprocess import Candidates, select_instances
 from soloist.presets import load_config
 from soloist.structures import Instances
@@ -241,6 +242,7 @@ def prediction_of_the_paper() -> Prepared:
     config = load_config("paper-r50")
     runtime = _runtime("auto")
     solo = build_solo(config.backbone, config.model).eval()
+    ready = for_prediction(solo, runtime.dtype)
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (1, 3, 800, 1216), generator=generator, dtype=torch.uint8)
     candidates, features = _candidates(116, generator)
@@ -248,7 +250,7 @@ def prediction_of_the_paper() -> Prepared:
     @torch.inference_mode()
     def repeat(watch: Stopwatch) -> Instances:
         with watch.part("network"), runtime.autocast():
-            solo(normalize(solo, image))
+            ready(normalize(ready, image))
         with watch.part("candidates to masks"):
             return _selected(candidates, features, config)
 

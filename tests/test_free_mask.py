@@ -248,7 +248,6 @@ def test_an_image_smaller_than_the_map_keeps_no_empty_mask() -> None:
 def test_chunks_do_not_change_the_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     features = two_blobs()
     expected = free_masks(features, (60, 80), UNFILTERED)
-    monkeypatch.setattr(free_mask, "_PIXELS_PER_CHUNK", 60 * 80 * 3)
     monkeypatch.setattr(free_mask, "_BLOCK", 50)
     assert_same(free_masks(features, (60, 80), UNFILTERED), expected)
 

@@ -291,7 +291,6 @@ def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> Non
     outputs = random_outputs()
     expected = segment(outputs)
     monkeypatch.setattr(postprocess_module, "_CHUNK", 3)
-    monkeypatch.setattr(postprocess_module, "_PIXELS_PER_CHUNK", 64 * 80 * 2)
     for found, wanted in zip(segment(outputs), expected, strict=True):
         assert_same(found, wanted)
 

@@ -12,7 +12,7 @@ from soloist.config import FreeMaskConfig
 from soloist.ops.masks import extent_boxes, extents, masks_to_boxes
 from soloist.ops.nms import matrix_nms
 from soloist.ops.parts import largest_parts
-from soloist.ops.resize import linear_weights, resize
+from soloist.ops.resize import linear_weights, resized_masks
 from soloist.structures import Instances
 
 _LEAST_CONTRAST = 1e-5
@@ -23,8 +23,6 @@ _BLOCK = 128
 """Queries in work at a time."""
 _ROWS = 256
 """Queries cut and scored at a time: few, so that their products stay in the cache."""
-_PIXELS_PER_CHUNK = 2**20
-"""Pixels resized at a time: few, so that they are cut while the cache holds them."""
 
 
 def free_masks(
@@ -194,18 +192,11 @@ def _coarse_block(products: Tensor, norms: Tensor, config: FreeMaskConfig) -> _C
 
 def _upsample(soft_masks: Tensor, image_size: tuple[int, int], threshold: float) -> Tensor:
     """Masks (N, height, width) bool of soft masks (N, H, W), cut at the size of the image."""
-    height, width = image_size
-    masks = soft_masks.new_empty((len(soft_masks), height, width), dtype=torch.bool)
     row_weights, column_weights = (
-        linear_weights(cells, padded=pixels, cropped=pixels, target=pixels).to(soft_masks)
+        linear_weights(cells, padded=pixels, cropped=pixels, target=pixels)
         for cells, pixels in zip(soft_masks.shape[1:], image_size, strict=True)
     )
-    chunk = max(1, _PIXELS_PER_CHUNK // (height * width))
-    for start in range(0, len(soft_masks), chunk):
-        part = slice(start, start + chunk)
-        resized = resize(soft_masks[part], row_weights, column_weights)
-        torch.ge(resized, threshold, out=masks[part])
-    return masks
+    return resized_masks(soft_masks, row_weights, column_weights, threshold, inclusive=True)
 
 
 def _embeddings(features: Tensor, norms: Tensor, config: FreeMaskConfig) -> Tensor:

@@ -1,4 +1,4 @@
-"""Bilinear resizing in NumPy of maps, as `ops.resize` does it, and of pixels, as torchvision does.
+"""Bilinear resizing in NumPy: maps by weights as `ops.resize` has them, pixels as torchvision does.
 
 Both are matrix products: an output reads few neighbouring inputs, all other weights are 0.
 """

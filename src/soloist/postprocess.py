@@ -14,15 +14,14 @@ from soloist.config.checks import Compat
 from soloist.ops.masks import extent_boxes, mask_areas, masks_to_boxes, mean_inside
 from soloist.ops.nms import mask_nms, matrix_nms, point_nms
 from soloist.ops.parts import largest_parts
-from soloist.ops.resize import linear_weights, resize
+from soloist.ops.resize import linear_weights, resized_masks
 from soloist.structures import Instances, SOLOOutputs
 
 _MASK_STRIDE = 4
 """Stride of the mask features."""
-_CHUNK = 64
-"""Candidates whose soft masks are held at a time."""
-_PIXELS_PER_CHUNK = 2**22
-"""Float pixels resized at a time, so that memory does not grow with the number of masks."""
+_CHUNK = 128
+"""Candidates whose soft masks are held at a time: a product reads all mask features, so that a
+few masks cost almost as much as many."""
 
 
 @dataclass(frozen=True)
@@ -230,17 +229,15 @@ def _full_size_masks(
     threshold: float,
 ) -> Tensor:
     """Masks (N, H, W) bool at the original size, in chunks."""
-    n, device = len(kernels), kernels.device
     row_weights, column_weights = (
-        linear_weights(side, padded=side * _MASK_STRIDE, cropped=cropped, target=target).to(device)
+        linear_weights(side, padded=side * _MASK_STRIDE, cropped=cropped, target=target)
         for side, cropped, target in zip(
             mask_features.shape[1:], input_size, original_size, strict=True
         )
     )
-    masks = torch.zeros((n, *original_size), dtype=torch.bool, device=device)
-    step = max(1, _PIXELS_PER_CHUNK // (original_size[0] * original_size[1]))
-    for start in range(0, n, step):
-        chunk = slice(start, start + step)
+    masks = torch.zeros((len(kernels), *original_size), dtype=torch.bool, device=kernels.device)
+    for start in range(0, len(kernels), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
         soft_masks = _soft_masks(kernels[chunk], mask_features)
-        torch.gt(resize(soft_masks, row_weights, column_weights), threshold, out=masks[chunk])
+        masks[chunk] = resized_masks(soft_masks, row_weights, column_weights, threshold)
     return masks

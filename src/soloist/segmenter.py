@@ -27,6 +27,7 @@ from soloist.engine.runtime import Runtime, choose_runtime
 from soloist.engine.tiles import TiledLabeler
 from soloist.hub import fetch_model, model_reference
 from soloist.models.backbones import Backbone, NameFormat
+from soloist.models.folding import for_prediction
 from soloist.models.solo import SOLO
 from soloist.pictures import draw_large
 from soloist.postprocess import postprocess
@@ -134,7 +135,7 @@ class Segmenter(
     `push_to_hub("owner/name")` publishes them; `from_pretrained` and `load` read them.
 
     Args:
-        network: The SOLO network, in evaluation mode.
+        network: The SOLO network, whose weights are not to change from the first prediction on.
         config: Its configuration; the sections inference and regions are read.
         runtime: Device and precision.
         categories: Names of its classes by category id, in their order.
@@ -224,8 +225,8 @@ class Segmenter(
         padding = [-side % 32 for side in resized]
         batch = torch.nn.functional.pad(image[None], (0, padding[1], 0, padding[0]))
         with self.runtime.autocast():
-            features = self.network.backbone(normalize(self.network, batch))
-            outputs = self.network.heads(features, (batch.shape[-2], batch.shape[-1]))
+            features = self._ready.backbone(normalize(self._ready, batch))
+            outputs = self._ready.heads(features, (batch.shape[-2], batch.shape[-1]))
         if options.masks == "regions":
             # Weak masks confirm a region too.
             options = replace(
@@ -245,6 +246,11 @@ class Segmenter(
         best = confirmed(self._regions(pixels, features, resized, size), found)
         options = self.config.inference
         return best.filter(best.scores >= options.score_threshold).top_k(options.max_per_image)
+
+    @cached_property
+    def _ready(self) -> SOLO:
+        """The network as it predicts."""
+        return for_prediction(self.network, self.runtime.dtype)
 
     @cached_property
     def _level(self) -> int:

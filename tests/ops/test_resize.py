@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from soloist.ops.resize import linear_weights, resize
+from soloist.ops.resize import linear_weights, resized_masks
 
 
+@pytest.mark.parametrize("threshold", [0.3, 0.9])
 @pytest.mark.parametrize(
     ("size", "cropped", "target"),
     [
@@ -18,19 +19,34 @@ from soloist.ops.resize import linear_weights, resize
         pytest.param((3, 3), (1, 1), (5, 1), id="one-pixel-left"),
     ],
 )
-def test_resize_equals_two_interpolations(
-    size: tuple[int, int], cropped: tuple[int, int], target: tuple[int, int]
+def test_masks_are_cut_from_two_interpolations(
+    size: tuple[int, int], cropped: tuple[int, int], target: tuple[int, int], threshold: float
 ) -> None:
-    maps = torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
+    soft_masks = torch.rand(8, *size, generator=torch.Generator().manual_seed(0))
+    soft_masks[1:, : size[0] // 3] = 0
+    soft_masks[2:, :, size[1] // 2 :] = 0
+    soft_masks[3] = 0
     padded = size[0] * 4, size[1] * 4
-    step = functional.interpolate(maps[None], padded, mode="bilinear")
+    step = functional.interpolate(soft_masks[None], padded, mode="bilinear")
     step = step[..., : cropped[0], : cropped[1]]
-    expected = functional.interpolate(step, target, mode="bilinear")[0]
+    resized = functional.interpolate(step, target, mode="bilinear")[0]
     weights = [
         linear_weights(size[i], padded=padded[i], cropped=cropped[i], target=target[i])
         for i in range(2)
     ]
-    torch.testing.assert_close(resize(maps, *weights), expected)
+    masks = resized_masks(soft_masks, *weights, threshold)
+    unsure = (resized - threshold).abs() < 1e-6
+    assert unsure.float().mean() < 0.01
+    assert torch.equal(masks | unsure, (resized > threshold) | unsure)
+    assert not masks[3].any()
+
+
+@pytest.mark.parametrize(("inclusive", "pixels"), [(False, 0), (True, 30)])
+def test_what_is_at_the_threshold_is_foreground_if_wanted(inclusive: bool, pixels: int) -> None:
+    weights = [linear_weights(4, padded=4, cropped=4, target=side) for side in (5, 6)]
+    masks = resized_masks(torch.full((1, 4, 4), 0.5), *weights, 0.5, inclusive=inclusive)
+    assert masks.shape == (1, 5, 6)
+    assert masks.sum() == pixels
 
 
 def test_weights_sum_to_one() -> None:
@@ -39,6 +55,6 @@ def test_weights_sum_to_one() -> None:
     assert weights.min() >= 0
 
 
-def test_resize_of_no_maps_is_empty() -> None:
+def test_no_soft_masks_are_no_masks() -> None:
     weights = linear_weights(4, padded=16, cropped=16, target=20)
-    assert resize(torch.zeros(0, 4, 4), weights, weights).shape == (0, 20, 20)
+    assert resized_masks(torch.zeros(0, 4, 4), weights, weights, 0.5).shape == (0, 20, 20)

@@ -31,6 +31,11 @@ class Runtime:
     device: torch.device
     precision: str
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What networks compute in."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
     @contextmanager
     def autocast(self) -> Iterator[None]:
         """Runs a network in bfloat16 where this runtime does so."""

@@ -33,9 +33,13 @@ def largest_parts(masks: Tensor) -> Tensor:
 def largest_parts_of_arrays(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """`largest_parts` of an array, as a new array."""
     kept = masks.copy()
-    for index, mask in enumerate(kept):
-        parts = label(mask, connectivity=1)  # (H, W), 0 is background
+    for mask in kept:
+        rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+        if len(rows) == 0:
+            continue
+        box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        parts = label(box, connectivity=1)  # 0 is background
         sizes = np.bincount(parts.ravel())[1:]
         if len(sizes) > 1:
-            kept[index] = parts == 1 + sizes.argmax()
+            box[:] = parts == 1 + sizes.argmax()
     return kept

@@ -1,13 +1,14 @@
-"""Bilinear resizing as two matrix products, so that several steps cost as much as one."""
+"""Soft masks to masks of another size: bilinear resizing as products of matrices."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-_BLOCK = 64
-"""Outputs made at a time: neighbours read neighbouring inputs, the rest of their weights is 0."""
+from soloist.ops.masks import masks_to_boxes
 
 
 def linear_weights(size: int, *, padded: int, cropped: int, target: int) -> Tensor:
@@ -26,34 +27,63 @@ def linear_weights(size: int, *, padded: int, cropped: int, target: int) -> Tens
     return functional.interpolate(weights, target, mode="linear")[0]
 
 
-def resize(maps: Tensor, row_weights: Tensor, column_weights: Tensor) -> Tensor:
-    """Maps resized along both axes by the weights of `linear_weights`.
+def resized_masks(
+    soft_masks: Tensor,
+    row_weights: Tensor,
+    column_weights: Tensor,
+    threshold: float,
+    *,
+    inclusive: bool = False,
+) -> Tensor:
+    """Masks of soft masks resized along both axes by the weights of `linear_weights`.
 
-    Five times faster than two calls of `interpolate` on 200 x 304 maps.
+    Interpolation is nowhere above all that it reads. So each mask is made only where it can be
+    foreground: of the box around what is foreground before resizing.
 
     Args:
-        maps: (N, h, w) float32.
-        row_weights: (h, H) float32.
-        column_weights: (w, W) float32.
+        soft_masks: (N, h, w) float32 in [0, 1].
+        row_weights: (h, H) float32, on the processor.
+        column_weights: (w, W) float32, on the processor.
+        threshold: What foreground is above, in [0, 1].
+        inclusive: Foreground may also be at the threshold.
 
     Returns:
-        (N, H, W) float32.
+        (N, H, W) bool on the device of soft_masks.
     """
-    rows = maps.new_empty((len(maps), row_weights.shape[1], maps.shape[2]))
-    for start, first, last, weights in _bands(row_weights):
-        rows[:, start : start + _BLOCK] = weights.T @ maps[:, first:last]
-    resized = maps.new_empty((*rows.shape[:2], column_weights.shape[1]))
-    for start, first, last, weights in _bands(column_weights):
-        resized[:, :, start : start + _BLOCK] = rows[:, :, first:last] @ weights
-    return resized
+    exceeds = torch.ge if inclusive else torch.gt
+    rows, columns = _Axis(row_weights), _Axis(column_weights)
+    row_weights, column_weights = row_weights.T.to(soft_masks), column_weights.to(soft_masks)
+    size = (row_weights.shape[0], column_weights.shape[1])
+    masks = soft_masks.new_zeros((len(soft_masks), *size), dtype=torch.bool)
+    boxes = masks_to_boxes(exceeds(soft_masks, threshold)).int().tolist()
+    for soft_mask, mask, (left, top, right, bottom) in zip(soft_masks, masks, boxes, strict=True):
+        height, width = rows.outputs(top, bottom), columns.outputs(left, right)
+        read_rows, read_columns = rows.inputs(height), columns.inputs(width)
+        resized = row_weights[height, read_rows] @ soft_mask[read_rows, read_columns]
+        resized = resized @ column_weights[read_columns, width]
+        exceeds(resized, threshold, out=mask[height, width])
+    return masks
 
 
-def _bands(weights: Tensor) -> list[tuple[int, int, int, Tensor]]:
-    """Blocks of outputs: where they start, the range of inputs they read, and its weights."""
-    bands = []
-    for start in range(0, weights.shape[1], _BLOCK):
-        block = weights[:, start : start + _BLOCK]
-        used = block.any(dim=1).nonzero()[:, 0]
-        first, last = int(used[0]), int(used[-1]) + 1
-        bands.append((start, first, last, block[first:last]))
-    return bands
+class _Axis:
+    """Which outputs read which inputs; neighbours read neighbours.
+
+    Args:
+        weights: (inputs, outputs) float.
+    """
+
+    def __init__(self, weights: Tensor) -> None:
+        used: NDArray[np.bool_] = weights.numpy() != 0
+        self._firsts = used.argmax(axis=0)
+        self._ends = len(used) - used[::-1].argmax(axis=0)
+
+    def outputs(self, start: int, stop: int) -> slice:
+        """Those that read one of the inputs from start to stop; empty if none does."""
+        first = int(np.searchsorted(self._ends, start, side="right"))
+        return slice(first, max(first, int(np.searchsorted(self._firsts, stop, side="left"))))
+
+    def inputs(self, outputs: slice) -> slice:
+        """Those that the outputs read."""
+        if outputs.start == outputs.stop:
+            return slice(0, 0)
+        return slice(int(self._firsts[outputs.start]), int(self._ends[outputs.stop - 1]))
