@@ -28,6 +28,7 @@ LAYERS = (
         "models",
         "free_mask",
         "regions",
+        "refinement",
         "cuts",
         "targets",
         "losses",

@@ -24,9 +24,10 @@ from soloist.data.scenes import Scene, make_scene
 from soloist.engine.extract import FreeMaskExtractor, without_floor
 from soloist.engine.runtime import Runtime
 from soloist.ops.affinity import color_similarity, rgb_to_lab
+from soloist.ops.resize import reduced
 from soloist.pictures import draw_masks, draw_outlines, jpeg_bytes, resize_masks
 from soloist.presets import load_config
-from soloist.regions import reduced, superpixels
+from soloist.regions import superpixels
 
 Picture = NDArray[np.uint8]
 

@@ -116,7 +116,14 @@ TINY = Config(
 SOLOIST = replace(
     TINY,
     # Regions need no fine map, superpixels have the outlines.
-    extract=replace(TINY.extract, proposals="regions", short_side=384, max_side=768),
+    extract=replace(
+        TINY.extract,
+        proposals="regions",
+        short_side=384,
+        max_side=768,
+        outline_radius=0.03,
+        contrast_power=0.3,
+    ),
     # Outlines of regions are good enough to be imitated, which is quicker to learn.
     loss=replace(
         TINY.loss,
@@ -137,7 +144,14 @@ SOLOIST = replace(
         erase=0.0,
     ),
     # Regions have the better outlines, the network knows which of them are objects.
-    inference=replace(TINY.inference, short_side=384, max_side=768, nms_sigma=4.0, masks="regions"),
+    inference=replace(
+        TINY.inference,
+        short_side=384,
+        max_side=768,
+        nms_sigma=4.0,
+        masks="regions",
+        outline_radius=0.03,
+    ),
     # The time of a round is worth more in one longer training.
     self_training=replace(TINY.self_training, rounds=0),
 )

@@ -15,6 +15,7 @@ from soloist.config import Config
 from soloist.cuts import cut_masks
 from soloist.free_mask import free_masks
 from soloist.ops.masks import mask_iou
+from soloist.refinement import refined
 from soloist.regions import region_masks
 from soloist.structures import Instances
 
@@ -54,8 +55,9 @@ class MaskProposer(Protocol):
 def propose(
     pixels: NDArray[np.uint8], features: Tensor, size: tuple[int, int], config: Config
 ) -> Instances:
-    """Masks by the proposer that `extract.proposals` names; see `MaskProposer`."""
-    return PROPOSERS[config.extract.proposals](pixels, features, size, config)
+    """Masks by the proposer that `extract.proposals` names, refined; see `MaskProposer`."""
+    found = PROPOSERS[config.extract.proposals](pixels, features, size, config)
+    return refined(found, pixels, features, config.extract)
 
 
 def _free_masks(

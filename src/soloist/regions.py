@@ -19,11 +19,11 @@ from skimage.color import rgb2lab
 from skimage.segmentation import slic
 from torch import Tensor
 from torch.nn import functional
-from torchvision.transforms import v2
 
 from soloist.config import RegionConfig
 from soloist.ops.features import unit_embeddings, unit_features
 from soloist.ops.masks import masks_to_boxes
+from soloist.ops.resize import reduced
 from soloist.structures import Instances
 
 Floats = NDArray[np.float64]
@@ -125,18 +125,6 @@ def superpixels(pixels: NDArray[np.uint8], config: RegionConfig) -> NDArray[np.i
         channel_axis=2,
     )
     return labels
-
-
-def reduced(pixels: NDArray[np.uint8], short_side: int) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 pixels at a short side; a smaller picture stays as it is."""
-    height, width = pixels.shape[:2]
-    scale = short_side / min(height, width)
-    if scale >= 1:
-        return pixels
-    size = [max(1, round(side * scale)) for side in (height, width)]
-    image = v2.functional.resize(torch.from_numpy(pixels).permute(2, 0, 1), size, antialias=True)
-    reduced: NDArray[np.uint8] = image.permute(1, 2, 0).numpy()
-    return reduced
 
 
 def _leaves(

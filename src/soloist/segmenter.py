@@ -32,6 +32,7 @@ from soloist.models.solo import SOLO
 from soloist.pictures import draw_large
 from soloist.postprocess import postprocess
 from soloist.proposals import confirmed
+from soloist.refinement import follow_colors
 from soloist.regions import region_masks
 from soloist.results import SHOWN_SIDE, Presentable, Source
 from soloist.structures import Instances
@@ -241,11 +242,14 @@ class Segmenter(
             config=options,
             strides=self.network.level_strides,
         )[0]
-        if options.masks == "network":
-            return found
-        best = confirmed(self._regions(pixels, features, resized, size), found)
         options = self.config.inference
-        return best.filter(best.scores >= options.score_threshold).top_k(options.max_per_image)
+        if options.masks == "regions":
+            found = confirmed(self._regions(pixels, features, resized, size), found)
+            found = found.filter(found.scores >= options.score_threshold)
+            found = found.top_k(options.max_per_image)
+        if options.outline_radius > 0:
+            found = follow_colors(found, pixels, options.outline_radius)
+        return found
 
     @cached_property
     def _ready(self) -> SOLO:

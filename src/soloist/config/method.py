@@ -144,10 +144,16 @@ class ExtractConfig:
     """Upper bound of the long side after resizing, in pixels (released)."""
     margin: int = 0
     """Pixels of mirrored border added before the backbone and cut off its feature map (ours)."""
+    outline_radius: float = 0.0
+    """Outlines follow the picture's colours by a guided filter of this radius, as a share of the
+    short side; 0 leaves them as they are (ours)."""
+    contrast_power: float = 0.0
+    """Scores are multiplied by this power of how unlike its surroundings a mask is (ours)."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "extract", "short_side", "max_side")
-        at_least(0, self, "extract", "margin")
+        at_least(0, self, "extract", "margin", "contrast_power")
+        share(self, "extract", "outline_radius")
 
 
 @dataclass(frozen=True)
@@ -322,6 +328,8 @@ class InferenceConfig:
     masks: Literal["network", "regions"] = "network"
     """`regions`: merged superpixels of the picture, ranked by what the network says of them, and
     behind them its masks that are none of those (ours)."""
+    outline_radius: float = 0.0
+    """As `extract.outline_radius`, for the masks that are found (ours)."""
     compat: Compat = "none"
     """`released`: its boxes, and its embeddings, which are scrambled (docs/fidelity.md)."""
 
@@ -330,7 +338,7 @@ class InferenceConfig:
         at_least(1, self, "inference", "max_before_nms", "max_per_image")
         at_most(20_000, self, "inference", "short_side", "max_side")
         above_zero(self, "inference", "nms_sigma")
-        share(self, "inference", "nms_threshold")
+        share(self, "inference", "nms_threshold", "outline_radius")
 
 
 @dataclass(frozen=True)

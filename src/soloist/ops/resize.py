@@ -1,4 +1,4 @@
-"""Soft masks to masks of another size: bilinear resizing as products of matrices."""
+"""Pictures and soft masks at other sizes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+from torchvision.transforms import v2
 
 from soloist.ops.masks import masks_to_boxes
+
+
+def reduced(pixels: NDArray[np.uint8], short_side: int) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 pixels at a short side; a smaller picture stays as it is."""
+    height, width = pixels.shape[:2]
+    scale = short_side / min(height, width)
+    if scale >= 1:
+        return pixels
+    size = [max(1, round(side * scale)) for side in (height, width)]
+    image = v2.functional.resize(torch.from_numpy(pixels).permute(2, 0, 1), size, antialias=True)
+    reduced: NDArray[np.uint8] = image.permute(1, 2, 0).numpy()
+    return reduced
 
 
 def linear_weights(size: int, *, padded: int, cropped: int, target: int) -> Tensor:
