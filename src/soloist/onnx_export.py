@@ -125,7 +125,10 @@ def export_onnx(segmenter: Segmenter, out: Path, *, overwrite: bool = False) -> 
         )
     config = _of_the_network(segmenter.config)
     if config != segmenter.config:
-        logger.info("the file gives the network's own masks: inference.masks becomes `network`")
+        logger.info(
+            "the file gives the network's own masks as they are: inference.masks becomes `network`, "
+            "inference.outline_radius 0"
+        )
     record = {"soloist": __version__, **solo_record(config, segmenter.categories)}
     proto = _described(_exported(_raw_network(segmenter), name), record)
     with atomic_path(out) as temporary:
@@ -182,7 +185,8 @@ def compare(
 
 def _of_the_network(config: Config) -> Config:
     """The configuration with the network's own masks, which is what is exported."""
-    return replace(config, inference=replace(config.inference, masks="network"))
+    own = replace(config.inference, masks="network", outline_radius=0.0)
+    return replace(config, inference=own)
 
 
 def _raw_network(segmenter: Segmenter) -> _Raw:

@@ -17,7 +17,7 @@ from soloist.ops.masks import masks_to_boxes
 from soloist.ops.resize import linear_weights, reduced, resized_masks
 from soloist.structures import Instances
 
-PICTURE_SIDE = 320
+PICTURE_SIDE = 256
 """Short side of the picture that outlines follow, in pixels."""
 CELLS = 64
 """Cells of the short side on which a mask and its surroundings are compared."""

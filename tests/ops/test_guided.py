@@ -29,7 +29,7 @@ def by_definition(maps: Tensor, guide: Tensor, radius: int) -> Tensor:
     return sums / counts
 
 
-@pytest.mark.parametrize("radius", [1, 3, 7])
+@pytest.mark.parametrize("radius", [1, 3, 5])
 def test_windows_are_fitted_by_least_squares(radius: int) -> None:
     generator = torch.Generator().manual_seed(0)
     guide = torch.rand(3, 16, 20, generator=generator)

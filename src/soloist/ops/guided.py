@@ -30,7 +30,7 @@ def guided_filter(maps: Tensor, guide: Tensor, radius: int) -> Tensor:
     if len(maps) == 0:
         return maps
     height, width = guide.shape[1:]
-    step = max(1, radius // LEAST_RADIUS)
+    step = max(1, round(radius / LEAST_RADIUS))
     size = (max(1, round(height / step)), max(1, round(width / step)))
     window = max(1, round(radius / step))
     colors, values = (
@@ -53,7 +53,12 @@ def guided_filter(maps: Tensor, guide: Tensor, radius: int) -> Tensor:
 
 def _means(maps: Tensor, radius: int) -> Tensor:
     """Means of (C, h, w) over the part of each square window that lies inside."""
-    side = 2 * radius + 1
-    # One axis after the other: the window of a corner is still a rectangle.
-    rows = functional.avg_pool2d(maps, (side, 1), 1, (radius, 0), count_include_pad=False)
-    return functional.avg_pool2d(rows, (1, side), 1, (0, radius), count_include_pad=False)
+    rows, columns = (_averaging(side, radius).to(maps) for side in maps.shape[1:])
+    return rows @ maps @ columns.T
+
+
+def _averaging(side: int, radius: int) -> Tensor:
+    """(side, side) matrix whose product with a line is its means over windows."""
+    places = torch.arange(side)
+    inside = (places[:, None] - places).abs() <= radius
+    return inside / inside.sum(dim=1, keepdim=True)
