@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from soloist.config import ExtractConfig
 from soloist.ops.masks import mask_iou, masks_to_boxes
-from soloist.refinement import follow_colors, refined, weigh_by_contrast
+from soloist.refinement import follow_colors, weigh_by_contrast
 from soloist.structures import Instances
 
 SIZE = (60, 80)
@@ -75,21 +74,13 @@ def test_an_object_scores_above_its_background() -> None:
     torch.testing.assert_close(weaker, (0.5 * scored.scores[0]).sqrt())
 
 
-def test_options_that_are_off_change_nothing() -> None:
+def test_zero_leaves_masks_and_scores() -> None:
     found = instances(disc(12))
-    assert refined(found, picture(disc(15)), torch.rand(4, 15, 20), ExtractConfig()) is found
-
-
-def test_both_options_do_both() -> None:
-    found, features = instances(disc(12)), torch.rand(4, 15, 20)
-    config = ExtractConfig(outline_radius=0.15, contrast_power=1.0)
-    wanted = weigh_by_contrast(follow_colors(found, picture(disc(15)), 0.15), features, 1.0)
-    both = refined(found, picture(disc(15)), features, config)
-    assert torch.equal(both.masks, wanted.masks)
-    assert torch.equal(both.scores, wanted.scores)
+    assert follow_colors(found, picture(disc(15)), 0.0) is found
+    assert weigh_by_contrast(found, torch.rand(4, 15, 20), 0.0) is found
 
 
 def test_nothing_found_stays_nothing() -> None:
     nothing = Instances.empty(SIZE)
-    config = ExtractConfig(outline_radius=0.1, contrast_power=1.0)
-    assert len(refined(nothing, picture(disc(15)), torch.rand(4, 15, 20), config)) == 0
+    assert len(follow_colors(nothing, picture(disc(15)), 0.1)) == 0
+    assert len(weigh_by_contrast(nothing, torch.rand(4, 15, 20), 1.0)) == 0

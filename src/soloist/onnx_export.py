@@ -126,8 +126,8 @@ def export_onnx(segmenter: Segmenter, out: Path, *, overwrite: bool = False) -> 
     config = _of_the_network(segmenter.config)
     if config != segmenter.config:
         logger.info(
-            "the file gives the network's own masks as they are: inference.masks becomes `network`, "
-            "inference.outline_radius 0"
+            "the file gives the network's own masks as they are: inference.masks becomes "
+            "`network`, inference.outline_radius 0"
         )
     record = {"soloist": __version__, **solo_record(config, segmenter.categories)}
     proto = _described(_exported(_raw_network(segmenter), name), record)

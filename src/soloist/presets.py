@@ -21,6 +21,7 @@ from soloist.config import (
     InferenceConfig,
     LossConfig,
     ModelConfig,
+    RegionConfig,
     SelfTrainingConfig,
     TrainConfig,
 )
@@ -121,9 +122,9 @@ SOLOIST = replace(
         proposals="regions",
         short_side=384,
         max_side=768,
-        outline_radius=0.03,
         contrast_power=0.3,
     ),
+    regions=RegionConfig(outline_radius=0.03),
     # Outlines of regions are good enough to be imitated, which is quicker to learn.
     loss=replace(
         TINY.loss,
@@ -150,7 +151,7 @@ SOLOIST = replace(
         max_side=768,
         nms_sigma=4.0,
         masks="regions",
-        outline_radius=0.03,
+        outline_radius=0.08,
     ),
     # The time of a round is worth more in one longer training.
     self_training=replace(TINY.self_training, rounds=0),

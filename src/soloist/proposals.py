@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from soloist.config import Config
+from soloist.config import Config, RegionConfig
 from soloist.cuts import cut_masks
 from soloist.free_mask import free_masks
 from soloist.ops.masks import mask_iou
-from soloist.refinement import refined
+from soloist.refinement import follow_colors, weigh_by_contrast
 from soloist.regions import region_masks
 from soloist.structures import Instances
 
@@ -55,21 +55,30 @@ class MaskProposer(Protocol):
 def propose(
     pixels: NDArray[np.uint8], features: Tensor, size: tuple[int, int], config: Config
 ) -> Instances:
-    """Masks by the proposer that `extract.proposals` names, refined; see `MaskProposer`."""
+    """Masks by the proposer that `extract.proposals` names; see `MaskProposer`."""
     found = PROPOSERS[config.extract.proposals](pixels, features, size, config)
-    return refined(found, pixels, features, config.extract)
+    return weigh_by_contrast(found, features, config.extract.contrast_power)
 
 
 def _free_masks(
-    _: NDArray[np.uint8], features: Tensor, size: tuple[int, int], config: Config
+    pixels: NDArray[np.uint8], features: Tensor, size: tuple[int, int], config: Config
 ) -> Instances:
-    return free_masks(features, size, config.free_mask)
+    found = free_masks(features, size, config.free_mask)
+    return follow_colors(found, pixels, config.free_mask.outline_radius)
 
 
 def _regions(
     pixels: NDArray[np.uint8], features: Tensor, size: tuple[int, int], config: Config
 ) -> Instances:
-    return region_masks(pixels, features, size, config.regions)
+    return region_proposals(pixels, features, size, config.regions)
+
+
+def region_proposals(
+    pixels: NDArray[np.uint8], features: Tensor, size: tuple[int, int], config: RegionConfig
+) -> Instances:
+    """Regions with the outlines that the options ask for; see `MaskProposer`."""
+    found = region_masks(pixels, features, size, config)
+    return follow_colors(found, pixels, config.outline_radius)
 
 
 def _regions_then_free_masks(

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from soloist.config import ExtractConfig
 from soloist.ops.features import unit_features
 from soloist.ops.guided import guided_filter
 from soloist.ops.masks import masks_to_boxes
@@ -25,39 +24,19 @@ SURROUNDINGS = 8
 """Cells around a mask that are its surroundings."""
 
 
-def refined(
-    found: Instances, pixels: NDArray[np.uint8], features: Tensor, config: ExtractConfig
-) -> Instances:
-    """Proposals as the options want them.
-
-    Args:
-        found: N instances.
-        pixels: (H', W', 3) uint8 RGB, perhaps reduced.
-        features: (C, h, w) float feature map of the whole image.
-        config: Options.
-
-    Returns:
-        At most N instances, best first.
-    """
-    if config.outline_radius > 0:
-        found = follow_colors(found, pixels, config.outline_radius)
-    if config.contrast_power > 0:
-        found = weigh_by_contrast(found, features, config.contrast_power)
-    return found
-
-
 def follow_colors(found: Instances, pixels: NDArray[np.uint8], radius: float) -> Instances:
     """Masks whose outlines are drawn to the edges of the picture by a guided filter.
 
     Args:
         found: N instances.
         pixels: (H', W', 3) uint8 RGB, perhaps reduced.
-        radius: Of the filter, as a share of the picture's short side, in (0, 1].
+        radius: Of the filter, as a share of the picture's short side, in [0, 1]; 0 leaves masks as
+            they are.
 
     Returns:
         At most N instances of the same scores and embeddings; masks that vanish are left out.
     """
-    if len(found) == 0:
+    if len(found) == 0 or radius == 0:
         return found
     picture = torch.from_numpy(reduced(pixels, PICTURE_SIDE)).to(found.masks.device)
     guide = picture.permute(2, 0, 1).float() / 255
@@ -85,12 +64,12 @@ def weigh_by_contrast(found: Instances, features: Tensor, power: float) -> Insta
     Args:
         found: N instances, masks not empty.
         features: (C, h, w) float feature map of the whole image.
-        power: Of the contrast; at least 0.
+        power: Of the contrast; at least 0, which leaves scores as they are.
 
     Returns:
         N instances, best first.
     """
-    if len(found) == 0:
+    if len(found) == 0 or power == 0:
         return found
     height, width = features.shape[1:]
     scale = CELLS / min(height, width)

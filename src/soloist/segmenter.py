@@ -31,9 +31,8 @@ from soloist.models.folding import for_prediction
 from soloist.models.solo import SOLO
 from soloist.pictures import draw_large
 from soloist.postprocess import postprocess
-from soloist.proposals import confirmed
+from soloist.proposals import confirmed, region_proposals
 from soloist.refinement import follow_colors
-from soloist.regions import region_masks
 from soloist.results import SHOWN_SIDE, Presentable, Source
 from soloist.structures import Instances
 
@@ -242,14 +241,12 @@ class Segmenter(
             config=options,
             strides=self.network.level_strides,
         )[0]
+        found = follow_colors(found, pixels, options.outline_radius)
+        if options.masks == "network":
+            return found
+        best = confirmed(self._regions(pixels, features, resized, size), found)
         options = self.config.inference
-        if options.masks == "regions":
-            found = confirmed(self._regions(pixels, features, resized, size), found)
-            found = found.filter(found.scores >= options.score_threshold)
-            found = found.top_k(options.max_per_image)
-        if options.outline_radius > 0:
-            found = follow_colors(found, pixels, options.outline_radius)
-        return found
+        return best.filter(best.scores >= options.score_threshold).top_k(options.max_per_image)
 
     @cached_property
     def _ready(self) -> SOLO:
@@ -281,7 +278,8 @@ class Segmenter(
         # What covers the padding is cut off, to the nearest cell.
         height, width = (max(1, round(side / strides[self._level])) for side in resized)
         own = features[self._level][0, :, :height, :width].float()
-        return region_masks(pixels, own, size, replace(self.config.regions, score_threshold=0.0))
+        every = replace(self.config.regions, score_threshold=0.0)
+        return region_proposals(pixels, own, size, every)
 
     @overload
     def predict(

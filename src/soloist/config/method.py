@@ -55,6 +55,9 @@ class FreeMaskConfig:
     """A mask's centre must lie lower than this share of the image's height (released)."""
     largest_part: bool = False
     """Keep only the largest connected part of each mask (ours)."""
+    outline_radius: float = 0.0
+    """Outlines follow the picture's colours by a guided filter of this radius, as a share of the
+    short side; 0 leaves them as they are (ours)."""
     embedding_size: int = 128
     """Queries are interpolated over channels to this many values (released)."""
     compat: Compat = "none"
@@ -71,6 +74,7 @@ class FreeMaskConfig:
         )
         at_least(1, self, "free_mask", "min_cells", "max_masks", "embedding_size")
         above_zero(self, "free_mask", "nms_sigma")
+        share(self, "free_mask", "outline_radius")
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,9 @@ class RegionConfig:
     """Least score (ours)."""
     max_masks: int = 20
     """Best masks kept (ours)."""
+    outline_radius: float = 0.0
+    """Outlines follow the picture's colours by a guided filter of this radius, as a share of the
+    short side; 0 leaves them as they are (ours)."""
     embedding_size: int = 128
     """Features are interpolated over channels to this many values (ours)."""
 
@@ -109,6 +116,7 @@ class RegionConfig:
         at_least(0, self, "regions", "feature_weight", "contrast_weight", "size_power")
         above_zero(self, "regions", "compactness")
         share(self, "regions", "border_factor", "least_area", "most_area", "nms_threshold")
+        share(self, "regions", "outline_radius")
 
 
 @dataclass(frozen=True)
@@ -144,16 +152,12 @@ class ExtractConfig:
     """Upper bound of the long side after resizing, in pixels (released)."""
     margin: int = 0
     """Pixels of mirrored border added before the backbone and cut off its feature map (ours)."""
-    outline_radius: float = 0.0
-    """Outlines follow the picture's colours by a guided filter of this radius, as a share of the
-    short side; 0 leaves them as they are (ours)."""
     contrast_power: float = 0.0
     """Scores are multiplied by this power of how unlike its surroundings a mask is (ours)."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "extract", "short_side", "max_side")
         at_least(0, self, "extract", "margin", "contrast_power")
-        share(self, "extract", "outline_radius")
 
 
 @dataclass(frozen=True)
@@ -329,7 +333,8 @@ class InferenceConfig:
     """`regions`: merged superpixels of the picture, ranked by what the network says of them, and
     behind them its masks that are none of those (ours)."""
     outline_radius: float = 0.0
-    """As `extract.outline_radius`, for the masks that are found (ours)."""
+    """The network's masks follow the picture's colours by a guided filter of this radius, as a
+    share of the short side; 0 leaves them as they are (ours)."""
     compat: Compat = "none"
     """`released`: its boxes, and its embeddings, which are scrambled (docs/fidelity.md)."""
 
