@@ -14,6 +14,7 @@ from soloist.free_mask import free_masks
 from soloist.ops.masks import mask_iou, masks_to_boxes
 from soloist.presets import override
 from soloist.proposals import PROPOSERS, confirmed, propose
+from soloist.refinement import follow_colors, weigh_by_contrast
 from soloist.regions import region_masks
 from soloist.structures import Instances
 
@@ -55,6 +56,19 @@ def test_both_are_the_regions_and_then_free_masks_that_are_none_of_them() -> Non
     added = both.filter(torch.arange(len(regions), len(both)))
     assert mask_iou(added.masks, regions.masks).max() <= CONFIG.regions.nms_threshold
     assert (both.scores.diff() <= 0).all()
+
+
+def test_outlines_and_scores_are_refined_if_wanted() -> None:
+    for name, section in (("free-mask", "free_mask"), ("regions", "regions")):
+        config = config_of(name)
+        plain = propose(SCENE.image, FEATURES, SIZE, config)
+        config = override(config, {section: {"outline_radius": 0.1}}, where="test")
+        sharp = propose(SCENE.image, FEATURES, SIZE, config)
+        assert torch.equal(sharp.masks, follow_colors(plain, SCENE.image, 0.1).masks)
+        assert not torch.equal(sharp.masks, plain.masks)
+        config = override(config, {"extract": {"contrast_power": 0.5}}, where="test")
+        ranked = propose(SCENE.image, FEATURES, SIZE, config)
+        assert torch.equal(ranked.scores, weigh_by_contrast(sharp, FEATURES, 0.5).scores)
 
 
 @pytest.mark.parametrize("name", sorted(PROPOSERS))

@@ -25,7 +25,8 @@ from soloist.data.images import read_image
 from soloist.errors import CheckpointError, ConfigError, DataError
 from soloist.ops.masks import mask_iou
 from soloist.presets import override
-from soloist.regions import region_masks
+from soloist.proposals import confirmed, region_proposals
+from soloist.refinement import follow_colors
 from soloist.segmenter import Result, Segmenter
 from soloist.structures import Instances
 
@@ -479,9 +480,9 @@ def test_masks_are_regions_in_the_order_the_network_gives_them(
 
     def noted(image: Any, features: torch.Tensor, size: tuple[int, int], config: Any) -> Instances:
         asked.append((features, size, config))
-        return region_masks(image, features, size, config)
+        return region_proposals(image, features, size, config)
 
-    monkeypatch.setattr("soloist.segmenter.region_masks", noted)
+    monkeypatch.setattr("soloist.segmenter.region_proposals", noted)
     # Of 70 x 90 pixels the network reads more, padded to 96 x 128: 6 x 8 cells.
     options = {"inference": {"short_side": 70, "max_side": 90}}
     ranking.config = override(ranking.config, options, where="test")
@@ -489,11 +490,39 @@ def test_masks_are_regions_in_the_order_the_network_gives_them(
     ((features, size, config),) = asked
     assert features.shape[1:] == (4, 6)
     assert (size, config.score_threshold, config.superpixels) == ((70, 90), 0.0, 40)
-    regions = region_masks(pixels, features, size, config)
+    regions = region_proposals(pixels, features, size, config)
     same = mask_iou(found.masks, regions.masks).amax(dim=1) == 1
     assert 0 < int(same.sum()) <= len(regions)
     assert (found.scores.diff() <= 0).all()
     torch.testing.assert_close(found.embeddings.norm(dim=1), torch.ones(len(found)))
+
+
+def test_outlines_follow_the_colors_if_wanted(
+    ranking: Segmenter, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"inference": {"masks": "network", "max_per_image": 100}}
+    ranking.config = override(ranking.config, own, where="test")
+    plain = ranking(pixels, (70, 90))
+    options = {"inference": {"outline_radius": 0.1}, "regions": {"outline_radius": 0.05}}
+    ranking.config = override(ranking.config, options, where="test")
+    wanted = follow_colors(plain, pixels, 0.1)
+    assert not torch.equal(plain.masks, wanted.masks)
+    assert torch.equal(ranking(pixels, (70, 90)).masks, wanted.masks)
+    # Regions are confirmed by such masks, and have outlines of their own.
+    seen: list[Instances] = []
+
+    def noted(proposals: Instances, found: Instances) -> Instances:
+        seen[:] = [proposals, found]
+        return confirmed(proposals, found)
+
+    monkeypatch.setattr("soloist.segmenter.confirmed", noted)
+    ranking.config = override(ranking.config, {"inference": {"masks": "regions"}}, where="test")
+    assert len(ranking(pixels, (70, 90))) > 0
+    assert torch.equal(seen[1].masks, wanted.masks)
+    ranking.config = override(ranking.config, {"regions": {"outline_radius": 0.0}}, where="test")
+    regions = seen[0]
+    ranking(pixels, (70, 90))
+    assert torch.equal(follow_colors(seen[0], pixels, 0.05).masks, regions.masks)
 
 
 def test_ranked_regions_keep_their_limits(ranking: Segmenter, pixels: NDArray[np.uint8]) -> None:
