@@ -189,7 +189,6 @@ def test_the_preset_soloist_is_tiny_with_what_is_not_in_the_paper() -> None:
         "extract.short_side",
         "extract.max_side",
         "extract.contrast_power",
-        "regions.outline_radius",
         "loss.max_projection",
         "loss.avg_projection",
         "loss.pairwise_affinity",
@@ -205,7 +204,6 @@ def test_the_preset_soloist_is_tiny_with_what_is_not_in_the_paper() -> None:
         "inference.short_side",
         "inference.max_side",
         "inference.nms_sigma",
-        "inference.outline_radius",
         "self_training.rounds",
     }
     assert PRESETS["soloist"].extract.proposals == "regions"

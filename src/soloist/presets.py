@@ -21,7 +21,6 @@ from soloist.config import (
     InferenceConfig,
     LossConfig,
     ModelConfig,
-    RegionConfig,
     SelfTrainingConfig,
     TrainConfig,
 )
@@ -124,7 +123,6 @@ SOLOIST = replace(
         max_side=768,
         contrast_power=0.3,
     ),
-    regions=RegionConfig(outline_radius=0.03),
     # Outlines of regions are good enough to be imitated, which is quicker to learn.
     loss=replace(
         TINY.loss,
@@ -151,7 +149,6 @@ SOLOIST = replace(
         max_side=768,
         nms_sigma=4.0,
         masks="regions",
-        outline_radius=0.08,
     ),
     # The time of a round is worth more in one longer training.
     self_training=replace(TINY.self_training, rounds=0),

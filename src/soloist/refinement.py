@@ -41,16 +41,15 @@ def follow_colors(found: Instances, pixels: NDArray[np.uint8], radius: float) ->
     picture = torch.from_numpy(reduced(pixels, PICTURE_SIDE)).to(found.masks.device)
     guide = picture.permute(2, 0, 1).float() / 255
     size = (guide.shape[1], guide.shape[2])
-    soft = torch.cat(
-        # One at a time: masks have the size of the original.
-        [functional.interpolate(one[None, None].float(), size, mode="area") for one in found.masks]
-    )[:, 0]
-    soft = guided_filter(soft, guide, max(1, round(radius * min(size))))
-    row_weights, column_weights = (
-        linear_weights(one, padded=one, cropped=one, target=other)
-        for one, other in zip(size, found.image_size, strict=True)
-    )
-    masks = resized_masks(soft, row_weights, column_weights, 0.5)
+    soft = guided_filter(found.masks, guide, max(1, round(radius * min(size))))
+    if size == found.image_size:
+        masks = soft > 0.5
+    else:
+        row_weights, column_weights = (
+            linear_weights(one, padded=one, cropped=one, target=other)
+            for one, other in zip(size, found.image_size, strict=True)
+        )
+        masks = resized_masks(soft, row_weights, column_weights, 0.5)
     refined = replace(found, masks=masks, boxes=masks_to_boxes(masks))
     return refined.filter(masks.flatten(1).any(dim=1))
 

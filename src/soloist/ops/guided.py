@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+
+from soloist.ops.resize import linear_weights
 
 EPSILON = 1e-3
 """Variance of colours in [0, 1] under which a window counts as flat."""
@@ -20,35 +21,41 @@ def guided_filter(maps: Tensor, guide: Tensor, radius: int) -> Tensor:
     so that the time does not grow with the radius.
 
     Args:
-        maps: (N, H, W) float32.
+        maps: (N, H', W') bool or float32, of the whole picture at any size.
         guide: (3, H, W) float32 colours in [0, 1].
-        radius: Of the square windows, in pixels; at least 1.
+        radius: Of the square windows, in pixels of the guide; at least 1.
 
     Returns:
         (N, H, W) float32, which may leave the range of the maps a little.
     """
-    if len(maps) == 0:
-        return maps
     height, width = guide.shape[1:]
     step = max(1, round(radius / LEAST_RADIUS))
     size = (max(1, round(height / step)), max(1, round(width / step)))
-    window = max(1, round(radius / step))
-    colors, values = (
-        functional.interpolate(one[None], size, mode="area")[0] for one in (guide, maps)
+    slopes, offsets = _models(_reduced(maps, size), _reduced(guide, size), round(radius / step))
+    rows, columns = (
+        linear_weights(few, padded=many, cropped=many, target=many).to(guide)
+        for few, many in zip(size, (height, width), strict=True)
     )
-    mean_colors, mean_values = _means(colors, window), _means(values, window)  # (3 | N, h, w)
-    products = _means((colors[:, None] * colors).flatten(0, 1), window).view(3, 3, *size)
+    filtered = guide.new_empty((len(maps), height, width))
+    for number, out in enumerate(filtered):  # one at a time stays in the cache
+        torch.matmul(rows.T @ offsets[number], columns, out=out)
+        for slope, color in zip(rows.T @ slopes[number] @ columns, guide, strict=True):
+            out.addcmul_(slope, color)
+    return filtered
+
+
+def _models(values: Tensor, colors: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+    """Slopes (N, 3, h, w) and offsets (N, h, w) of (N, h, w) maps over (3, h, w) colours."""
+    size = colors.shape[1:]
+    mean_colors, mean_values = _means(colors, radius), _means(values, radius)
+    products = _means((colors[:, None] * colors).flatten(0, 1), radius).view(3, 3, *size)
     covariance = (products - mean_colors[:, None] * mean_colors).permute(2, 3, 0, 1)
     covariance = covariance + EPSILON * torch.eye(3).to(covariance)
-    shared = _means((colors[:, None] * values).flatten(0, 1), window).view(3, -1, *size)
+    shared = _means((colors[:, None] * values).flatten(0, 1), radius).view(3, -1, *size)
     shared = (shared - mean_colors[:, None] * mean_values).permute(2, 3, 0, 1)  # (h, w, 3, N)
-    slopes = torch.linalg.solve(covariance, shared).permute(3, 2, 0, 1)  # (N, 3, h, w)
+    slopes = torch.linalg.solve(covariance, shared).permute(3, 2, 0, 1)
     offsets = mean_values - (slopes * mean_colors).sum(dim=1)
-    models = _means(torch.cat([slopes, offsets[:, None]], dim=1).flatten(0, 1), window)
-    models = functional.interpolate(
-        models[None], (height, width), mode="bilinear", align_corners=False
-    )[0].view(-1, 4, height, width)
-    return (models[:, :3] * guide).sum(dim=1) + models[:, 3]
+    return _means(slopes.flatten(0, 1), radius).view(slopes.shape), _means(offsets, radius)
 
 
 def _means(maps: Tensor, radius: int) -> Tensor:
@@ -61,4 +68,22 @@ def _averaging(side: int, radius: int) -> Tensor:
     """(side, side) matrix whose product with a line is its means over windows."""
     places = torch.arange(side)
     inside = (places[:, None] - places).abs() <= radius
+    return inside / inside.sum(dim=1, keepdim=True)
+
+
+def _reduced(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, H, W) bool or float as (N, h, w) float32: means of the pixels each new one covers."""
+    rows, columns = (
+        _covering(many, few).to(maps.device) for many, few in zip(maps.shape[1:], size, strict=True)
+    )
+    small = rows.new_empty((len(maps), *size))
+    for one, out in zip(maps, small, strict=True):
+        torch.matmul(rows @ one.float(), columns.T, out=out)
+    return small
+
+
+def _covering(many: int, few: int) -> Tensor:
+    """(few, many) matrix whose product with a line is its means over so many parts."""
+    places, parts = torch.arange(many), torch.arange(few)[:, None]
+    inside = (places >= parts * many // few) & (places < -(-(parts + 1) * many // few))
     return inside / inside.sum(dim=1, keepdim=True)
