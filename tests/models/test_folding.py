@@ -23,6 +23,8 @@ def solo(backbone: Backbone) -> SOLO:
     )
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             nn.init.normal_(module.running_mean)
             nn.init.uniform_(module.running_var, 0.5, 2)
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -62,8 +64,9 @@ def test_weights_are_kept_in_the_precision_of_products() -> None:
     assert found.dtype == usual.dtype == torch.bfloat16
     error, usual_error = ((one.float() - wanted).norm() for one in (found, usual))
     assert error < 1.2 * usual_error
-    assert ready.backbone.network.conv1.weight.dtype == torch.bfloat16
-    assert network.backbone.network.conv1.weight.dtype == torch.float32
+    kept = {one.weight.dtype for one in ready.modules() if isinstance(one, nn.Conv2d)}
+    assert kept == {torch.bfloat16}
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
 
 
 class Undecided(nn.Module):

@@ -30,11 +30,11 @@ def test_masks_are_cut_from_two_interpolations(
     step = functional.interpolate(soft_masks[None], padded, mode="bilinear")
     step = step[..., : cropped[0], : cropped[1]]
     resized = functional.interpolate(step, target, mode="bilinear")[0]
-    weights = [
+    rows, columns = (
         linear_weights(size[i], padded=padded[i], cropped=cropped[i], target=target[i])
         for i in range(2)
-    ]
-    masks = resized_masks(soft_masks, *weights, threshold)
+    )
+    masks = resized_masks(soft_masks, rows, columns, threshold)
     unsure = (resized - threshold).abs() < 1e-6
     assert unsure.float().mean() < 0.01
     assert torch.equal(masks | unsure, (resized > threshold) | unsure)
@@ -43,8 +43,8 @@ def test_masks_are_cut_from_two_interpolations(
 
 @pytest.mark.parametrize(("inclusive", "pixels"), [(False, 0), (True, 30)])
 def test_what_is_at_the_threshold_is_foreground_if_wanted(inclusive: bool, pixels: int) -> None:
-    weights = [linear_weights(4, padded=4, cropped=4, target=side) for side in (5, 6)]
-    masks = resized_masks(torch.full((1, 4, 4), 0.5), *weights, 0.5, inclusive=inclusive)
+    rows, columns = (linear_weights(4, padded=4, cropped=4, target=side) for side in (5, 6))
+    masks = resized_masks(torch.full((1, 4, 4), 0.5), rows, columns, 0.5, inclusive=inclusive)
     assert masks.shape == (1, 5, 6)
     assert masks.sum() == pixels
 
