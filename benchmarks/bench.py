@@ -48,7 +48,7 @@ def main(
     out: Path = Path("runs/bench"),
     accept: bool = False,
 ) -> int:
-    """Measures and prints the tables; 1 if a ratio has grown.
+    """Measures and prints the tables; 1 if a ratio has grown, 2 if a case is unknown.
 
     Args:
         threads: Numbers of threads.
@@ -56,6 +56,10 @@ def main(
         out: Folder for bench.json and bench.md.
         accept: Write the ratios as those to compare with, instead of comparing.
     """
+    unknown = [name for name in cases if name not in CASES]
+    if unknown:
+        print(f"--cases must be of {', '.join(CASES)}; got {', '.join(unknown)}", file=sys.stderr)
+        return 2
     results = []
     for count in threads:
         ceilings = _child("ceilings", count)
