@@ -57,6 +57,7 @@ SET_ASIDE = {
         "beyond-the-paper.md",
         "soloist fit runs/train-scenes",
     ): "minutes; tests/test_self_training.py",
+    ("beyond-the-paper.md", "soloist pretrain ../shared"): "needs the stamps benchmark",
     ("beyond-the-paper.md", "python -c"): "40 scenes; tests/data/test_scenes.py",
     ("choosing-a-backbone.md", "soloist backbones"): "minutes; tests/test_backbone_list.py",
     ("choosing-a-backbone.md", "soloist fit"): "downloads weights",

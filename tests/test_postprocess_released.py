@@ -122,9 +122,10 @@ def test_the_steps_of_inference_equal_the_released_code(reference: Reference, pr
     config = OPTION_SETS[prefix].config
     cells = candidates(reference)
     places, labels = (cells.scores > config.category_threshold).nonzero(as_tuple=True)
-    small, areas, confidences = postprocess_module._masks_of(
-        cells.kernels[places], tensor(reference, "seg_preds")[0], config.mask_threshold
+    soft_masks = postprocess_module._SoftMasks(
+        cells.kernels[places], tensor(reference, "seg_preds")[0]
     )
+    small, areas, confidences = postprocess_module._masks_of(soft_masks, config.mask_threshold)
     objectness = cells.scores[places, labels]
     scores = objectness * confidences
     large = areas > cells.strides[places]

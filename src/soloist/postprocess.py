@@ -141,7 +141,8 @@ def select_instances(
         )
         cells, labels = eligible.nonzero(as_tuple=True)
         kernels = candidates.kernels[cells].float()
-        masks, areas, confidences = _masks_of(kernels, mask_features, config.mask_threshold)
+        soft_masks = _SoftMasks(kernels, mask_features)
+        masks, areas, confidences = _masks_of(soft_masks, config.mask_threshold)
         scores = candidates.scores[cells, labels].float() * confidences
         large = areas > candidates.strides[cells]
         best = _best_first(scores, large & (scores >= config.score_threshold))
@@ -149,9 +150,7 @@ def select_instances(
         decayed = _suppressed(masks[best], scores[best], labels[best], config)
         kept = _best_first(decayed, decayed >= config.score_threshold)[: config.max_per_image]
         best, scores = best[kept], decayed[kept]
-        masks = _full_size_masks(
-            kernels[best], mask_features, input_size, original_size, config.mask_threshold
-        )
+        masks = _full_size_masks(soft_masks, best, input_size, original_size, config.mask_threshold)
         if config.largest_part:
             masks = largest_parts(masks)
         instances = Instances(
@@ -199,45 +198,57 @@ def _best_first(scores: Tensor, keep: Tensor) -> Tensor:
     return indices[torch.argsort(scores[indices], descending=True, stable=True)]
 
 
-def _soft_masks(kernels: Tensor, mask_features: Tensor) -> Tensor:
-    """Dynamic 1x1 convolution of (D, h, w) with (N, D): (N, h, w) in [0, 1]."""
-    logits = kernels @ mask_features.flatten(1)
-    return logits.sigmoid_().view(-1, *mask_features.shape[1:])
+class _SoftMasks:
+    """Soft masks of candidates, made when they are read; few are kept.
+
+    Args:
+        kernels: (N, D) float32.
+        mask_features: (D, h, w) float32.
+    """
+
+    def __init__(self, kernels: Tensor, mask_features: Tensor) -> None:
+        self.count = len(kernels)
+        self.size = (mask_features.shape[1], mask_features.shape[2])
+        self._kernels, self._features = kernels, mask_features.flatten(1)
+        self._kept = self._made(kernels) if self.count <= _CHUNK else None
+
+    def __getitem__(self, which: Tensor | slice) -> Tensor:
+        """(n, h, w) in [0, 1] of some candidates."""
+        if self._kept is not None:
+            return self._kept[which]
+        return self._made(self._kernels[which])
+
+    def _made(self, kernels: Tensor) -> Tensor:
+        """Dynamic 1x1 convolution."""
+        return (kernels @ self._features).sigmoid_().view(-1, *self.size)
 
 
-def _masks_of(
-    kernels: Tensor, mask_features: Tensor, threshold: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _masks_of(soft_masks: _SoftMasks, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
     """Masks (N, h, w) bool of candidates with their areas (N,) and maskness (N,), in chunks."""
-    n, device = len(kernels), kernels.device
-    masks = torch.zeros((n, *mask_features.shape[1:]), dtype=torch.bool, device=device)
-    areas, confidences = torch.zeros(n, device=device), torch.zeros(n, device=device)
-    for start in range(0, n, _CHUNK):
-        chunk = slice(start, start + _CHUNK)
-        soft_masks = _soft_masks(kernels[chunk], mask_features)
-        torch.gt(soft_masks, threshold, out=masks[chunk])
-        areas[chunk] = mask_areas(masks[chunk])
-        confidences[chunk] = mean_inside(soft_masks, masks[chunk])
+    chunks = []
+    for start in range(0, max(1, soft_masks.count), _CHUNK):
+        soft = soft_masks[start : start + _CHUNK]
+        masks = soft > threshold
+        chunks.append((masks, mask_areas(masks), mean_inside(soft, masks)))
+    masks, areas, confidences = map(torch.cat, zip(*chunks, strict=True))
     return masks, areas, confidences
 
 
 def _full_size_masks(
-    kernels: Tensor,
-    mask_features: Tensor,
+    soft_masks: _SoftMasks,
+    which: Tensor,
     input_size: tuple[int, int],
     original_size: tuple[int, int],
     threshold: float,
 ) -> Tensor:
-    """Masks (N, H, W) bool at the original size, in chunks."""
+    """Masks (n, H, W) bool of some candidates at the original size, in chunks."""
     row_weights, column_weights = (
         linear_weights(side, padded=side * _MASK_STRIDE, cropped=cropped, target=target)
-        for side, cropped, target in zip(
-            mask_features.shape[1:], input_size, original_size, strict=True
-        )
+        for side, cropped, target in zip(soft_masks.size, input_size, original_size, strict=True)
     )
-    masks = torch.zeros((len(kernels), *original_size), dtype=torch.bool, device=kernels.device)
-    for start in range(0, len(kernels), _CHUNK):
+    masks = torch.zeros((len(which), *original_size), dtype=torch.bool, device=which.device)
+    for start in range(0, len(which), _CHUNK):
         chunk = slice(start, start + _CHUNK)
-        soft_masks = _soft_masks(kernels[chunk], mask_features)
-        masks[chunk] = resized_masks(soft_masks, row_weights, column_weights, threshold)
+        soft = soft_masks[which[chunk]]
+        masks[chunk] = resized_masks(soft, row_weights, column_weights, threshold)
     return masks
