@@ -79,11 +79,11 @@ def failures(truth: CocoFile, found: CocoFile) -> Iterator[Example]:
     for image in truth.images:
         true = [one.rle for one in truth.annotations[image.id]]
         own = best(found, by_name.get(image.file_name))
-        if not true or not own:
-            continue
-        overlap = Overlap.of(true, own)
-        kinds = [overlap.object_kind(number) for number in range(len(true))]
-        kinds += [overlap.mask_kind(number)[0] for number in range(min(len(own), len(true)))]
+        kinds = ["missed"] * len(true)
+        if true and own:
+            overlap = Overlap.of(true, own)
+            kinds = [overlap.object_kind(number) for number in range(len(true))]
+            kinds += [overlap.mask_kind(number)[0] for number in range(min(len(own), len(true)))]
         for number, (kind, rle) in enumerate(zip(kinds, [*true, *own], strict=False)):
             of_masks = number >= len(true)
             if of_masks == (kind in ("part", "background")):
