@@ -180,7 +180,7 @@ def test_keys_lead_from_picture_to_picture_and_into_one(live: Live) -> None:
     page.keyboard.press("Escape")
     assert not page.locator("#closer").is_visible()
     # A dialog tells the page that it has closed a moment after it has.
-    page.wait_for_function(f"{focused} === 'c.png'")
+    page.locator("article h3 button:focus", has_text="c.png").wait_for()
     assert live.complaints == []
 
 
