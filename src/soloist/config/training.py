@@ -35,7 +35,8 @@ class TrainConfig:
     frozen_stages: int = 0
     """Stages of the backbone, its stem first, that are not trained (released: none)."""
     compile: bool = False
-    """Compile the network by torch.compile; needs a C++ compiler and `augment.crop_size` (ours)."""
+    """Compile the network by torch.compile: slower on a CPU, not measured on a GPU; needs a C++
+    compiler and `augment.crop_size` (ours)."""
     log_every: int = 20
     """Steps between lines of metrics.jsonl."""
     checkpoint_every: int = 500
