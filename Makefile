@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # Every package of the environment, with its version and hashes.
 LOCK := requirements-dev.txt
 # Processes, shards and Ray, whose tests kill workers too.
-FAULTY := $(addprefix tests/engine/test_,distributed.py label_shards.py on_ray.py)
+FAULTY := $(addprefix tests/,runtime/test_distributed.py inference/test_label_shards.py inference/test_on_ray.py)
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
 
 .PHONY: help setup demo test faults bench check format lock licences docs dist clean

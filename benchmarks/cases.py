@@ -18,30 +18,27 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import soloist
 from soloist.config import Config, FreeMaskConfig
-from soloist.data.coco import (
-    CocoImage,
-    encode_masks,
-    instances_to_annotations,
-    load_coco,
-    write_coco,
-)
+from soloist.config.presets import load_config
+from soloist.data.coco.read import load_coco
+from soloist.data.coco.rle import encode_masks
+from soloist.data.coco.types import CocoImage
+from soloist.data.coco.write import instances_to_annotations, write_coco
 from soloist.data.images import read_with_size
 from soloist.data.scenes import make_scene, write_scenes
 from soloist.data.sources import find_images
-from soloist.data.views import View
-from soloist.engine.build import build_solo, normalize
-from soloist.engine.extract import FreeMaskExtractor
-from soloist.engine.pretrain import build_densecl
-from soloist.engine.runtime import Runtime, choose_runtime
-from soloist.engine.schedule import make_optimizer
-from soloist.engine.train import AveragedWeights, batch_losses, set_training_mode
-from soloist.engine.train_data import TrainBatch, TrainBatches, collate
 from soloist.free_mask import free_masks
 from soloist.losses import FreeSOLOCriterion
+from soloist.models.build import build_solo, normalize
 from soloist.models.folding import for_prediction
 from soloist.postprocess import Candidates, select_instances
-from soloist.presets import load_config
+from soloist.proposals.extract import FreeMaskExtractor
+from soloist.runtime.device import Runtime, choose_runtime
 from soloist.structures import Instances
+from soloist.training.data.train_data import TrainBatch, TrainBatches, collate
+from soloist.training.data.views import View
+from soloist.training.pretrain import build_densecl
+from soloist.training.schedule import make_optimizer
+from soloist.training.train import AveragedWeights, batch_losses, set_training_mode
 
 Ceiling = Literal["float32 products", "bfloat16 products", "memory copies", "backbone"]
 

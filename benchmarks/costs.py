@@ -18,8 +18,8 @@ from cyclopts import App
 from torch.utils.flop_counter import FlopCounterMode
 
 from soloist.config import Config
-from soloist.engine.build import build_backbone, build_solo
-from soloist.presets import load_config
+from soloist.config.presets import load_config
+from soloist.models.build import build_backbone, build_solo
 
 SETS = {"COCO train2017 and unlabeled2017": 241_000, "ten million images": 10_000_000}
 GPU_PEAK = 989e12

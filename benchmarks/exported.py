@@ -22,10 +22,10 @@ from cyclopts import App
 from numpy.typing import NDArray
 
 import soloist
-from soloist import onnx_runtime
 from soloist.data.scenes import make_scene
-from soloist.engine.build import normalize
-from soloist.onnx_export import compare
+from soloist.inference.onnx import runtime as onnx_runtime
+from soloist.inference.onnx.export import compare
+from soloist.models.build import normalize
 
 SEED = 5
 TIMED = 5

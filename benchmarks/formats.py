@@ -22,10 +22,11 @@ import numpy as np
 from cyclopts import App
 from numpy.typing import NDArray
 
-from soloist.data.coco import CocoFile, decode_mask
-from soloist.exports.export import export
-from soloist.exports.options import ExportOptions, FormatName
-from soloist.exports.source import read_source
+from soloist.data.coco.rle import decode_mask
+from soloist.data.coco.types import CocoFile
+from soloist.data.exports.export import export
+from soloist.data.exports.options import ExportOptions, FormatName
+from soloist.data.exports.source import read_source
 
 Mask = NDArray[np.bool_]
 Read = Iterator[tuple[int, Mask]]

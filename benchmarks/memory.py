@@ -21,8 +21,8 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from soloist.charts import line_chart_svg
 from soloist.data.scenes import write_scenes
+from soloist.report.charts import line_chart_svg
 
 COUNTS = (100, 500, 1000, 2500, 5000)
 SCENES, LONG_SIDE = 8, 160

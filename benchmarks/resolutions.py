@@ -21,13 +21,15 @@ import torch
 from cyclopts import App, Parameter
 
 import soloist
-from soloist.data.coco import CocoImage, instances_to_annotations, load_coco, write_coco
+from soloist.config.presets import load_config
+from soloist.data.coco.read import load_coco
+from soloist.data.coco.types import CocoImage
+from soloist.data.coco.write import instances_to_annotations, write_coco
 from soloist.data.images import read_image
 from soloist.data.sources import find_images
-from soloist.engine.extract import FreeMaskExtractor
-from soloist.engine.runtime import choose_runtime
 from soloist.free_mask import free_masks
-from soloist.presets import load_config
+from soloist.proposals.extract import FreeMaskExtractor
+from soloist.runtime.device import choose_runtime
 
 SHORT_SIDES = [192, 224, 256, 288, 320, 384, 448]
 EXTRACTION_SIDES = [192, 288, 384, 576, 800]

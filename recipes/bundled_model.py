@@ -17,7 +17,7 @@ from pathlib import Path
 from cyclopts import App
 from free_photographs import main as take_photographs
 
-from soloist.checkpoints import load_tensors, save_tensors
+from soloist.checkpoints.files import load_tensors, save_tensors
 from soloist.data.scenes import write_scenes
 
 WEIGHTS = Path(__file__).parents[1] / "src" / "soloist" / "weights"

@@ -22,15 +22,17 @@ from torch import Tensor, nn
 
 from soloist.checkpoints.names import to_detectron2
 from soloist.config import BackboneConfig, Config, ModelConfig
-from soloist.data.coco import CocoImage, encode_masks, write_coco
+from soloist.config.presets import PRESETS, load_config, override
+from soloist.data.coco.rle import encode_masks
+from soloist.data.coco.types import CocoImage
+from soloist.data.coco.write import write_coco
 from soloist.data.scenes import write_scenes
-from soloist.engine.build import build_solo, save_solo
-from soloist.engine.runtime import Runtime
+from soloist.inference.onnx.export import export_onnx
+from soloist.inference.segmenter import load
 from soloist.models import SOLO
+from soloist.models.build import build_solo, save_solo
 from soloist.models.heads import CategoryBranch, KernelBranch, MaskFeatureBranch
-from soloist.onnx_export import export_onnx
-from soloist.presets import PRESETS, load_config, override
-from soloist.segmenter import load
+from soloist.runtime.device import Runtime
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 OWN_GOLDENS = Path(__file__).parent / "goldens"

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from soloist.config import Config, LossConfig
+from soloist.config.presets import override, supervised
 from soloist.losses import FreeSOLOCriterion
 from soloist.ops.affinity import neighbors
-from soloist.presets import override, supervised
 from soloist.structures import GridTargets, LevelTargets, SOLOOutputs
 from soloist.targets import grid_targets
 

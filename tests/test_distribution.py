@@ -20,7 +20,7 @@ import pytest
 from packaging.metadata import Metadata
 
 import soloist
-from soloist.data.coco import load_coco
+from soloist.data.coco.read import load_coco
 from soloist.data.scenes import write_scenes
 
 pytest.importorskip("hatchling", reason="the build back end is absent: make setup")

@@ -1,7 +1,7 @@
 """Every command, block of Python and link of the documents is tried, or set aside with a reason.
 
 Two pages have tests of their own, since they need whole data sets: tests/test_reproduce_coco.py and
-tests/datasets/test_page.py.
+tests/data/datasets/test_page.py.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from tests.documents import DOCS, PAGES, ROOT, blocks, shell_commands, soloist_a
 
 from soloist.cli import app, run_command
 from soloist.cli.runs import DONE, SOME_FAILED
-from soloist.data.coco import load_coco
+from soloist.data.coco.read import load_coco
 from soloist.data.images import read_image
 from soloist.data.scenes import write_scenes
-from soloist.engine.video_files import VideoWriter
-from soloist.segmenter import BUNDLED
+from soloist.inference.segmenter import BUNDLED
+from soloist.inference.video_files import VideoWriter
 
 OWN_TESTS = {"datasets.md", "reproduce-coco.md"}
 TUTORIAL = "tutorial.md"
@@ -49,26 +49,26 @@ TINY = {"fit", "masks", "pretrain", "train"}
 INSTEAD = {("fit", "--budget"): "5s", ("cluster", "--groups"): "2", ("cluster", "--min-score"): "0"}
 # What is not run at all, by page and beginning. A command of Soloist's is parsed all the same.
 SET_ASIDE = {
-    ("app.md", "soloist app"): "a server; tests/app starts it",
-    ("beyond-the-paper.md", "soloist masks"): "40 scenes; tests/test_proposals.py",
+    ("app.md", "soloist app"): "a server; tests/cli/studio starts it",
+    ("beyond-the-paper.md", "soloist masks"): "40 scenes; tests/proposals/test_propose.py",
     ("beyond-the-paper.md", "soloist predict ../shared"): "needs the stamps benchmark",
-    ("beyond-the-paper.md", "soloist eval"): "40 scenes; tests/engine/test_evaluate.py",
+    ("beyond-the-paper.md", "soloist eval"): "40 scenes; tests/evaluation/test_evaluate.py",
     (
         "beyond-the-paper.md",
         "soloist fit runs/train-scenes",
-    ): "minutes; tests/test_self_training.py",
+    ): "minutes; tests/training/test_self_training.py",
     ("beyond-the-paper.md", "soloist pretrain ../shared"): "needs the stamps benchmark",
     ("beyond-the-paper.md", "python -c"): "40 scenes; tests/data/test_scenes.py",
-    ("choosing-a-backbone.md", "soloist backbones"): "minutes; tests/test_backbone_list.py",
+    ("choosing-a-backbone.md", "soloist backbones"): "minutes; tests/models/test_backbone_list.py",
     ("choosing-a-backbone.md", "soloist fit"): "downloads weights",
     ("finetune.md", "soloist finetune-table"): "36 trainings; tests/experiments",
     ("finetune.md", "soloist finetune labels.json"): "tests/cli/test_finetuning.py",
-    ("onnx.md", "soloist export"): "a minute; tests/test_onnx_export.py",
+    ("onnx.md", "soloist export"): "a minute; tests/inference/onnx/test_export.py",
     ("MODEL_CARD.md", "soloist"): "needs the stamps benchmark",
     ("quality.md", "soloist estimate runs/scenes"): "needs the stamps benchmark",
     ("quality.md", "soloist estimate ../shared"): "needs the stamps benchmark",
     ("report.md", "soloist report runs/mine"): "tests/cli/test_cli.py",
-    ("report.md", "soloist report shards"): "tests/test_prediction_report.py",
+    ("report.md", "soloist report shards"): "tests/report/test_predictions.py",
     ("report.md", "ls "): "needs the stamps benchmark",
     ("report.md", "soloist masks list.txt"): "needs the stamps benchmark",
     ("report.md", "soloist report free.json"): "needs the stamps benchmark",
@@ -79,7 +79,7 @@ SET_ASIDE = {
     (
         "scale.md",
         "soloist predict /shared/photos --model /shared/runs",
-    ): "tests/engine/test_on_ray.py",
+    ): "tests/inference/test_on_ray.py",
     ("semantics.md", "soloist cluster runs/"): "needs the stamps benchmark",
     ("weights.md", "soloist"): "needs released files; tests/cli, tests/checkpoints",
 }
@@ -87,7 +87,7 @@ SET_ASIDE = {
 PLACEHOLDERS = {"OPTIONS": "", "WEIGHT": "0.5", "ROUND": "0", "K": "4", "STEPS": "5"}
 # Blocks of Python that are only read, by page and beginning.
 PYTHON_SET_ASIDE = {
-    ("weights.md", "segmenter = soloist.load"): "publishes on the hub; tests/hub",
+    ("weights.md", "segmenter = soloist.load"): "publishes on the hub; tests/checkpoints",
     ("weights.md", "import soloist"): "needs released files; tests/checkpoints",
     ("weights.md", "state = soloist.load"): "tests/models/test_backbones.py",
 }

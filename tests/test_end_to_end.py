@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import soloist
-from soloist.data.coco import CocoImage, instances_to_annotations, load_coco, write_coco
+from soloist.data.coco.read import load_coco
+from soloist.data.coco.types import CocoImage
+from soloist.data.coco.write import instances_to_annotations, write_coco
 from soloist.models.backbone_weights import BUNDLED_FILE
 from soloist.ops.masks import masks_to_boxes
 from soloist.structures import Instances

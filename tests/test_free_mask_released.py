@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from soloist import free_mask
 from soloist.config import FreeMaskConfig
-from soloist.data.rle import encode_masks
+from soloist.data.coco.rle import encode_masks
 from soloist.free_mask import free_masks
 from soloist.ops.masks import extents, mask_areas
 from soloist.ops.nms import matrix_nms

@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from soloist.config import Config, FreeMaskConfig, InferenceConfig, ModelConfig
-from soloist.data.views import View
-from soloist.engine.train import batch_losses
-from soloist.engine.train_data import collate
 from soloist.free_mask import free_masks
 from soloist.losses import FreeSOLOCriterion
 from soloist.models import SOLO
 from soloist.postprocess import postprocess
 from soloist.structures import Instances, SOLOOutputs
+from soloist.training.data.train_data import collate
+from soloist.training.data.views import View
+from soloist.training.train import batch_losses
 
 CheckGolden = Callable[[str, Mapping[str, Tensor]], None]
 GRIDS = (8, 6, 5, 4, 3)

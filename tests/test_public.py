@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import soloist
-import soloist.onnx_runtime
+import soloist.inference.onnx.runtime
 
 ROOT = Path(__file__).parents[1]
 USER_SCRIPT = Path(__file__).with_name("user_script.py")
@@ -23,7 +23,8 @@ def public_things() -> Iterator[tuple[str, Any]]:
     """Functions and classes that users import, and the public methods of the classes."""
     named = [(f"soloist.{name}", getattr(soloist, name)) for name in soloist.__all__]
     twins = [
-        (f"onnx_runtime.{name}", getattr(soloist.onnx_runtime, name)) for name in WITHOUT_TORCH
+        (f"onnx_runtime.{name}", getattr(soloist.inference.onnx.runtime, name))
+        for name in WITHOUT_TORCH
     ]
     for name, thing in [*named, *twins]:
         yield name, thing
@@ -93,6 +94,6 @@ def test_a_strict_type_checker_knows_what_comes_back(tmp_path: Path) -> None:
     script.write_text(f"{text}\n\nreveal_type(soloist.load().predict('photo.jpg'))\n")
     done = check_types(script)
     assert "Success: no issues found" in done.stdout, done.stdout
-    assert 'Revealed type is "list[soloist.segmenter.Result]"' in done.stdout
+    assert 'Revealed type is "list[soloist.inference.segmenter.Result]"' in done.stdout
     script.write_text(f"{text}\n\nsoloist.load().predict('photo.jpg')[0].mask\n")
     assert '"Result" has no attribute "mask"; maybe "masks"?' in check_types(script).stdout

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from tests.documents import DOCS
 
-from soloist.data.coco import load_coco
+from soloist.data.coco.read import load_coco
 
 NOTEBOOK = DOCS / "quickstart.ipynb"
 CONTENT: dict[str, Any] = json.loads(NOTEBOOK.read_text(encoding="utf-8"))

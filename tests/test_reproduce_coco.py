@@ -13,7 +13,7 @@ from torchvision.models import resnet101
 
 from soloist.cli import run_command
 from soloist.cli.runs import DONE
-from soloist.data.coco import load_coco
+from soloist.data.coco.read import load_coco
 
 COMMANDS = soloist_commands(DOCS / "reproduce-coco.md")
 

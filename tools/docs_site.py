@@ -55,9 +55,9 @@ torch is imported when a name of `soloist` is used first, not before.
 
 What `soloist export` writes runs with ONNX Runtime and NumPy alone ([how](onnx.md)).
 
-::: soloist.onnx_runtime.load
+::: soloist.inference.onnx.runtime.load
 
-::: soloist.onnx_runtime.OnnxSegmenter
+::: soloist.inference.onnx.runtime.OnnxSegmenter
 
 ## Errors
 

@@ -20,14 +20,14 @@ from PIL import Image
 from torch.nn import functional
 
 from soloist import load
+from soloist.config.presets import load_config
+from soloist.data.drawing.pictures import draw_masks, draw_outlines, jpeg_bytes, resize_masks
 from soloist.data.scenes import Scene, make_scene
-from soloist.engine.extract import FreeMaskExtractor, without_floor
-from soloist.engine.runtime import Runtime
 from soloist.ops.affinity import color_similarity, rgb_to_lab
 from soloist.ops.resize import reduced
-from soloist.pictures import draw_masks, draw_outlines, jpeg_bytes, resize_masks
-from soloist.presets import load_config
-from soloist.regions import superpixels
+from soloist.proposals.extract import FreeMaskExtractor, without_floor
+from soloist.proposals.regions import superpixels
+from soloist.runtime.device import Runtime
 
 Picture = NDArray[np.uint8]
 

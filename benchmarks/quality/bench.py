@@ -28,16 +28,16 @@ import yaml
 from cyclopts import App, Parameter
 
 from soloist.config import Config
+from soloist.config.presets import differences, load_config, supervised
 from soloist.data.sources import find_images
-from soloist.engine.evaluate import Metrics
-from soloist.engine.run_folder import open_run
-from soloist.engine.runtime import choose_runtime
-from soloist.engine.train import train
+from soloist.evaluation.evaluate import Metrics
 from soloist.experiments.figures import in_percent
-from soloist.files import plain_json
-from soloist.finetuning import choose_labelled
-from soloist.presets import differences, load_config, supervised
-from soloist.self_training import TRAINING_SHARE, Stage, extract_masks, fit, show_stages
+from soloist.runtime.device import choose_runtime
+from soloist.runtime.files import plain_json
+from soloist.training.finetuning import choose_labelled
+from soloist.training.run_folder import open_run
+from soloist.training.self_training import TRAINING_SHARE, Stage, extract_masks, fit, show_stages
+from soloist.training.train import train
 
 RECIPES = Path(__file__).parent / "recipes"
 RESULTS = "results.jsonl"

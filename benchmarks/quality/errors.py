@@ -17,7 +17,8 @@ from cyclopts import App
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from soloist.data.coco import CocoFile, load_coco
+from soloist.data.coco.read import load_coco
+from soloist.data.coco.types import CocoFile
 
 FOUND, POOR, MOSTLY = 0.5, 0.25, 0.7
 OBJECT_KINDS = ("found", "merged", "poor outline", "split", "missed")

@@ -21,9 +21,11 @@ from errors import Overlap
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from soloist.data.coco import CocoFile, decode_mask, load_coco
+from soloist.data.coco.read import load_coco
+from soloist.data.coco.rle import decode_mask
+from soloist.data.coco.types import CocoFile
+from soloist.data.drawing.pictures import draw_masks, draw_outlines, jpeg_bytes
 from soloist.data.images import read_image
-from soloist.pictures import draw_masks, draw_outlines, jpeg_bytes
 
 KINDS = ("merged", "poor outline", "split", "missed", "part", "background")
 PLACES = (0.25, 0.5, 0.75)

@@ -12,16 +12,16 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from soloist.api import evaluate, extract_masks, finetune, fit
-    from soloist.segmenter import Result, Segmenter, load
+    from soloist.inference.segmenter import Result, Segmenter, load
 
 _HOMES = {
-    "Result": "soloist.segmenter",
-    "Segmenter": "soloist.segmenter",
+    "Result": "soloist.inference.segmenter",
+    "Segmenter": "soloist.inference.segmenter",
     "evaluate": "soloist.api",
     "extract_masks": "soloist.api",
     "finetune": "soloist.api",
     "fit": "soloist.api",
-    "load": "soloist.segmenter",
+    "load": "soloist.inference.segmenter",
 }
 
 __all__ = ["Result", "Segmenter", "evaluate", "extract_masks", "finetune", "fit", "load"]

@@ -7,19 +7,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from soloist.config.presets import load_config
 from soloist.data.sources import find_images
-from soloist.engine.distributed import join, on_main
-from soloist.engine.evaluate import evaluate
-from soloist.engine.extract import FreeMaskExtractor, settings_of
-from soloist.engine.label import LabelSummary, label_images, opened_output
-from soloist.engine.run_folder import open_run
-from soloist.engine.runtime import choose_runtime
-from soloist.finetuning import choose_labelled, finetune_config, with_classes
-from soloist.finetuning import finetune as finetune_run
-from soloist.presets import load_config
-from soloist.run_report import write_run_report
-from soloist.segmenter import Segmenter, load
-from soloist.self_training import fit as fit_run
+from soloist.evaluation.evaluate import evaluate
+from soloist.inference.label import LabelSummary, label_images, opened_output
+from soloist.inference.segmenter import Segmenter, load
+from soloist.proposals.extract import FreeMaskExtractor, settings_of
+from soloist.report.run import write_run_report
+from soloist.runtime.device import choose_runtime
+from soloist.runtime.distributed import join, on_main
+from soloist.training.finetuning import choose_labelled, finetune_config, with_classes
+from soloist.training.finetuning import finetune as finetune_run
+from soloist.training.run_folder import open_run
+from soloist.training.self_training import fit as fit_run
 
 __all__ = ["evaluate", "extract_masks", "finetune", "fit"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from soloist.checkpoints import load_tensors, resumed_from, save_state, save_tensors
+from soloist.checkpoints.files import load_tensors, resumed_from, save_state, save_tensors
 from soloist.errors import CheckpointError, RunError
 
 

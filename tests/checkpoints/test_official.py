@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from soloist.checkpoints import OfficialWeights, load_official, save_tensors
+from soloist.checkpoints import OfficialWeights, load_official
+from soloist.checkpoints.files import save_tensors
 from soloist.config import InferenceConfig
 from soloist.errors import CheckpointError
 from soloist.models import SOLO

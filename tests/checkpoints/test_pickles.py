@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from soloist.checkpoints import load_tensors
+from soloist.checkpoints.files import load_tensors
 from soloist.checkpoints.pickles import load_pickle
 from soloist.errors import CheckpointError
 

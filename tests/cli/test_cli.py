@@ -22,13 +22,14 @@ from soloist.cli import labelling, run_command
 from soloist.cli.options import READING_FLAGS
 from soloist.cli.runs import DONE, SOME_FAILED, USER_ERROR, parse_duration
 from soloist.config import Config
-from soloist.data.coco import CocoImage, load_coco
-from soloist.data.journal import Journal
-from soloist.engine import train as train_module
+from soloist.config.presets import load_config_file
+from soloist.data.coco.journal import Journal
+from soloist.data.coco.read import load_coco
+from soloist.data.coco.types import CocoImage
 from soloist.errors import ConfigError, SoloistError
 from soloist.models import SOLO
-from soloist.presets import load_config_file
 from soloist.structures import Instances
+from soloist.training import train as train_module
 
 COMMAND = Path(sys.executable).with_name("soloist")
 
@@ -675,8 +676,8 @@ def test_a_backbone_is_learned_and_used(
 def test_doctor(
     run: Run, monkeypatch: pytest.MonkeyPatch, threads: str, status: int, told: str
 ) -> None:
-    monkeypatch.setattr("soloist.doctor.usable_cores", lambda: 2)
-    monkeypatch.setattr("soloist.doctor._free_gb", lambda: 50.0)
+    monkeypatch.setattr("soloist.runtime.doctor.usable_cores", lambda: 2)
+    monkeypatch.setattr("soloist.runtime.doctor._free_gb", lambda: 50.0)
     monkeypatch.setenv("OMP_NUM_THREADS", threads)
     before = torch.get_num_threads()
     outcome = run("doctor")
@@ -688,7 +689,7 @@ def test_doctor(
 
 
 def test_doctor_sees_a_full_disk(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("soloist.doctor._free_gb", lambda: 0.5)
+    monkeypatch.setattr("soloist.runtime.doctor._free_gb", lambda: 0.5)
     outcome = run("doctor")
     assert outcome.status == SOME_FAILED
     assert "less than 2 GB free here" in outcome.out
@@ -820,7 +821,7 @@ with contextlib.suppress(SystemExit):
     main()
 logging.getLogger("library").info("news")
 logging.getLogger("library").warning("trouble")
-logging.getLogger("soloist.engine").info("progress")
+logging.getLogger("soloist.training").info("progress")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "trouble\nprogress\n"

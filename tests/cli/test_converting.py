@@ -14,10 +14,10 @@ import pytest
 
 from soloist.cli import run_command
 from soloist.cli.runs import DONE, SOME_FAILED, USER_ERROR
-from soloist.data.coco import load_coco
-from soloist.datasets import find_dataset
-from soloist.exports import yolo
-from soloist.exports.formats import EXPORT_FORMATS
+from soloist.data.coco.read import load_coco
+from soloist.data.datasets.find import find_dataset
+from soloist.data.exports import yolo
+from soloist.data.exports.formats import EXPORT_FORMATS
 
 KilledAt = Callable[[Any, str, int], AbstractContextManager[None]]
 FAST = "--device cpu --precision fp32"

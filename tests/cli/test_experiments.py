@@ -12,8 +12,8 @@ import pytest
 
 from soloist.cli import run_command
 from soloist.cli.runs import DONE, USER_ERROR
-from soloist.engine.run_folder import STATE
-from soloist.presets import PRESETS, load_config
+from soloist.config.presets import PRESETS, load_config
+from soloist.training.run_folder import STATE
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import yaml
 
 from soloist.cli import run_command
 from soloist.cli.runs import DONE, SOME_FAILED, USER_ERROR
-from soloist.data.coco import load_coco
+from soloist.data.coco.read import load_coco
 
 WriteMasks = Callable[..., Path]
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from soloist import onnx_export, onnx_runtime
 from soloist.cli import run_command
 from soloist.cli.runs import DONE, USER_ERROR
+from soloist.inference.onnx import export as onnx_export
+from soloist.inference.onnx import runtime as onnx_runtime
 
 onnx = pytest.importorskip("onnx")
 

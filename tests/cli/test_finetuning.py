@@ -11,7 +11,7 @@ import yaml
 
 from soloist.cli import run_command
 from soloist.cli.runs import DONE, USER_ERROR
-from soloist.data.coco import load_coco
+from soloist.data.coco.read import load_coco
 
 NAMES = {2: "wide", 5: "other"}
 

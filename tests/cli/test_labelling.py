@@ -15,7 +15,7 @@ import yaml
 
 from soloist.cli import run_command, runs
 from soloist.cli.runs import DONE, SOME_FAILED, USER_ERROR
-from soloist.engine.launch import Launch
+from soloist.runtime.launch import Launch
 
 
 @pytest.fixture(autouse=True)

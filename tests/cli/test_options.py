@@ -9,8 +9,8 @@ import pytest
 
 from soloist.cli import run_command
 from soloist.cli.options import given, option_group
-from soloist.data.coco import load_coco
-from soloist.presets import load_config
+from soloist.config.presets import load_config
+from soloist.data.coco.read import load_coco
 
 Options = option_group("backbone", "seed")
 Backbone = type(Options().backbone)

@@ -11,7 +11,9 @@ import pytest
 import tifffile
 
 from soloist.cli import run_command
-from soloist.data.coco import CocoImage, load_coco, write_coco
+from soloist.data.coco.read import load_coco
+from soloist.data.coco.types import CocoImage
+from soloist.data.coco.write import write_coco
 from soloist.data.georeference import Georeference, read_georeference
 from soloist.errors import DataError
 

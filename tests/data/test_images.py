@@ -10,16 +10,10 @@ import pytest
 from PIL import Image
 
 from soloist.config import ReadingConfig
-from soloist.data.images import (
-    ErrorLog,
-    ImageRef,
-    find_images,
-    image_size,
-    read_image,
-    read_with_size,
-    resized_size,
-)
+from soloist.data.images import image_size, read_image, read_with_size, resized_size
+from soloist.data.sources import ImageRef, find_images
 from soloist.errors import DataError, RunError
+from soloist.runtime.error_log import ErrorLog
 
 RED, GREEN, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (255, 255, 255), (0, 0, 0)
 

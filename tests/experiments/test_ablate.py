@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from soloist.engine.runtime import Runtime
+from soloist.config.presets import PRESETS
 from soloist.errors import RunError
 from soloist.experiments import ablate
 from soloist.experiments.ablate import comma_separated, make_tables, markdown, time_left
 from soloist.experiments.ablations import Column, Row, Table, Trial, plan_tables, trials_of
 from soloist.experiments.trials import Materials, Outcome
-from soloist.presets import PRESETS
+from soloist.runtime.device import Runtime
 
 TINY = PRESETS["tiny"]
 MATERIALS = Materials([], Path("free.json"), Path("truth.json"))

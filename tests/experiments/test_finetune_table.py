@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from soloist.engine.run_folder import STATE
 from soloist.errors import ConfigError, RunError
 from soloist.experiments import finetune_table
 from soloist.experiments.finetune_table import (
@@ -19,6 +18,7 @@ from soloist.experiments.finetune_table import (
     markdown,
     plan_cells,
 )
+from soloist.training.run_folder import STATE
 
 
 def test_cells_are_all_combinations_seed_by_seed() -> None:

@@ -18,10 +18,11 @@ import atheris
 with atheris.instrument_imports(include=["soloist"]):
     from soloist.checkpoints import load_official
     from soloist.config import ReadingConfig
-    from soloist.data.coco import decode_mask, load_coco, to_rle
+    from soloist.config.presets import load_config
+    from soloist.data.coco.read import load_coco
+    from soloist.data.coco.rle import decode_mask, to_rle
     from soloist.data.images import read_image
     from soloist.errors import SoloistError
-    from soloist.presets import load_config
 
 FOLDER = Path(tempfile.mkdtemp())
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from soloist.checkpoints import load_state
+from soloist.checkpoints.files import load_state
 
 SOURCE = Path(__file__).parents[2] / "src"
 # Above what a busy machine needs.

@@ -18,12 +18,12 @@ from typing import Any
 PRELOADED = (
     "accelerate",
     "soloist.cli",
-    "soloist.demo",
-    "soloist.dry_run",
-    "soloist.run_report",
-    "soloist.segmenter",
-    "soloist.self_training",
-    "soloist.engine.pretrain",
+    "soloist.experiments.demo",
+    "soloist.training.dry_run",
+    "soloist.report.run",
+    "soloist.inference.segmenter",
+    "soloist.training.self_training",
+    "soloist.training.pretrain",
     "timm",
 )
 
@@ -71,7 +71,7 @@ def limit_files(size: int) -> None:
 
 def break_losses(steps: list[int]) -> None:
     """The semantic loss of these steps is not a number."""
-    from soloist.engine import train
+    from soloist.training import train
 
     original = train.batch_losses
 

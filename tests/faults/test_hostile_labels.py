@@ -14,7 +14,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from tests.faults.inputs import JSON, PLAIN, damaged, places, replaced
 
-from soloist.data.coco import decode_mask, load_coco, to_rle
+from soloist.data.coco.read import load_coco
+from soloist.data.coco.rle import decode_mask, to_rle
 from soloist.data.sources import ImageRef, find_images
 from soloist.errors import DataError
 

@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from soloist.config import Config
+from soloist.config.presets import load_config
 from soloist.errors import ConfigError, DataError, SoloistError
-from soloist.presets import load_config
 
 Hostile = Callable[[str], Any]
 pytestmark = pytest.mark.usefixtures("bounded_memory")

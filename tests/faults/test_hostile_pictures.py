@@ -20,10 +20,10 @@ from PIL import Image
 from tests.faults.inputs import damaged
 
 from soloist.config import ReadingConfig
+from soloist.data.drawing.overlays import OverlayWriter, picture_name
 from soloist.data.images import image_size, read_image
 from soloist.data.sources import ImageRef, find_images
 from soloist.errors import DataError
-from soloist.overlays import OverlayWriter, picture_name
 from soloist.structures import Instances
 
 Hostile = Callable[[str], Any]

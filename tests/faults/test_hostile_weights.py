@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tests.faults.inputs import JSON, damaged, replaced
 
-from soloist.checkpoints import load_tensors
-from soloist.engine.build import load_solo
+from soloist.checkpoints.files import load_tensors
 from soloist.errors import CheckpointError
+from soloist.models.build import load_solo
 
 Hostile = Callable[[str], Any]
 pytestmark = [

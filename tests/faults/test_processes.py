@@ -229,9 +229,11 @@ def test_a_command_asked_to_stop_saves_and_goes_on(
 @pytest.mark.parametrize(
     ("verb", "where"),
     [
-        pytest.param("cluster", "soloist.semantics.groups:spherical_kmeans", id="cluster"),
-        pytest.param("cluster", "soloist.contact_sheets:jpeg_bytes", id="cluster-sheets"),
-        pytest.param("merge", "soloist.data.shards:ShardFolder.annotations", id="merge"),
+        pytest.param("cluster", "soloist.evaluation.explore.groups:spherical_kmeans", id="cluster"),
+        pytest.param(
+            "cluster", "soloist.data.drawing.contact_sheets:jpeg_bytes", id="cluster-sheets"
+        ),
+        pytest.param("merge", "soloist.data.coco.shards:ShardFolder.annotations", id="merge"),
     ],
 )
 def test_a_command_that_starts_over_leaves_nothing_when_asked_to_stop(

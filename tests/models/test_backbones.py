@@ -12,10 +12,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from soloist.checkpoints import load_state, load_tensors, save_state, save_tensors
-from soloist.engine.build import half_precision
+from soloist.checkpoints.files import load_state, load_tensors, save_state, save_tensors
 from soloist.errors import CheckpointError, ConfigError
 from soloist.models.backbones import Backbone, NameFormat, create_backbone
+from soloist.models.build import half_precision
 
 NAME = "resnet10t"
 

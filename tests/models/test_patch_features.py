@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import Tensor
 
-from soloist.checkpoints import save_tensors
+from soloist.checkpoints.files import save_tensors
 from soloist.errors import CheckpointError, ConfigError
 from soloist.models.backbones import Backbone, create_backbone
 from soloist.models.patch_features import PatchFeatures, whole_patches

@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from soloist.data.coco import CocoFile, CocoImage, encode_masks, load_coco, write_coco
-from soloist.data.images import ImageRef
-from soloist.report import ImageVerdict, ReportContent, ReportStage, write_report
+from soloist.data.coco.read import load_coco
+from soloist.data.coco.rle import encode_masks
+from soloist.data.coco.types import CocoFile, CocoImage
+from soloist.data.coco.write import write_coco
+from soloist.data.sources import ImageRef
+from soloist.report.content import ImageVerdict, ReportContent, ReportStage
+from soloist.report.html import write_report
 
 NAMES = ["a.png", "b.png", "c.png", "</script><img src=x onerror=window.hit=1>.png"]
 # Scores of the masks of each picture: sure and doubtful ones, many and none.

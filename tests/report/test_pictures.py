@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from soloist.data.coco import CocoImage, encode_masks, load_coco, write_coco
-from soloist.data.images import ImageRef
-from soloist.report import ReportContent, ReportStage
+from soloist.data.coco.read import load_coco
+from soloist.data.coco.rle import encode_masks
+from soloist.data.coco.types import CocoImage
+from soloist.data.coco.write import write_coco
+from soloist.data.sources import ImageRef
 from soloist.report.columns import make_columns
+from soloist.report.content import ReportContent, ReportStage
 from soloist.report.html import render_report
 from soloist.report.pictures import PAGE_BYTES, fitting_jpeg, make_pictures
 

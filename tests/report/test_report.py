@@ -13,18 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from soloist.data.coco import CocoFile, CocoImage, encode_masks, load_coco, write_coco
-from soloist.data.images import ImageRef
-from soloist.report import (
-    ImageVerdict,
-    ReportContent,
-    ReportStage,
-    shown_images,
-    stage_title,
-    write_report,
-)
+from soloist.data.coco.read import load_coco
+from soloist.data.coco.rle import encode_masks
+from soloist.data.coco.types import CocoFile, CocoImage
+from soloist.data.coco.write import write_coco
+from soloist.data.sources import ImageRef
 from soloist.report.columns import MOST_MASKS, score_range
-from soloist.report.html import render_report
+from soloist.report.content import ImageVerdict, ReportContent, ReportStage
+from soloist.report.html import render_report, shown_images, write_report
+from soloist.training.stages import stage_title
 
 HOSTILE = "<script>alert('x')</script>\"&${title}"
 BREAKING = "</script><img src=x onerror=alert(1)>'\"]]>--></style>"

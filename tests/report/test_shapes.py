@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from soloist.data.coco import encode_masks
+from soloist.data.coco.rle import encode_masks
 from soloist.report.shapes import MOST_CHARACTERS, svg_path
 
 masks = arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9)))

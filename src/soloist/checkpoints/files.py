@@ -20,7 +20,7 @@ from torch import Tensor
 
 from soloist.checkpoints.pickles import load_pickle
 from soloist.errors import CheckpointError
-from soloist.files import atomic_path, one_line
+from soloist.runtime.files import atomic_path, one_line
 
 WRAPPERS = ("state_dict", "model", "teacher", "student")
 """Where files keep their tensors: MoCo and OpenMMLab; detectron2; DINO, whose teacher is its

@@ -25,9 +25,9 @@ from soloist.cli import (
 )
 from soloist.cli.data_sets import data
 from soloist.cli.runs import DONE, SOME_FAILED, USER_ERROR
-from soloist.engine.launch import launched
 from soloist.errors import SoloistError, StoppedError, TrainingError
-from soloist.files import disk_trouble
+from soloist.runtime.files import disk_trouble
+from soloist.runtime.launch import launched
 
 app = App(
     name="soloist",

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from soloist.cli.options import all_optional, option_group
 from soloist.config import TileConfig, TrackConfig
-from soloist.exports.options import ExportOptions as ExportFields
+from soloist.data.exports.options import ExportOptions as ExportFields
 
 Images = Annotated[
     list[str],

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 from soloist.cli.arguments import ExportOptions, ForExport, MaskImages, Overwrite
 from soloist.cli.options import given
 from soloist.cli.runs import failures_status
-from soloist.engine.launch import launched
-from soloist.exports.options import ExportOptions as Chosen
-from soloist.exports.options import FormatName
+from soloist.data.exports.options import ExportOptions as Chosen
+from soloist.data.exports.options import FormatName
+from soloist.runtime.launch import launched
 
 if TYPE_CHECKING:
-    from soloist.data.coco import CocoFile
-    from soloist.exports.export import ExportSummary
+    from soloist.data.coco.types import CocoFile
+    from soloist.data.exports.export import ExportSummary
 
 logger = logging.getLogger("soloist")
 
@@ -44,9 +44,9 @@ def convert(
         source_format: `coco`, `voc`, `cityscapes`, `yolo` or `label-maps`; found out if not given.
         split: Of a data set with several, such as `val2017`.
     """
-    from soloist.engine.stopping import listening
-    from soloist.exports.export import check_options
-    from soloist.exports.source import read_source
+    from soloist.data.exports.export import check_options
+    from soloist.data.exports.source import read_source
+    from soloist.runtime.stopping import listening
 
     chosen = Chosen(**given(options))
     check_options(format, chosen)
@@ -65,9 +65,9 @@ def convert_predictions(
     overwrite: bool,
 ) -> int:
     """The folder of `predict --format`, made of the file of masks."""
-    from soloist.data.coco import load_coco
-    from soloist.engine.stopping import listening
-    from soloist.exports.source import paths_of
+    from soloist.data.coco.read import load_coco
+    from soloist.data.exports.source import paths_of
+    from soloist.runtime.stopping import listening
 
     file = load_coco(predictions)
     with listening():
@@ -86,9 +86,9 @@ def write_format(
     overwrite: bool,
 ) -> int:
     """Writes a format on the main process and tells what it holds and what got lost."""
-    from soloist.engine.distributed import on_main
-    from soloist.engine.lock import locked_output
-    from soloist.exports.export import ERRORS, export
+    from soloist.data.exports.export import ERRORS, export
+    from soloist.runtime.distributed import on_main
+    from soloist.runtime.lock import locked_output
 
     with locked_output(out):
         summary = on_main(lambda: export(file, paths, out, format, options, overwrite=overwrite))

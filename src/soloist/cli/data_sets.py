@@ -11,8 +11,8 @@ from cyclopts import App
 from soloist.cli.runs import DONE, SOME_FAILED
 
 if TYPE_CHECKING:
-    from soloist.datasets.check import Summary
-    from soloist.datasets.faults import FaultLog
+    from soloist.data.datasets.check import Summary
+    from soloist.data.datasets.faults import FaultLog
 
 data = App(name="data", help="Look at labelled data sets: COCO, VOC, Cityscapes, YOLO and others.")
 
@@ -40,10 +40,10 @@ def check(
         split: Check this split only, such as `val2017`.
         images: Folder of the images, if they are elsewhere.
     """
-    from soloist.datasets import find_dataset, find_format
-    from soloist.datasets.check import check_dataset
-    from soloist.datasets.faults import FaultLog
-    from soloist.engine.progress import track
+    from soloist.data.datasets.check import check_dataset
+    from soloist.data.datasets.faults import FaultLog
+    from soloist.data.datasets.find import find_dataset, find_format
+    from soloist.runtime.progress import track
 
     known = find_format(path, format)
     names = known.splits(path)

@@ -22,7 +22,7 @@ from soloist.cli.arguments import (
 )
 from soloist.cli.options import given
 from soloist.cli.runs import DONE, parse_duration, tell_plan
-from soloist.presets import load_config
+from soloist.config.presets import load_config
 
 Several = Parameter(consume_multiple=True, negative="")
 
@@ -53,8 +53,8 @@ def finetune_table(
         steps: Steps of a training with each of the shares; 2%, 5%, 10% and 100% have some.
         seeds: Each share is drawn and trained on once with each.
     """
-    from soloist.engine.stopping import listening
     from soloist.experiments.finetune_table import make_table, plan_cells
+    from soloist.runtime.stopping import listening
 
     cells = plan_cells(str(run), labels, steps, seeds)
     with listening():
@@ -108,17 +108,17 @@ def ablate(
         budget: No trial is begun after this time, such as 90m or 1h30m; one under way is finished.
     """
     from soloist.api import extract_masks
-    from soloist.data.coco import load_coco
-    from soloist.data.journal import is_finished
+    from soloist.data.coco.journal import is_finished
+    from soloist.data.coco.read import load_coco
     from soloist.data.sources import find_images
-    from soloist.engine.distributed import join, on_main
-    from soloist.engine.evaluate import load_ground_truth
-    from soloist.engine.runtime import choose_runtime
-    from soloist.engine.stopping import listening
+    from soloist.evaluation.evaluate import load_ground_truth
     from soloist.experiments.ablate import make_tables
     from soloist.experiments.ablations import plan_tables, trials_of, with_steps
     from soloist.experiments.trials import Materials, check_backbones
-    from soloist.finetuning import choose_labelled
+    from soloist.runtime.device import choose_runtime
+    from soloist.runtime.distributed import join, on_main
+    from soloist.runtime.stopping import listening
+    from soloist.training.finetuning import choose_labelled
 
     config = load_config(preset, None, given(options))
     if steps is not None:

@@ -22,7 +22,7 @@ from soloist.cli.arguments import (
 )
 from soloist.cli.options import given
 from soloist.cli.runs import DONE, failures_status
-from soloist.presets import load_config
+from soloist.config.presets import load_config
 
 SHOWN_IMAGES = 10
 """Images that `estimate` prints; its file has all."""
@@ -63,21 +63,22 @@ def cluster(
     """
     from rich.console import Console
 
-    from soloist.data.coco import load_coco
-    from soloist.engine.evaluate import load_ground_truth
-    from soloist.engine.extract import FreeMaskExtractor
-    from soloist.engine.label import opened_output
-    from soloist.engine.pooling import pool_features
-    from soloist.engine.runtime import choose_runtime
-    from soloist.engine.stopping import STARTS_OVER, at_once, listening
-    from soloist.semantics.groups import (
+    from soloist.data.coco.image_paths import image_paths
+    from soloist.data.coco.read import load_coco
+    from soloist.evaluation.evaluate import load_ground_truth
+    from soloist.evaluation.explore.groups import (
         draw_groups,
         group_masks,
         group_table,
         score_groups,
         write_groups,
     )
-    from soloist.semantics.sources import embeddings_of, image_paths
+    from soloist.evaluation.explore.sources import embeddings_of
+    from soloist.inference.label import opened_output
+    from soloist.proposals.extract import FreeMaskExtractor
+    from soloist.proposals.pooling import pool_features
+    from soloist.runtime.device import choose_runtime
+    from soloist.runtime.stopping import STARTS_OVER, at_once, listening
 
     out = out or predictions.with_name(f"{predictions.stem}-groups.json")
     with listening(STARTS_OVER), opened_output(out, overwrite=overwrite) as errors:
@@ -133,9 +134,10 @@ def search(
     """
     from rich.console import Console
 
-    from soloist.data.coco import load_coco
-    from soloist.semantics.search import draw_look_alikes, look_alikes, match_table
-    from soloist.semantics.sources import embeddings_of, image_paths
+    from soloist.data.coco.image_paths import image_paths
+    from soloist.data.coco.read import load_coco
+    from soloist.evaluation.explore.search import draw_look_alikes, look_alikes, match_table
+    from soloist.evaluation.explore.sources import embeddings_of
 
     file = load_coco(predictions)
     paths = {} if out is None else image_paths(file, images or [])
@@ -171,12 +173,8 @@ def estimate(
     from rich.console import Console
 
     from soloist.data.sources import find_images
-    from soloist.engine.distributed import is_main, join, on_main
-    from soloist.engine.evaluate import load_ground_truth
-    from soloist.engine.label import opened_output
-    from soloist.engine.stopping import listening
-    from soloist.files import write_json
-    from soloist.quality import (
+    from soloist.evaluation.evaluate import load_ground_truth
+    from soloist.evaluation.quality import (
         ViewLabeler,
         bin_table,
         comparison_lines,
@@ -184,7 +182,11 @@ def estimate(
         image_table,
         label_views,
     )
-    from soloist.segmenter import load
+    from soloist.inference.label import opened_output
+    from soloist.inference.segmenter import load
+    from soloist.runtime.distributed import is_main, join, on_main
+    from soloist.runtime.files import write_json
+    from soloist.runtime.stopping import listening
 
     truth = None if gt is None else load_ground_truth(gt)
     segmenter = load(model, device=device, precision=precision)

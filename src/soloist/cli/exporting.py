@@ -22,9 +22,10 @@ def export(
     overwrite: Overwrite = False,
     options: Annotated[PredictOptions, Flat] = PredictOptions(),  # noqa: B008  # immutable
 ) -> int:
-    """Write a segmenter as one file that runs without torch: soloist.onnx_runtime.load(FILE).
+    """Write a segmenter as one file that runs without torch.
 
-    The file is compared with torch on generated pictures before it appears.
+    soloist.inference.onnx.runtime.load(FILE) runs it. The file is compared with torch on generated
+    pictures before it appears.
 
     Args:
         model: Run folder of `fit`, `train` or `demo`, a file such as the released FreeSOLO's, or
@@ -34,9 +35,9 @@ def export(
     """
     from dataclasses import replace
 
-    from soloist.onnx_export import export_onnx
-    from soloist.presets import override
-    from soloist.segmenter import load
+    from soloist.config.presets import override
+    from soloist.inference.onnx.export import export_onnx
+    from soloist.inference.segmenter import load
 
     segmenter = load(model, preset=preset, device="cpu", precision="fp32")
     inference = override(

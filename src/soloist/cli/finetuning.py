@@ -50,12 +50,12 @@ def finetune(
         gt: COCO file of a validation set with the same categories, to evaluate on at the end.
     """
     from soloist.data.sources import find_images
-    from soloist.dry_run import plan_finetune
-    from soloist.engine.distributed import join, on_main
-    from soloist.engine.runtime import choose_runtime
-    from soloist.finetuning import choose_labelled, finetune_config, with_classes
-    from soloist.finetuning import finetune as run_finetune
-    from soloist.run_report import print_results, write_run_report
+    from soloist.report.run import print_results, write_run_report
+    from soloist.runtime.device import choose_runtime
+    from soloist.runtime.distributed import join, on_main
+    from soloist.training.dry_run import plan_finetune
+    from soloist.training.finetuning import choose_labelled, finetune_config, with_classes
+    from soloist.training.finetuning import finetune as run_finetune
 
     settings = finetune_config(preset, config, given(options), init=init)
     chosen = choose_labelled(

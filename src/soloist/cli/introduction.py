@@ -18,9 +18,9 @@ def demo(*, out: Path = Path("runs/demo"), overwrite: Overwrite = False) -> int:
     Args:
         out: Run folder; the same command again resumes it.
     """
-    from soloist.demo import demo_config, run_demo
-    from soloist.engine.distributed import join
-    from soloist.engine.runtime import choose_runtime
+    from soloist.experiments.demo import demo_config, run_demo
+    from soloist.runtime.device import choose_runtime
+    from soloist.runtime.distributed import join
 
     join(choose_runtime().device)
     with open_command("demo", [], out, demo_config(), overwrite) as run:
@@ -51,8 +51,8 @@ def app(
     from contextlib import suppress
     from time import sleep
 
-    from soloist.app.server import check_ready, serve
-    from soloist.segmenter import load
+    from soloist.cli.studio.server import check_ready, serve
+    from soloist.inference.segmenter import load
 
     check_ready(port)
     segmenter = load(model, preset=preset, device=device, precision=precision)
@@ -76,7 +76,7 @@ def backbones(*, measure: Annotated[bool, Parameter(negative="")] = False) -> in
     Args:
         measure: Time a forward pass of each at 320 pixels on this machine, with random weights.
     """
-    from soloist.backbone_list import print_backbones
+    from soloist.models.backbone_list import print_backbones
 
     print_backbones(measure=measure)
     return DONE
@@ -84,7 +84,7 @@ def backbones(*, measure: Annotated[bool, Parameter(negative="")] = False) -> in
 
 def doctor() -> int:
     """Show versions and devices, and what is misconfigured."""
-    from soloist.doctor import examine
+    from soloist.runtime.doctor import examine
 
     lines, healthy = examine()
     sys.stdout.write("\n".join(lines) + "\n")

@@ -33,14 +33,14 @@ from soloist.cli.options import given
 from soloist.cli.runs import DONE, Sharding, folder_for, label, tell_plan
 from soloist.cli.videos import predict_video, wanted_video
 from soloist.config import TileConfig, TrackConfig
+from soloist.config.presets import load_config
+from soloist.data.exports.options import ExportOptions as Chosen
+from soloist.data.exports.options import FormatName
 from soloist.errors import ConfigError
-from soloist.exports.options import ExportOptions as Chosen
-from soloist.exports.options import FormatName
-from soloist.presets import load_config
 
 if TYPE_CHECKING:
-    from soloist.engine.label import Labeler
-    from soloist.segmenter import Segmenter
+    from soloist.inference.label import Labeler
+    from soloist.inference.segmenter import Segmenter
 
 
 def masks(
@@ -66,10 +66,10 @@ def masks(
         overlays: Folder for pictures of the masks.
     """
     from soloist.data.sources import find_images
-    from soloist.dry_run import plan_masks
-    from soloist.engine.distributed import join
-    from soloist.engine.extract import FreeMaskExtractor, settings_of
-    from soloist.engine.runtime import choose_runtime
+    from soloist.proposals.extract import FreeMaskExtractor, settings_of
+    from soloist.runtime.device import choose_runtime
+    from soloist.runtime.distributed import join
+    from soloist.training.dry_run import plan_masks
 
     sharding = Sharding.checked(out, shard_size, engine, ray_workers)
     settings = load_config(preset, config, given(options))
@@ -134,13 +134,13 @@ def predict(
     """
     from dataclasses import asdict
 
+    from soloist.config.presets import override
+    from soloist.data.exports.export import check_options
     from soloist.data.sources import find_images
-    from soloist.dry_run import plan_predict
-    from soloist.engine.distributed import join
-    from soloist.engine.tiles import TiledLabeler
-    from soloist.exports.export import check_options
-    from soloist.presets import override
-    from soloist.segmenter import load
+    from soloist.inference.segmenter import load
+    from soloist.inference.tiles import TiledLabeler
+    from soloist.runtime.distributed import join
+    from soloist.training.dry_run import plan_predict
 
     chosen = Chosen(**given(export))
     tiles = chosen_tiles(given(tile))
@@ -250,12 +250,12 @@ def merge(folder: Path, *, out: Path, partial: bool = False, overwrite: Overwrit
         out: COCO file to write; its embeddings go beside it.
         partial: Leave out shards that are missing.
     """
-    from soloist.engine.stopping import STARTS_OVER, listening
     from soloist.errors import require
+    from soloist.runtime.stopping import STARTS_OVER, listening
 
     require("pyarrow", extra="parquet", wanted="soloist merge")
-    from soloist.engine.label import report_labels
-    from soloist.engine.merge import merge_shards
+    from soloist.inference.label import report_labels
+    from soloist.inference.merge import merge_shards
 
     with listening(STARTS_OVER):
         summary = merge_shards(folder, out, partial=partial, overwrite=overwrite)

@@ -21,7 +21,7 @@ from soloist.cli.arguments import (
 )
 from soloist.cli.options import given
 from soloist.cli.runs import finish, open_command, parse_duration, tell_plan
-from soloist.presets import load_config
+from soloist.config.presets import load_config
 
 logger = logging.getLogger("soloist")
 
@@ -44,11 +44,11 @@ def pretrain(
         out: Run folder; the same command again resumes it.
     """
     from soloist.data.sources import find_images
-    from soloist.dry_run import plan_pretrain
-    from soloist.engine.distributed import join, on_main
-    from soloist.engine.pretrain import pretrain as run_pretrain
-    from soloist.engine.runtime import choose_runtime
-    from soloist.run_report import finish_pretrain
+    from soloist.report.run import finish_pretrain
+    from soloist.runtime.device import choose_runtime
+    from soloist.runtime.distributed import join, on_main
+    from soloist.training.dry_run import plan_pretrain
+    from soloist.training.pretrain import pretrain as run_pretrain
 
     values = given(options)
     # From scratch and with all stages unless asked for: the global loss acts on the last one.
@@ -87,14 +87,14 @@ def train(
         out: Run folder; the same command again resumes it.
         init: Run folder of an earlier segmenter to start from, instead of the backbone.
     """
-    from soloist.data.coco import load_coco
+    from soloist.data.coco.read import load_coco
     from soloist.data.sources import find_images
-    from soloist.dry_run import plan_train
-    from soloist.engine.build import model_folder
-    from soloist.engine.distributed import join, on_main
-    from soloist.engine.runtime import choose_runtime
-    from soloist.engine.train import train as run_train
-    from soloist.run_report import write_run_report
+    from soloist.models.build import model_folder
+    from soloist.report.run import write_run_report
+    from soloist.runtime.device import choose_runtime
+    from soloist.runtime.distributed import join, on_main
+    from soloist.training.dry_run import plan_train
+    from soloist.training.train import train as run_train
 
     settings = load_config(preset, config, given(options))
     found = find_images(images, settings.reading)
@@ -137,11 +137,11 @@ def fit(
         gt: COCO file of a validation set, to evaluate each stage on; never trained on.
     """
     from soloist.data.sources import find_images
-    from soloist.dry_run import plan_fit
-    from soloist.engine.distributed import join, on_main
-    from soloist.engine.runtime import choose_runtime
-    from soloist.run_report import print_results, write_run_report
-    from soloist.self_training import fit as run_fit
+    from soloist.report.run import print_results, write_run_report
+    from soloist.runtime.device import choose_runtime
+    from soloist.runtime.distributed import join, on_main
+    from soloist.training.dry_run import plan_fit
+    from soloist.training.self_training import fit as run_fit
 
     values = given(options)
     if rounds is not None:

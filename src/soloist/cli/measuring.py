@@ -46,10 +46,10 @@ def evaluate(
         per_image: CSV file with a row for each image.
         backend: `pycocotools`, `faster-coco-eval` (equal, and faster), or `auto`.
     """
-    from soloist.engine.evaluate import measure
-    from soloist.engine.per_image import worst_images, write_per_image
-    from soloist.files import write_json
-    from soloist.run_report import print_results
+    from soloist.evaluation.evaluate import measure
+    from soloist.evaluation.per_image import worst_images, write_per_image
+    from soloist.report.run import print_results
+    from soloist.runtime.files import write_json
 
     evaluation = measure(
         predictions,
@@ -104,13 +104,13 @@ def report(
     if is_sharded:
         require("pyarrow", extra="parquet", wanted="soloist report of shards")
     if is_sharded or source.is_file():
-        from soloist.prediction_report import write_prediction_report
+        from soloist.report.predictions import write_prediction_report
 
         page = write_prediction_report(
             source, out=out, images=images or [], ground_truth=gt, max_images=max_images
         )
     else:
-        from soloist.run_report import rewrite_report
+        from soloist.report.run import rewrite_report
 
         if gt is not None:
             raise ConfigError("--gt is for a file of masks; a run has its own, or none")

@@ -17,8 +17,8 @@ from typing import Annotated, Any, get_type_hints
 
 from cyclopts import Parameter
 
+from soloist.checkpoints.published import backbone_choice
 from soloist.config import Config
-from soloist.hub import backbone_choice
 
 CHOICE = "backbone_choice"
 CHOICE_HELP = (

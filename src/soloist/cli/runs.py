@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from soloist.config import Config, ReadingConfig
-from soloist.engine.launch import launched
 from soloist.errors import ConfigError, require
+from soloist.runtime.launch import launched
 
 if TYPE_CHECKING:
-    from soloist.engine.label_shards import ShardJob, Work
-    from soloist.engine.run_folder import RunFolder
+    from soloist.inference.label_shards import ShardJob, Work
+    from soloist.training.run_folder import RunFolder
 
 DONE, SOME_FAILED, USER_ERROR = 0, 1, 2
 # Above so many images one JSON file is slow to make and to read.
@@ -71,7 +71,7 @@ class Sharding:
         """What labels the shards; None for this process."""
         if self.engine == "local":
             return None
-        from soloist.engine.on_ray import work_on_ray
+        from soloist.inference.on_ray import work_on_ray
 
         return work_on_ray(job, self.ray_workers)
 
@@ -100,8 +100,8 @@ def open_command(
     command: str, images: list[str], out: Path, config: Config, overwrite: bool, **inputs: object
 ) -> Iterator[RunFolder]:
     """The run folder of a verb, new or to be resumed; see `open_run`. Signals stop the verb."""
-    from soloist.engine.run_folder import open_run
-    from soloist.engine.stopping import listening
+    from soloist.runtime.stopping import listening
+    from soloist.training.run_folder import open_run
 
     named = {"images": " ".join(images)}
     named |= {name: str(value) for name, value in inputs.items() if value is not None}
@@ -121,7 +121,7 @@ def tell_plan(command: str, out: Path, plan: Callable[[], list[str]]) -> int:
 
 def finish(run: RunFolder) -> int:
     """Closes a run that is done and tells how it went."""
-    from soloist.engine.distributed import on_main
+    from soloist.runtime.distributed import on_main
 
     run.finish()
     if launched().rank == 0 and (run.path / "report.html").is_file():
@@ -158,18 +158,18 @@ def label(
 
     With `reuse` a file that the same command has finished is no obstacle, and is left as it is.
     """
-    from soloist.data.coco import CATEGORIES
-    from soloist.data.error_log import read_errors
+    from soloist.data.coco.types import CATEGORIES
+    from soloist.data.drawing.overlays import OverlayWriter
     from soloist.data.sources import find_images
-    from soloist.engine.label import (
+    from soloist.inference.label import (
         errors_path,
         is_made,
         label_images,
         opened_output,
         report_labels,
     )
-    from soloist.engine.stopping import listening
-    from soloist.overlays import OverlayWriter
+    from soloist.runtime.error_log import read_errors
+    from soloist.runtime.stopping import listening
 
     categories = categories or CATEGORIES
     settings = {"command": title, "images": sources, **settings}
@@ -202,7 +202,7 @@ def label(
             )
         failed, path = errors.count, errors.path
     else:
-        from soloist.engine.label_shards import ERRORS, ShardJob, label_shards
+        from soloist.inference.label_shards import ERRORS, ShardJob, label_shards
 
         job = ShardJob(
             out.absolute(), title, make_labeler, short_side, on_result, categories, reading

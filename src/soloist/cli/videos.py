@@ -10,8 +10,8 @@ from typing import Any
 
 from soloist.cli.runs import failures_status
 from soloist.config import ReadingConfig, TrackConfig
-from soloist.engine.launch import launched
 from soloist.errors import ConfigError, require
+from soloist.runtime.launch import launched
 
 SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 """What names of videos end in."""
@@ -58,9 +58,9 @@ def predict_video(
     overwrite: bool,
 ) -> int:
     """Segments a video into a COCO file whose masks have identities; see `label_video`."""
-    from soloist.engine.label import check_output, opened_output, report_labels
-    from soloist.engine.label_video import label_video
-    from soloist.engine.stopping import STARTS_OVER, listening
+    from soloist.inference.label import check_output, opened_output, report_labels
+    from soloist.inference.label_video import label_video
+    from soloist.runtime.stopping import STARTS_OVER, listening
 
     if drawn is not None:
         check_output(drawn, overwrite=overwrite, example="masks.mp4")

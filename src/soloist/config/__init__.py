@@ -1,7 +1,7 @@
 """Every constant of the method as a named field, nested by stage.
 
 A field's docstring feeds `--help`. Defaults are the paper's, with the section of the paper or
-"released" (the released code's configuration) beside each; `presets.py` holds the others.
+"released" (the released code's configuration) beside each; `config/presets.py` holds the others.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Reading images and annotations, augmentation, generated scenes."""
+"""Images in: where they are, their formats, TIFFs, georeferences; generated scenes."""

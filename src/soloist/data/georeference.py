@@ -13,7 +13,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from soloist.data.tiffs import is_tiff
-from soloist.files import one_line, shown
+from soloist.runtime.files import one_line, shown
 
 logger = logging.getLogger(__name__)
 

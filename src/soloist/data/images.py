@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from soloist.config import AS_USUAL, ReadingConfig
-from soloist.data.error_log import ErrorLog
 from soloist.data.sources import ImageRef, find_images, readable_formats
 from soloist.data.stretch import to_rgb8
 from soloist.data.tiffs import is_tiff, read_tiff, tiff_size
 from soloist.errors import DataError
-from soloist.files import one_line, shown
+from soloist.runtime.error_log import ErrorLog
+from soloist.runtime.files import one_line, shown
 
 logger = logging.getLogger(__name__)
 

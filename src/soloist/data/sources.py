@@ -6,17 +6,17 @@ import glob
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from soloist.config import AS_USUAL, ReadingConfig
-from soloist.data.coco_entries import image_name
 from soloist.errors import DataError
-from soloist.files import one_line, shown
+from soloist.runtime.files import one_line, shown
 
 logger = logging.getLogger(__name__)
 
@@ -307,3 +307,11 @@ def _read_text(file: Path, wanted: str, errors: str = "strict") -> str:
 def _shortened(value: object, length: int = 80) -> str:
     text = repr(value)
     return text if len(text) <= length else f"{text[:length]}..."
+
+
+def image_name(record: Mapping[str, Any]) -> str | None:
+    """The file of an entry of `images`; LVIS names it by the end of `coco_url` alone."""
+    name = record.get("file_name")
+    if name is None and isinstance(record.get("coco_url"), str):
+        name = "/".join(record["coco_url"].split("/")[-2:])
+    return name if isinstance(name, str) and name else None

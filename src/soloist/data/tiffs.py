@@ -11,7 +11,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from soloist.errors import DataError
-from soloist.files import shown
+from soloist.runtime.files import shown
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BYTES_PER_PIXEL = 64

@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from soloist.engine.distributed import on_main
-from soloist.engine.progress import duration
-from soloist.engine.runtime import Runtime
-from soloist.engine.stopping import stop_if_asked
 from soloist.experiments.ablations import Column, Kind, Row, Table, Trial, trials_of
 from soloist.experiments.figures import in_percent, mean_and_spread
 from soloist.experiments.trials import Materials, Outcome, do_trial, find_outcome
-from soloist.files import write_text
+from soloist.runtime.device import Runtime
+from soloist.runtime.distributed import on_main
+from soloist.runtime.files import write_text
+from soloist.runtime.progress import duration
+from soloist.runtime.stopping import stop_if_asked
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from soloist.checkpoints.published import backbone_choice
 from soloist.config import Config
+from soloist.config.presets import SOLO_MASK_WEIGHT, override
 from soloist.errors import ConfigError, near_names
-from soloist.hub import backbone_choice
-from soloist.presets import SOLO_MASK_WEIGHT, override
 
 Kind = Literal["free masks", "training", "predictions", "finetuning"]
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from soloist.api import finetune
-from soloist.engine.distributed import join, on_main
-from soloist.engine.run_folder import STATE
-from soloist.engine.runtime import choose_runtime
 from soloist.errors import ConfigError, RunError
 from soloist.experiments.figures import in_percent, mean_and_spread
-from soloist.files import write_text
-from soloist.finetuning import BACKBONE, SCRATCH
+from soloist.runtime.device import choose_runtime
+from soloist.runtime.distributed import join, on_main
+from soloist.runtime.files import write_text
+from soloist.training.finetuning import BACKBONE, SCRATCH
+from soloist.training.run_folder import STATE
 
 logger = logging.getLogger(__name__)
 

@@ -11,26 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from soloist.config import Config
-from soloist.data.coco import load_coco
-from soloist.data.journal import is_finished
+from soloist.config.presets import supervised
+from soloist.data.coco.journal import is_finished
+from soloist.data.coco.read import load_coco
 from soloist.data.sources import ImageRef, find_images
-from soloist.engine.build import CONFIG_FILE, build_backbone, load_solo, model_folder
-from soloist.engine.distributed import on_main
-from soloist.engine.evaluate import Metrics, evaluate
-from soloist.engine.extract import FreeMaskExtractor, without_floor
-from soloist.engine.label import Labeler, label_images, opened_output
-from soloist.engine.run_folder import STATE, RunFolder, open_run
-from soloist.engine.runtime import Runtime
-from soloist.engine.train import train
 from soloist.errors import RunError
+from soloist.evaluation.evaluate import Metrics, evaluate
 from soloist.experiments.ablations import Trial
-from soloist.files import plain_json, shown, write_json
-from soloist.finetuning import choose_labelled, finetune, with_classes
-from soloist.presets import supervised
-from soloist.pseudo_labels import write_pseudo_labels
-from soloist.run_report import write_run_report
-from soloist.segmenter import Segmenter
-from soloist.self_training import Stage, show_stages
+from soloist.inference.label import Labeler, label_images, opened_output
+from soloist.inference.segmenter import Segmenter
+from soloist.models.build import CONFIG_FILE, build_backbone, load_solo, model_folder
+from soloist.proposals.extract import FreeMaskExtractor, without_floor
+from soloist.report.run import write_run_report
+from soloist.runtime.device import Runtime
+from soloist.runtime.distributed import on_main
+from soloist.runtime.files import plain_json, shown, write_json
+from soloist.training.finetuning import choose_labelled, finetune, with_classes
+from soloist.training.pseudo_labels import write_pseudo_labels
+from soloist.training.run_folder import STATE, RunFolder, open_run
+from soloist.training.self_training import Stage, show_stages
+from soloist.training.train import train
 
 RESULTS = "results.json"
 NO_NETWORK = "what it goes on from has no network"

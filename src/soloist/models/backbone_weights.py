@@ -9,10 +9,12 @@ from pathlib import Path
 
 from torch import nn
 
-from soloist.checkpoints import OfficialWeights, load_official
+from soloist.checkpoints.download import fetch
+from soloist.checkpoints.hub_reference import PREFIX, HubReference
 from soloist.checkpoints.names import BACKBONE
+from soloist.checkpoints.official import OfficialWeights, load_official
+from soloist.checkpoints.published import PUBLISHED
 from soloist.errors import CheckpointError, ConfigError, near_names
-from soloist.hub import PREFIX, PUBLISHED, HubReference, fetch
 
 logger = logging.getLogger(__name__)
 

@@ -185,8 +185,8 @@ def create_backbone(
     Args:
         name: timm model name, with or without the tag of its weights.
         weights: `bundled`, `none` (random), `timm` (the model's own pretrained weights), a short
-            name of `soloist.hub.PUBLISHED`, `hf:owner/repo/file@revision#sha256`, or the path of a
-            weights file or of a run folder of `soloist pretrain`, `train` or `fit`.
+            name of `checkpoints/published.py`, `hf:owner/repo/file@revision#sha256`, or the path of
+            a weights file or of a run folder of `soloist pretrain`, `train` or `fit`.
         output_stride: Stride of the last stage: 8, 16 or 32.
         stages: Feature maps in use, finest first; what comes after them is not built. A plain
             vision transformer is built whole and gives one map.

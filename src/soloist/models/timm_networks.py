@@ -10,8 +10,8 @@ import timm
 import torch
 
 from soloist.checkpoints.names import BACKBONE, flat_name
+from soloist.checkpoints.published import PUBLISHED
 from soloist.errors import CheckpointError, ConfigError, near_names
-from soloist.hub import PUBLISHED
 
 
 @cache

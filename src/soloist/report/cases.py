@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from soloist.data.images import ImageRef
+from soloist.data.sources import ImageRef
 from soloist.report.columns import Column
 from soloist.report.content import ImageVerdict, ReportContent
 from soloist.report.pictures import Layer, Picture

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TypeVar
 
-from soloist.data.coco_types import CocoAnnotation, CocoFile, CocoImage
-from soloist.data.images import ImageRef
+from soloist.data.coco.types import CocoAnnotation, CocoFile, CocoImage
+from soloist.data.sources import ImageRef
 from soloist.report.content import ImageVerdict, ReportContent
 
 SCORE_UNITS = 1000

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from soloist.pictures import mask_colors
+from soloist.data.drawing.pictures import mask_colors
 from soloist.report.columns import MOST_MASKS, SCORE_UNITS, Column
 from soloist.report.content import ReportContent
 from soloist.report.pictures import Layer, Picture, Shape

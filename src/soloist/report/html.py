@@ -16,12 +16,10 @@ from string import Template
 from typing import NamedTuple
 
 from soloist import __version__
-from soloist.data.images import ImageRef
-from soloist.data.sources import spread
-from soloist.files import write_text
+from soloist.data.sources import ImageRef, spread
 from soloist.report.cases import cases_section, judged_images
 from soloist.report.columns import Column, make_columns
-from soloist.report.content import ReportContent, stage_title
+from soloist.report.content import ReportContent
 from soloist.report.gallery import color_rules, gallery_section
 from soloist.report.pictures import make_pictures
 from soloist.report.sections import (
@@ -35,6 +33,8 @@ from soloist.report.sections import (
     timing_section,
     training_section,
 )
+from soloist.runtime.files import write_text
+from soloist.training.stages import stage_title
 
 _STYLES = ("style.css", "gallery.css", "closer.css")
 
@@ -129,7 +129,7 @@ def _cases(
 
 
 def _resource(name: str) -> str:
-    return files("soloist.report").joinpath(name).read_text(encoding="utf-8")
+    return files("soloist.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _facts(content: ReportContent, results: Mapping[str, Mapping[str, float | None]]) -> str:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from soloist.data.coco_types import CocoAnnotation
-from soloist.data.images import ImageRef, read_image
+from soloist.data.coco.types import CocoAnnotation
+from soloist.data.drawing.pictures import jpeg_bytes, thumbnail
+from soloist.data.images import read_image
+from soloist.data.sources import ImageRef
 from soloist.errors import DataError
-from soloist.pictures import jpeg_bytes, thumbnail
 from soloist.report.columns import MOST_MASKS, Column, score_units
 from soloist.report.content import ImageVerdict
 from soloist.report.shapes import svg_path

@@ -11,8 +11,9 @@ from html import escape
 from typing import Any
 
 from soloist import __version__
-from soloist.charts import bar_chart_svg, histogram_svg, line_chart_svg
-from soloist.report.content import ReportContent, stage_title
+from soloist.report.charts import bar_chart_svg, histogram_svg, line_chart_svg
+from soloist.report.content import ReportContent
+from soloist.training.stages import stage_title
 
 _METRICS: tuple[tuple[str, str], ...] = (
     ("ap", "AP"),

@@ -1,0 +1,1 @@
+"""COCO files between the stages: types, reading, writing, run lengths, outlines, shards."""

@@ -1,0 +1,255 @@
+"""Results of very large sets: a folder of Parquet files, one for each shard of a manifest.
+
+Each row is an image; its objects are lists in the columns `counts` (run lengths in COCO's
+compressed form), `score`, `category_id`, `bbox` (x, y, width, height), `area` and `embedding`. An
+image that could not be read has a row with an `error` and no size. Other tools read the files as
+they are.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from soloist.data.coco.manifest import Manifest
+from soloist.data.coco.types import CocoImage
+from soloist.data.coco.write import annotation_entry
+from soloist.errors import DataError
+from soloist.runtime.files import atomic_path, one_line, shown
+
+MANIFEST = "manifest.parquet"
+SHARDS = "shards"
+
+_KEY = b"soloist.shard"
+_SCHEMA = pa.schema(
+    [
+        ("index", pa.int64()),
+        ("file_name", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("error", pa.string()),
+        ("counts", pa.list_(pa.binary())),
+        ("score", pa.list_(pa.float64())),
+        ("category_id", pa.list_(pa.int64())),
+        ("bbox", pa.list_(pa.list_(pa.float32()))),
+        ("area", pa.list_(pa.int64())),
+        ("embedding", pa.list_(pa.list_(pa.float32()))),
+    ]
+)
+_OBJECTS = ("counts", "score", "category_id", "bbox", "area")
+
+
+@dataclass(frozen=True)
+class ShardRow:
+    """What became of one image.
+
+    Attributes:
+        file_name: Its name.
+        size: (height, width) in pixels; None if it could not be read.
+        annotations: Its N objects, as from `instances_to_annotations`.
+        embeddings: (N, E) float32.
+        error: Why it could not be read.
+    """
+
+    file_name: str
+    size: tuple[int, int] | None
+    annotations: Sequence[Mapping[str, Any]]
+    embeddings: NDArray[np.float32]
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class ShardFacts:
+    """What the end of a shard's file tells about it.
+
+    Attributes:
+        images: Images that were read.
+        instances: Objects on them.
+        failed: Images that could not be read.
+        embedding_size: Numbers of an embedding; 0 without objects.
+    """
+
+    images: int
+    instances: int
+    failed: int
+    embedding_size: int
+
+
+class ShardFolder:
+    """A manifest and the shards that are finished; what is in one is read after `facts`.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        DataError: If it has no manifest.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest = Manifest(path / MANIFEST)
+
+    def file(self, shard: int) -> Path:
+        """Where a shard is, or will be."""
+        return self.path / SHARDS / f"{shard:05d}.parquet"
+
+    def finished(self) -> list[int]:
+        """Numbers of the shards that are there, ascending."""
+        folder = self.path / SHARDS
+        names = (file.name for file in folder.iterdir()) if folder.is_dir() else ()
+        found = (re.fullmatch(r"(\d{5})\.parquet", name) for name in names)
+        return sorted(int(match[1]) for match in found if match)
+
+    def missing(self) -> list[int]:
+        """Numbers of the shards that are not, ascending."""
+        return sorted(set(range(self.manifest.shards)).difference(self.finished()))
+
+    def write(self, shard: int, rows: Sequence[ShardRow]) -> None:
+        """Writes a shard, whole or not at all.
+
+        Args:
+            shard: Its number.
+            rows: What became of its images, in the manifest's order.
+
+        Raises:
+            RunError: If it cannot be written.
+        """
+        counts = [len(row.annotations) for row in rows]
+        embeddings = [row.embeddings for row in rows if len(row.embeddings)]
+        failed = sum(row.error is not None for row in rows)
+        facts = ShardFacts(
+            images=len(rows) - failed,
+            instances=sum(counts),
+            failed=failed,
+            embedding_size=embeddings[0].shape[1] if embeddings else 0,
+        )
+        first = shard * self.manifest.shard_size
+        columns = {
+            "index": range(first, first + len(rows)),
+            "file_name": [_printable(row.file_name) for row in rows],
+            "height": [row.size and row.size[0] for row in rows],
+            "width": [row.size and row.size[1] for row in rows],
+            "error": [row.error and _printable(row.error) for row in rows],
+            "counts": _lists(rows, lambda one: one["segmentation"]["counts"].encode("ascii")),
+            **{name: _lists(rows, lambda one, name=name: one[name]) for name in _OBJECTS[1:]},
+        }
+        arrays = {name: pa.array(columns[name], _SCHEMA.field(name).type) for name in columns}
+        arrays["embedding"] = _embedding_array(embeddings, counts, facts)
+        table = pa.table(arrays, schema=_SCHEMA)
+        head = {"fingerprint": self.manifest.fingerprint, "shard": shard, **asdict(facts)}
+        with atomic_path(self.file(shard)) as temporary:
+            pq.write_table(
+                table.replace_schema_metadata({_KEY: json.dumps(head)}),
+                temporary,
+                compression="zstd",
+                # Neither run lengths nor embeddings repeat.
+                use_dictionary=False,
+                write_statistics=False,
+                write_page_checksum=True,
+            )
+
+    def facts(self, shard: int) -> ShardFacts:
+        """Checks a finished shard by the end of its file.
+
+        Raises:
+            DataError: If it is damaged, or of another manifest.
+        """
+        path = self.file(shard)
+        try:
+            metadata = pq.read_metadata(path)
+            head = json.loads(metadata.metadata[_KEY])
+            own = (head.pop("fingerprint"), head.pop("shard"), metadata.num_rows)
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+            raise _damaged(path, error) from error
+        if own != (self.manifest.fingerprint, shard, self.manifest.size(shard)):
+            raise DataError(
+                f"shard {shown(path)} belongs to other images or settings; remove it and run the "
+                "command that makes it again"
+            )
+        return ShardFacts(**head)
+
+    def images(self, shard: int) -> Iterator[CocoImage]:
+        """The images of a finished shard that could be read."""
+        # Names as in the manifest: those in the shard are made printable.
+        sizes = self._read(shard, "height", "width")
+        for entry, (height, width) in zip(self.manifest.entries(shard), sizes, strict=True):
+            if height is not None:
+                assert entry.id is not None
+                yield CocoImage(entry.id, entry.name, height, width)
+
+    def annotations(self, shard: int) -> Iterator[dict[str, Any]]:
+        """The objects of a finished shard as COCO's, all with the id 0."""
+        rows = self._read(shard, "height", "width", *_OBJECTS)
+        for entry, (height, width, *objects) in zip(
+            self.manifest.entries(shard), rows, strict=True
+        ):
+            assert entry.id is not None
+            for counts, score, category_id, box, area in zip(*objects, strict=True):
+                yield annotation_entry(
+                    0,
+                    entry.id,
+                    {"size": [height, width], "counts": counts.decode("ascii")},
+                    area=area,
+                    box_xywh=box,
+                    score=score,
+                    category_id=category_id,
+                )
+
+    def embeddings(self, shard: int) -> NDArray[np.float32]:
+        """(N, E) embeddings of the objects of a finished shard."""
+        facts = self.facts(shard)
+        column = self._table(shard, "embedding").column("embedding").combine_chunks()
+        values = column.flatten().flatten().to_numpy(zero_copy_only=False)
+        rows: NDArray[np.float32] = values.reshape(facts.instances, facts.embedding_size)
+        return rows
+
+    def errors(self, shard: int) -> list[tuple[str, str]]:
+        """Name and reason of the images of a finished shard that could not be read."""
+        rows = zip(self.manifest.entries(shard), self._read(shard, "error"), strict=True)
+        return [(entry.name, error) for entry, (error,) in rows if error is not None]
+
+    def _read(self, shard: int, *columns: str) -> Iterator[tuple[Any, ...]]:
+        table = self._table(shard, *columns)
+        return zip(*(table.column(name).to_pylist() for name in columns), strict=True)
+
+    def _table(self, shard: int, *columns: str) -> pa.Table:
+        path = self.file(shard)
+        try:
+            return pq.read_table(path, columns=list(columns), page_checksum_verification=True)
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(path, error) from error
+
+
+def _lists(rows: Sequence[ShardRow], value: Any) -> list[list[Any]]:
+    return [[value(one) for one in row.annotations] for row in rows]
+
+
+def _embedding_array(
+    embeddings: Sequence[NDArray[np.float32]], counts: Sequence[int], facts: ShardFacts
+) -> pa.Array:
+    flat = np.concatenate([np.zeros(0, np.float32), *(part.ravel() for part in embeddings)])
+    places = np.arange(facts.instances + 1, dtype=np.int32) * facts.embedding_size
+    objects = pa.ListArray.from_arrays(places, flat)
+    images = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    return pa.ListArray.from_arrays(images, objects)
+
+
+def _printable(text: str) -> str:
+    r"""Text that UTF-8 can hold; parts of broken file names are written as `\udcxx`."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"cannot read shard {shown(path)}: {one_line(error)}; remove it and run the command that "
+        "makes it again"
+    )

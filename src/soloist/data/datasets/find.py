@@ -1,0 +1,168 @@
+"""Which format a folder is of, and reading it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from soloist.data.coco.types import CocoAnnotation
+from soloist.data.datasets.cityscapes import cityscapes_splits, read_cityscapes
+from soloist.data.datasets.coco_sets import coco_splits, read_coco
+from soloist.data.datasets.dataset import Dataset, DatasetImage
+from soloist.data.datasets.faults import Report, refuse
+from soloist.data.datasets.label_maps import label_map_splits, read_label_maps
+from soloist.data.datasets.voc import ALL, read_voc, voc_splits
+from soloist.data.datasets.yolo import read_yolo, yolo_splits
+from soloist.data.sources import find_images
+from soloist.errors import ConfigError, DataError, near_names
+from soloist.runtime.files import shown
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of data sets.
+
+    Attributes:
+        name: For `--format`.
+        layout: What lies in such a folder.
+        splits: Names of a folder's splits; none if the folder is not of this format.
+        read: Reads one split.
+        whole: The split that holds all others, where there is one.
+    """
+
+    name: str
+    layout: str
+    splits: Callable[[Path], tuple[str, ...]]
+    read: Callable[[Path, str, Report], Dataset]
+    whole: str | None = None
+
+
+def _folder_splits(path: Path) -> tuple[str, ...]:
+    return ("",) if path.is_dir() else ()
+
+
+def _read_folder(path: Path, split: str, report: Report) -> Dataset:
+    def no_objects(image: DatasetImage, report: Report) -> list[CocoAnnotation]:
+        return []
+
+    images = tuple(
+        DatasetImage(number, ref.path, ref.name)
+        for number, ref in enumerate(find_images(path), start=1)
+    )
+    remark = "no annotations: good for masks, pretrain, train and fit, not for eval"
+    return Dataset("folder", path, split, images, {}, no_objects, (remark,))
+
+
+_FOLDER = Format("folder", "images, at any depth", _folder_splits, _read_folder)
+FORMATS = {
+    one.name: one
+    for one in (
+        Format(
+            "coco",
+            "a .json file with `images` and `annotations`, alone or in annotations/",
+            coco_splits,
+            read_coco,
+        ),
+        Format("voc", "JPEGImages/ and Annotations/*.xml", voc_splits, read_voc, whole=ALL),
+        Format(
+            "cityscapes",
+            "gtFine/SPLIT/CITY/*_gtFine_instanceIds.png and leftImg8bit/",
+            cityscapes_splits,
+            read_cityscapes,
+        ),
+        Format("yolo", "data.yaml, or images/ and labels/*.txt", yolo_splits, read_yolo),
+        Format(
+            "label-maps",
+            "images/ and masks/ (or labels/) with a .png or .tif of the same name",
+            label_map_splits,
+            read_label_maps,
+        ),
+        _FOLDER,
+    )
+}
+"""The formats by name."""
+
+
+def find_format(path: str | Path, format: str | None = None) -> Format:
+    """The format of a folder, from what lies in it; files are not opened.
+
+    Args:
+        path: A folder, a COCO file or a data.yaml.
+        format: A name of `FORMATS` that is known better; None finds out.
+
+    Raises:
+        DataError: If there is no such folder, or it is of no format, or of several.
+        ConfigError: If there is no such format.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"wanted a data set, got {shown(path)}, which does not exist")
+    if format is not None:
+        if format not in FORMATS:
+            raise ConfigError(f"no format named {format!r}; {near_names(format, FORMATS)}")
+        known = FORMATS[format]
+        if not known.splits(path):
+            raise DataError(
+                f"wanted a data set of format {format} ({known.layout}), got {shown(path)} "
+                "without these; check the path or the format"
+            )
+        return known
+    found = [one for one in FORMATS.values() if one is not _FOLDER and one.splits(path)]
+    if len(found) > 1:
+        names = " and ".join(one.name for one in found)
+        raise DataError(
+            f"wanted a data set of one format, got {shown(path)}, which looks like {names}; "
+            "choose with --format"
+        )
+    if found:
+        return found[0]
+    if path.is_dir():
+        return _FOLDER
+    raise DataError(
+        f"wanted a data set, got the file {shown(path)}; "
+        "give a folder, a COCO file (.json) or YOLO's data.yaml"
+    )
+
+
+def find_dataset(
+    path: str | Path,
+    format: str | None = None,
+    split: str | None = None,
+    *,
+    images: Path | None = None,
+    report: Report = refuse,
+) -> Dataset:
+    """Reads a data set, or one split of it.
+
+    Args:
+        path: A folder, a COCO file or a data.yaml.
+        format: As in `find_format`.
+        split: One of the format's splits; may be None where there is only one.
+        images: Folder of the images, if they lie elsewhere.
+        report: Told what is wrong; by default that ends the reading.
+
+    Raises:
+        DataError: If it is no data set, something is wrong with it, or there is no such split.
+        ConfigError: If there is no such format.
+    """
+    path = Path(path)
+    known = find_format(path, format)
+    splits = known.splits(path)
+    if split is None and len(splits) == 1:
+        split = splits[0]
+    if split not in splits:
+        wanted = "the name of a split" if split is None else f"the split {split!r}"
+        raise DataError(
+            f"wanted {wanted} of {shown(path)}, which has {', '.join(splits)}; "
+            "choose one of them with --split"
+        )
+    dataset = known.read(path, split, report)
+    if images is None:
+        return dataset
+    return replace(dataset, images=tuple(_moved(one, images) for one in dataset.images))
+
+
+def _moved(image: DatasetImage, folder: Path) -> DatasetImage:
+    whole = folder / image.name
+    return replace(image, path=whole if whole.is_file() else folder / whole.name)

@@ -1,0 +1,89 @@
+"""Label maps: beside each image a PNG or TIFF, usually of 16 bits, with a number per object."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from soloist.data.coco.types import CocoAnnotation
+from soloist.data.datasets.dataset import Dataset, DatasetImage, true_object
+from soloist.data.datasets.faults import Fault, Report
+from soloist.data.datasets.index_maps import masks_of, read_index_map
+from soloist.data.images import image_size
+from soloist.data.sources import ImageRef, find_images
+from soloist.errors import DataError
+from soloist.runtime.files import shown
+
+_MAP_FOLDERS = ("masks", "labels", "label_maps")
+_SUFFIXES = {".png", ".tif", ".tiff"}
+
+
+def label_map_splits(path: Path) -> tuple[str, ...]:
+    """One split without a name, if there are images and maps."""
+    folder = _map_folder(path)
+    if folder is None or not (path / "images").is_dir():
+        return ()
+    return ("",)
+
+
+def read_label_maps(path: Path, split: str, report: Report) -> Dataset:
+    """Images and the maps of the same name; 0 is background.
+
+    Args:
+        path: The folder with `images` and `masks` (or `labels`, `label_maps`).
+        split: Always empty.
+        report: Told what is wrong.
+
+    Raises:
+        DataError: If a folder has no image.
+    """
+    folder = _map_folder(path)
+    assert folder is not None
+    maps = {Path(ref.name).with_suffix("").as_posix(): ref for ref in find_images(folder)}
+    images: list[DatasetImage] = []
+    maps_by_id: dict[int, Path] = {}
+    for ref in find_images(path / "images"):
+        label_map = maps.pop(Path(ref.name).with_suffix("").as_posix(), None)
+        if label_map is None:
+            report(Fault.MISSING_ANNOTATION, f"{shown(ref.name)} in {folder.name}")
+            continue
+        image = _image(len(images) + 1, ref, label_map, report)
+        if image is not None:
+            images.append(image)
+            maps_by_id[image.id] = label_map.path
+    for label_map in maps.values():
+        report(Fault.ORPHAN, f"{folder.name}/{label_map.name}")
+
+    def read_objects(image: DatasetImage, report: Report) -> list[CocoAnnotation]:
+        try:
+            numbers = read_index_map(maps_by_id[image.id])
+        except DataError as error:
+            report(Fault.BROKEN_MASK, str(error))
+            return []
+        return [true_object(image, rle=rle) for _, rle in masks_of(numbers)]
+
+    return Dataset(
+        format="label-maps",
+        path=path,
+        split=split,
+        images=tuple(images),
+        categories={1: "object"},
+        read_objects=read_objects,
+    )
+
+
+def _image(
+    image_id: int, ref: ImageRef, label_map: ImageRef, report: Report
+) -> DatasetImage | None:
+    try:
+        return DatasetImage(image_id, ref.path, ref.name, image_size(label_map.path))
+    except DataError as error:
+        report(Fault.BROKEN_MASK, str(error))
+        return None
+
+
+def _map_folder(path: Path) -> Path | None:
+    for name in _MAP_FOLDERS:
+        folder = path / name
+        if folder.is_dir() and any(one.suffix.lower() in _SUFFIXES for one in folder.rglob("*")):
+            return folder
+    return None

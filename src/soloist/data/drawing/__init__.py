@@ -1,0 +1,1 @@
+"""Masks drawn over images and cut out of them, with NumPy and Pillow."""

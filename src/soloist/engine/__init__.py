@@ -1,1 +1,0 @@
-"""Loops that join networks, targets, losses and files."""

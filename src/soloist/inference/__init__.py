@@ -1,0 +1,1 @@
+"""Trained networks at work: the segmenter and its results, lists, videos, tiles, shards."""

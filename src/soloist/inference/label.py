@@ -1,0 +1,289 @@
+"""Labels a list of images one by one into a COCO file: the loop of `masks` and of `predict`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soloist.data.coco.encoded import EncodedInstances
+from soloist.data.coco.journal import Journal, is_finished
+from soloist.data.coco.read import read_json
+from soloist.data.coco.types import CATEGORIES, CocoImage
+from soloist.data.coco.write import embeddings_path
+from soloist.data.georeference import read_georeference
+from soloist.data.images import read_with_size
+from soloist.data.sources import ImageRef
+from soloist.errors import DataError, RunError
+from soloist.runtime.distributed import gather, is_main, on_main, processes, rank, together
+from soloist.runtime.error_log import ErrorLog
+from soloist.runtime.files import plain_json, shown
+from soloist.runtime.lock import locked_output
+from soloist.runtime.progress import duration, track
+from soloist.runtime.stopping import stop_if_asked
+from soloist.structures import Instances
+
+logger = logging.getLogger(__name__)
+
+# Images decoded ahead of the one in work; of those that are never reduced, which may be large, one.
+LOOKAHEAD = 4
+LOOKAHEAD_WHOLE = 1
+# The estimate printed early rests on this many images.
+IMAGES_FOR_ESTIMATE = 5
+
+Objects = Instances | EncodedInstances
+Labeler = Callable[[NDArray[np.uint8], tuple[int, int]], Objects]
+"""Pixels (H', W', 3), perhaps decoded at reduced size, and the full (H, W) to instances."""
+OnResult = Callable[[ImageRef, NDArray[np.uint8], Objects], None]
+"""Called with each image, its pixels and its instances, by the process that labels it."""
+
+
+class Labelled(NamedTuple):
+    """What was found on an image.
+
+    Attributes:
+        pixels: (H', W', 3) uint8 RGB, perhaps reduced.
+        size: (height, width) of the file, which masks refer to.
+        instances: The objects.
+    """
+
+    pixels: NDArray[np.uint8]
+    size: tuple[int, int]
+    instances: Objects
+
+
+@dataclass(frozen=True)
+class LabelSummary:
+    """What a pass over images gave.
+
+    Attributes:
+        images: Images in the file.
+        instances: Objects on them.
+        failed: Images that could not be read, those of earlier runs of the file included.
+        seconds: Time of this run.
+    """
+
+    images: int
+    instances: int
+    failed: int
+    seconds: float
+
+
+def label_images(
+    images: Sequence[ImageRef],
+    labeler: Labeler,
+    out: Path,
+    *,
+    title: str,
+    short_side: int | None,
+    settings: Mapping[str, Any],
+    errors: ErrorLog,
+    categories: Mapping[int, str] = CATEGORIES,
+    overwrite: bool = False,
+    on_result: OnResult | None = None,
+) -> LabelSummary:
+    """Labels images into a COCO file, continuing what a killed run left.
+
+    Several processes share the images; the file is the same for any number of them.
+
+    Args:
+        images: The images.
+        labeler: Gives the instances of one image.
+        out: The COCO file.
+        title: What the progress bar says.
+        short_side: JPEGs may be decoded at reduced size down to this short side, in pixels; None
+            decodes them whole.
+        settings: What the result depends on; part of the file's `info`.
+        errors: Where unreadable images are listed.
+        categories: Names of the labeler's classes by category id, in the order of its labels.
+        overwrite: Replace a finished file.
+        on_result: Called with what was found on each image.
+
+    Raises:
+        RunError: If the file exists and is not to be replaced, or cannot be written.
+        DataError: If none of the images can be read.
+        StoppedError: If the process was asked to stop; what is finished is kept.
+    """
+    on_main(partial(check_output, out, overwrite=overwrite))
+    journal = _open_journal(out, settings, categories)
+    numbers = {image.name: number for number, image in enumerate(images, start=1)}
+    left = [image for image in images if image.name not in journal.done]
+    failures: list[tuple[str, DataError]] = []
+    start = time.monotonic()
+
+    def label_share() -> None:
+        with track(title, len(images), done=len(images) - len(left)) as tracker:
+            own = left[rank() :: processes()]
+            for count, (image, found) in enumerate(each_labelled(own, labeler, short_side), 1):
+                if isinstance(found, DataError):
+                    failures.append((image.name, found))
+                    errors.add(image.name, title, found)
+                else:
+                    number = image.id if image.id is not None else numbers[image.name]
+                    # The journal last: what it names is not done again.
+                    if on_result is not None:
+                        on_result(image, found.pixels, found.instances)
+                    place = read_georeference(image.path)
+                    journal.add(CocoImage(number, image.name, *found.size, place), found.instances)
+                if count == IMAGES_FOR_ESTIMATE and len(own) > 2 * count and is_main():
+                    rest = (time.monotonic() - start) / count * (len(own) - count)
+                    logger.info("%s: %d images, about %s", title, len(left), duration(rest))
+                # The others are about as far.
+                advanced = min(processes(), len(left) - (count - 1) * processes())
+                tracker.advance(advanced, note=f"{len(journal)} masks")
+                stop_if_asked()
+
+    together(label_share)
+    failed = gather(failures)
+    for name, error in failed:
+        errors.add(name, title, error)
+
+    def finish() -> LabelSummary:
+        if processes() > 1:
+            journal.refresh(processes())
+        if not journal.done:
+            raise DataError(
+                f"none of the {len(images)} images could be read; see {errors.path or 'the log'}"
+            )
+        seconds = time.monotonic() - start
+        summary = LabelSummary(len(journal.done), len(journal), len(failed), seconds)
+        journal.finish(settings, order=numbers)
+        return summary
+
+    return on_main(finish)
+
+
+def report_labels(what: str, summary: LabelSummary) -> None:
+    """Logs what a pass over images gave."""
+    logger.info(
+        "%s: %d on %d images (%.1f an image) in %s, %d images failed",
+        what,
+        summary.instances,
+        summary.images,
+        summary.instances / max(summary.images, 1),
+        duration(summary.seconds),
+        summary.failed,
+    )
+
+
+def each_labelled(
+    images: Sequence[ImageRef], labeler: Labeler, short_side: int | None
+) -> Iterator[tuple[ImageRef, Labelled | DataError]]:
+    """Each image with what was found on it, or why it could not be read."""
+    for image, decoded in _decode_ahead(images, short_side):
+        try:
+            pixels, size = decoded.result()
+        except DataError as error:
+            yield image, error
+        else:
+            yield image, Labelled(pixels, size, labeler(pixels, size))
+
+
+def _open_journal(out: Path, settings: Mapping[str, Any], categories: Mapping[int, str]) -> Journal:
+    """The journal on every process, on the main one first, before any adds to it."""
+    first: list[Journal] = []
+    on_main(lambda: first.append(Journal(out, settings, categories=categories)))
+    return together(
+        lambda: first[0] if first else Journal(out, settings, part=rank(), categories=categories)
+    )
+
+
+@contextmanager
+def opened_output(out: Path, *, overwrite: bool) -> Iterator[ErrorLog]:
+    """Keeps an output file to this command, and its account of failures; see `errors_beside`.
+
+    Raises:
+        RunError: If another command is writing it, or as `errors_beside`.
+    """
+    on_main(partial(check_output, out, overwrite=overwrite))
+    with locked_output(out, sidecars=[embeddings_path(out)]):
+        yield errors_beside(out, overwrite=overwrite)
+
+
+def errors_beside(out: Path, *, overwrite: bool) -> ErrorLog:
+    """The account of the images that fail on the way to an output file, `<stem>.errors.jsonl`.
+
+    It starts anew: what failed in a run that was killed, or in one that is replaced, is tried
+    again.
+
+    Raises:
+        RunError: If the output cannot be written, or exists and is not to be replaced.
+    """
+
+    def start_anew() -> Path:
+        check_output(out, overwrite=overwrite)
+        path = errors_path(out)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"cannot write beside {shown(out)} ({error.strerror}); choose another --out"
+            ) from error
+        return path
+
+    path = on_main(start_anew)
+    return ErrorLog(path if is_main() else None)
+
+
+def errors_path(out: Path) -> Path:
+    """The account of failures beside an output file."""
+    return out.with_name(f"{out.stem}.errors.jsonl")
+
+
+def is_made(out: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether an output file is finished and was made with these settings."""
+
+    def look() -> bool:
+        if not out.is_file() or not is_finished(out):
+            return False
+        content = read_json(out)
+        info = content.get("info") if isinstance(content, dict) else None
+        return isinstance(info, dict) and plain_json(settings).items() <= info.items()
+
+    return on_main(look)
+
+
+def check_output(out: Path, *, overwrite: bool, example: str = "masks.json") -> None:
+    """Checks that a file may be written.
+
+    Args:
+        out: The file.
+        overwrite: Whether it may be replaced.
+        example: What a file might be called, for the message.
+
+    Raises:
+        RunError: If it is a folder, or exists and is not to be replaced.
+    """
+    if out.is_dir():
+        raise RunError(f"--out must be a file such as {example}, {shown(out)} is a folder")
+    if is_finished(out) and not overwrite:
+        raise RunError(f"{shown(out)} exists; add --overwrite to replace it, or choose another")
+
+
+def _read(image: ImageRef, short_side: int | None) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    return read_with_size(image.path, reading=image.reading, short_side=short_side)
+
+
+def _decode_ahead(
+    images: Sequence[ImageRef], short_side: int | None
+) -> Iterator[tuple[ImageRef, Future[tuple[NDArray[np.uint8], tuple[int, int]]]]]:
+    """Decodes in a thread while the caller works; Pillow frees the interpreter meanwhile."""
+    ahead = LOOKAHEAD if short_side is not None else LOOKAHEAD_WHOLE
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        rest = iter(images)
+        waiting = [(image, pool.submit(_read, image, short_side)) for image in islice(rest, ahead)]
+        while waiting:
+            current = waiting.pop(0)
+            for image in islice(rest, 1):
+                waiting.append((image, pool.submit(_read, image, short_side)))
+            yield current

@@ -1,0 +1,298 @@
+"""Labels very large sets: any number of processes share the shards of a manifest.
+
+Which process labels which shard is settled by a lock for each shard, so that processes need not
+know of each other: those of a launcher, tasks of a job array, and workers of Ray can share a
+folder. A shard is written whole; the lock of a process that was killed is free at once, and whoever
+comes by labels that shard anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from soloist.config import AS_USUAL, ReadingConfig
+from soloist.data.coco.manifest import check_shard_size, write_manifest
+from soloist.data.coco.shards import MANIFEST, SHARDS, ShardFolder, ShardRow
+from soloist.data.coco.types import CATEGORIES
+from soloist.data.coco.write import instances_to_annotations
+from soloist.data.sources import ImageRef
+from soloist.errors import DataError, RunError
+from soloist.inference.label import Labeler, LabelSummary, OnResult, each_labelled
+from soloist.runtime.distributed import on_main, together
+from soloist.runtime.error_log import error_line
+from soloist.runtime.files import claimed, one_line, plain_json, shown, write_text
+from soloist.runtime.progress import Tracker, track
+from soloist.runtime.stopping import stop_if_asked
+
+logger = logging.getLogger(__name__)
+
+ERRORS = "errors.jsonl"
+_LOCKS = "locks"
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """What a worker needs to know, on this machine or another; it can be pickled for Ray.
+
+    Attributes:
+        folder: Where manifest and shards are, absolute.
+        title: What messages call the work, such as `masks`.
+        make_labeler: Makes what gives the instances of an image.
+        short_side: As in `label_images`.
+        on_result: Called with what was found on each image.
+        categories: Names of the labeler's classes by category id, in the order of its labels.
+        reading: How image files are read.
+    """
+
+    folder: Path
+    title: str
+    make_labeler: Callable[[], Labeler]
+    short_side: int | None
+    on_result: OnResult | None = None
+    categories: Mapping[int, str] = field(default_factory=lambda: CATEGORIES)
+    reading: ReadingConfig = AS_USUAL
+
+
+Work = Callable[[ShardFolder, Tracker], None]
+"""Labels the missing shards of a folder."""
+
+
+def label_shards(
+    job: ShardJob,
+    find: Callable[[], Iterable[ImageRef]],
+    *,
+    settings: Mapping[str, Any],
+    shard_size: int,
+    overwrite: bool = False,
+    work: Work | None = None,
+) -> LabelSummary:
+    """Labels what is missing in a folder of shards; with nothing missing it only tells about it.
+
+    The images are looked for once: from then on the manifest says which they are.
+
+    Args:
+        job: What to do.
+        find: Gives the images, if the folder has no manifest yet.
+        settings: What the results depend on.
+        shard_size: Images a shard.
+        overwrite: Throw away what an earlier command made.
+        work: Labels the missing shards; None for this process and those it was launched with.
+
+    Returns:
+        What all finished shards hold together.
+
+    Raises:
+        ConfigError: If the shard size is out of range.
+        RunError: If the folder holds something else, or shards of other settings.
+        DataError: If a finished shard is damaged, or no image at all can be read.
+        StoppedError: If the process was asked to stop; finished shards are kept.
+    """
+    start = time.monotonic()
+    check_shard_size(shard_size)
+    folder = job.folder
+    settings = plain_json(settings)
+    labeler: Labeler | None = None
+    if on_main(lambda: _needs_plan(folder, overwrite=overwrite)):
+        # First: a mistake in the options leaves nothing behind.
+        labeler = together(job.make_labeler)
+        on_main(partial(_plan, job, find, settings, shard_size, overwrite=overwrite))
+    shards = together(lambda: ShardFolder(folder))
+    on_main(lambda: _check_same(shards, settings, shard_size, job.categories))
+    done = on_main(lambda: _summary(shards, start))
+    if on_main(shards.missing):
+        work = work or partial(_work_here, job, labeler or together(job.make_labeler))
+        total = shards.manifest.images
+        with track(job.title, total, done=done.images + done.failed) as tracker:
+            together(lambda: work(shards, tracker))
+    return on_main(lambda: _finish(shards, job.title, start))
+
+
+class ShardWorker:
+    """Labels one shard after the other.
+
+    Args:
+        job: What to do.
+        shards: Where to.
+        labeler: Gives the instances of one image.
+    """
+
+    def __init__(self, job: ShardJob, shards: ShardFolder, labeler: Labeler) -> None:
+        self._job = job
+        self._shards = shards
+        self._labeler = labeler
+
+    def __call__(self, shard: int, tracker: Tracker | None = None) -> bool:
+        """Labels a shard, unless it is finished or another process has it in work.
+
+        Args:
+            shard: Its number.
+            tracker: Told of each image.
+
+        Returns:
+            Whether this process labelled it.
+        """
+        file = self._shards.file(shard)
+        if file.exists():
+            return False
+        with claimed(self._shards.path / _LOCKS / f"{shard:05d}", of=file) as mine:
+            # Another may have finished it and freed its claim in between.
+            if not mine or file.exists():
+                return False
+            self._shards.write(shard, list(self._rows(shard, tracker)))
+        return True
+
+    def _rows(self, shard: int, tracker: Tracker | None) -> Iterator[ShardRow]:
+        job = self._job
+        # The manifest does not say how files are read.
+        entries = [
+            replace(entry, reading=job.reading) for entry in self._shards.manifest.entries(shard)
+        ]
+        for image, found in each_labelled(entries, self._labeler, job.short_side):
+            if isinstance(found, DataError):
+                reason = one_line(found)
+                logger.warning("%s: %s failed: %s", job.title, shown(image.name), reason)
+                yield ShardRow(image.name, None, (), np.zeros((0, 0), np.float32), reason)
+            else:
+                instances = found.instances
+                assert image.id is not None
+                yield ShardRow(
+                    image.name,
+                    found.size,
+                    instances_to_annotations(instances, image.id, 1, job.categories),
+                    instances.embeddings.detach().cpu().numpy().astype(np.float32),
+                )
+                if job.on_result is not None:
+                    job.on_result(image, found.pixels, instances)
+            if tracker is not None:
+                tracker.advance()
+            stop_if_asked()
+
+
+def _work_here(job: ShardJob, labeler: Labeler, shards: ShardFolder, tracker: Tracker) -> None:
+    worker = ShardWorker(job, shards, labeler)
+    busy = True
+    # Again while there was something to do: a process that had a shard may have been killed.
+    while busy:
+        busy = False
+        missing = shards.missing()
+        # An order of this process's own: where nothing is locked, few shards are done twice.
+        for shard in random.sample(missing, len(missing)):
+            if worker(shard, tracker):
+                busy = True
+                tracker.reach(sum(map(shards.manifest.size, shards.finished())))
+
+
+def _needs_plan(folder: Path, *, overwrite: bool) -> bool:
+    """Whether there is no manifest to go on with; checks that the folder is ours or new."""
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"--shard-size makes a folder, --out {shown(folder)} is a file")
+    if (folder / MANIFEST).is_file():
+        return overwrite
+    names = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    # Hidden: what a process that plans is writing.
+    foreign = {name for name in names if not name.startswith(".")} - {SHARDS, _LOCKS, ERRORS}
+    if foreign:
+        raise RunError(
+            f"{shown(folder)} holds files that are no shards of soloist; choose another --out"
+        )
+    return True
+
+
+def _plan(
+    job: ShardJob,
+    find: Callable[[], Iterable[ImageRef]],
+    settings: Mapping[str, Any],
+    shard_size: int,
+    *,
+    overwrite: bool,
+) -> None:
+    """Writes the manifest, unless another command does."""
+    images = find()
+    folder = job.folder
+    with claimed(folder / _LOCKS / "manifest", wait=True, of=folder / MANIFEST):
+        if overwrite:
+            (folder / MANIFEST).unlink(missing_ok=True)
+            for file in (*(folder / SHARDS).glob("*.parquet"), folder / ERRORS):
+                file.unlink(missing_ok=True)
+        if not (folder / MANIFEST).exists():
+            write_manifest(
+                folder / MANIFEST,
+                images,
+                settings,
+                shard_size=shard_size,
+                categories=job.categories,
+            )
+
+
+def _check_same(
+    shards: ShardFolder,
+    settings: Mapping[str, Any],
+    shard_size: int,
+    categories: Mapping[int, str],
+) -> None:
+    manifest = shards.manifest
+    old = {
+        "shard-size": manifest.shard_size,
+        "categories": list(manifest.categories.items()),
+        **manifest.settings,
+    }
+    new = {"shard-size": shard_size, "categories": list(categories.items()), **settings}
+    changed = list(_differences(old, new))
+    if changed:
+        raise RunError(
+            f"{shown(shards.path)} holds shards of other settings ({'; '.join(changed[:3])}); "
+            "repeat their command, add --overwrite, or choose another --out"
+        )
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **new}:
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+    elif old != new:
+        yield f"{name} {old} -> {new}"
+
+
+def _summary(shards: ShardFolder, start: float) -> LabelSummary:
+    facts = [shards.facts(shard) for shard in shards.finished()]
+    return LabelSummary(
+        images=sum(one.images for one in facts),
+        instances=sum(one.instances for one in facts),
+        failed=sum(one.failed for one in facts),
+        seconds=time.monotonic() - start,
+    )
+
+
+def _finish(shards: ShardFolder, title: str, start: float) -> LabelSummary:
+    """Writes the account of failures and tells how far the set is."""
+    path = shards.path / ERRORS
+    # One after the other: the last to finish a shard is also the last to write.
+    with claimed(shards.path / _LOCKS / "errors", wait=True, of=path):
+        summary = _summary(shards, start)
+        if summary.failed:
+            failed = (
+                error_line(name, title, reason)
+                for shard in shards.finished()
+                if shards.facts(shard).failed
+                for name, reason in shards.errors(shard)
+            )
+            write_text(path, "".join(failed))
+        else:
+            path.unlink(missing_ok=True)
+    missing = len(shards.missing())
+    if missing:
+        logger.info(
+            "%d of %d shards are in work by other processes", missing, shards.manifest.shards
+        )
+    elif summary.images == 0:
+        raise DataError(f"none of the {shards.manifest.images} images could be read; see {path}")
+    return summary

@@ -1,0 +1,109 @@
+"""Labels the frames of a video into a COCO file whose masks have identities."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soloist.config import ReadingConfig, TrackConfig
+from soloist.data.coco.encoded import EncodedInstances
+from soloist.data.coco.journal import Journal
+from soloist.data.coco.types import CATEGORIES, CocoImage
+from soloist.data.drawing.pictures import draw_masks, mask_colors
+from soloist.errors import DataError
+from soloist.inference.label import Labeler, LabelSummary
+from soloist.inference.tracking import Linker
+from soloist.inference.video_files import Frame, VideoReader, VideoWriter
+from soloist.runtime.error_log import ErrorLog
+from soloist.runtime.files import atomic_path
+from soloist.runtime.progress import track
+from soloist.runtime.stopping import stop_if_asked
+
+
+def label_video(
+    path: Path,
+    labeler: Labeler,
+    out: Path,
+    *,
+    config: TrackConfig,
+    reading: ReadingConfig,
+    settings: Mapping[str, Any],
+    errors: ErrorLog,
+    categories: Mapping[int, str] = CATEGORIES,
+    drawn: Path | None = None,
+) -> LabelSummary:
+    """Labels a video, from its beginning: identities depend on all frames before.
+
+    Args:
+        path: The video.
+        labeler: Gives the instances of one frame.
+        out: The COCO file; an image of it is a frame, `clip.mp4/frame_000012`, an annotation has a
+            `track_id`.
+        config: Which frames and masks, and how masks are linked.
+        reading: The largest frame.
+        settings: What the result depends on; part of the file's `info`.
+        errors: Told if the video is damaged; what comes before is kept.
+        categories: Names of the labeler's classes by category id, in the order of its labels.
+        drawn: A video to write of the frames with their masks, a steady colour for each identity.
+
+    Raises:
+        DataError: If not one frame can be read.
+        StoppedError: If the process was asked to stop; the same call starts over.
+    """
+    start = time.monotonic()
+    journal = Journal(out, settings, categories=categories, resume=False)
+    linker = Linker(config)
+    order: dict[str, int] = {}
+    with ExitStack() as stack:
+        video = stack.enter_context(
+            VideoReader(path, every=config.every, max_pixels=reading.max_pixels)
+        )
+        writer = None
+        if drawn is not None:
+            temporary = stack.enter_context(atomic_path(drawn))
+            writer = stack.enter_context(VideoWriter(temporary, video.facts.rate / config.every))
+        total = -(-video.facts.frames // config.every)
+        tracker = stack.enter_context(track(path.name, total))
+        for frame in _sound(video, path.name, errors):
+            size = (frame.pixels.shape[0], frame.pixels.shape[1])
+            found = labeler(frame.pixels, size)
+            found = found.filter(found.scores >= config.score)
+            objects = found if isinstance(found, EncodedInstances) else EncodedInstances.of(found)
+            labels = None if objects.labels is None else objects.labels.tolist()
+            ids = linker(objects.masks.rles, objects.embeddings.numpy(), labels)
+            name = f"{path.name}/frame_{frame.number:06d}"
+            order[name] = frame.number
+            journal.add(CocoImage(frame.number + 1, name, *size), objects, track_ids=ids)
+            if writer is not None:
+                writer.add(_drawn(frame.pixels, objects, ids))
+            tracker.advance(note=f"{len(journal)} masks")
+            stop_if_asked()
+        if not order:
+            raise DataError(f"no frame of {path} can be read; see {errors.path or 'the log'}")
+    facts = {"frames": video.facts.frames, "frames_per_second": float(video.facts.rate)}
+    summary = LabelSummary(len(order), len(journal), errors.count, time.monotonic() - start)
+    journal.finish({**settings, "video": facts}, order=order)
+    return summary
+
+
+def _sound(video: VideoReader, name: str, errors: ErrorLog) -> Iterator[Frame]:
+    """The frames up to where the video is damaged."""
+    try:
+        yield from video.frames()
+    except DataError as error:
+        errors.add(name, "predict", error)
+
+
+def _drawn(
+    pixels: NDArray[np.uint8], objects: EncodedInstances, ids: list[int]
+) -> NDArray[np.uint8]:
+    if not ids:
+        return pixels
+    colors = mask_colors(max(ids))[np.array(ids) - 1]
+    return draw_masks(pixels, np.stack([*objects.masks]), colors=colors)

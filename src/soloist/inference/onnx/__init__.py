@@ -1,0 +1,1 @@
+"""Networks as ONNX files: written, and run without torch."""

@@ -1,0 +1,254 @@
+"""What is segmented, and what a result can be made into, with torch or without."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from soloist.config import AS_USUAL, ReadingConfig
+from soloist.data.coco.rle import decode_mask, encode_masks
+from soloist.data.coco.types import CocoImage
+from soloist.data.coco.write import instances_to_annotations, write_coco
+from soloist.data.drawing.pictures import draw_masks, jpeg_bytes, resize_masks, thumbnail
+from soloist.data.images import read_image
+from soloist.errors import DataError, require
+
+if TYPE_CHECKING:
+    from supervision import Detections
+    from torch import Tensor
+
+Source = str | Path | NDArray[np.uint8] | Image.Image | Sequence[str | Path]
+"""A path or several, (H, W, 3) uint8 RGB, or a Pillow image."""
+
+SHOWN_SIDE = 480
+"""Pixels of the long side of a picture in a notebook."""
+_MOST_SCORES = 20  # More of them hide a small picture.
+_ROWS = ("scores", "boxes", "embeddings", "labels", "agreements")
+"""Fields with a row an object, beside the masks."""
+
+
+class Presentable:
+    """Drawing, writing, choosing and pickling, for the results of one image.
+
+    What inherits it has these fields, of tensors on the processor or of arrays. It takes over
+    `__repr__` by name, because a dataclass has one of its own.
+    """
+
+    image_size: tuple[int, int]
+    masks: Any
+    scores: Any
+    boxes: Any
+    embeddings: Any
+    labels: Any
+    agreements: Any = None
+    path: Path | None
+    pixels: NDArray[np.uint8] | None
+    categories: Mapping[int, str]
+    reading: ReadingConfig = AS_USUAL
+
+    if TYPE_CHECKING:
+
+        def __len__(self) -> int: ...
+
+        def filter(self, keep: Any) -> Self:
+            """Some of the objects."""
+
+    def __getitem__(
+        self, chosen: int | slice | Sequence[int] | Sequence[bool] | NDArray[Any] | Tensor
+    ) -> Self:
+        """Some of the objects, as a result of the same image.
+
+        Args:
+            chosen: An index, a slice, K indices in the order wanted, or N bools.
+
+        Raises:
+            IndexError: If there is no such object, or the bools are not one for each.
+            TypeError: If it is none of these.
+        """
+        if isinstance(chosen, slice):
+            return self.filter(np.arange(*chosen.indices(len(self))))
+        asked = np.asarray(chosen)
+        if asked.ndim == 0 and asked.dtype.kind in "iu":
+            asked = asked[None]
+        if asked.size == 0 and asked.dtype.kind == "f":  # An empty list.
+            asked = asked.astype(np.int64)
+        if asked.ndim != 1 or asked.dtype.kind not in "biu":
+            raise TypeError(
+                "wanted an index, a slice, indices or one bool for each object, got "
+                f"{asked.shape} {asked.dtype}"
+            )
+        return self.filter(np.arange(len(self))[asked])
+
+    def __iter__(self) -> Iterator[Self]:
+        """One result an object, in their order."""
+        return (self[row] for row in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self._summary()}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a small picture with the masks, and a line about them."""
+        lines = [f"<div>{escape(self._summary())}</div>"]
+        try:
+            data = b64encode(jpeg_bytes(self._small_picture())).decode("ascii")
+            lines.insert(0, f'<img alt="" src="data:image/jpeg;base64,{data}">')
+        except DataError as error:
+            lines.append(f"<div>{escape(str(error))}</div>")
+        return "\n".join(lines)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: masks as run lengths, a hundredth of their size and less."""
+        rows = {name: np.asarray(getattr(self, name)) for name in self._present_rows()}
+        return {**vars(self), **rows, "masks": encode_masks(self.masks)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Its fields cannot be set one by one: it is frozen.
+        vars(self).update(state)
+        masks = np.zeros((len(state["masks"]), *self.image_size), dtype=np.bool_)
+        for mask, rle in zip(masks, state["masks"], strict=True):
+            mask[:] = decode_mask(rle, self.image_size)
+        rows = {name: self._own(getattr(self, name)) for name in self._present_rows()}
+        vars(self).update(rows, masks=self._own(masks))
+
+    @staticmethod
+    def _own(array: NDArray[Any]) -> Any:
+        """An array as the fields hold it."""
+        return array
+
+    def plot(self) -> Image.Image:
+        """The image with its masks drawn over it.
+
+        Raises:
+            DataError: If there are neither pixels nor a file that can be read.
+        """
+        pixels = self._picture()
+        drawn = draw_masks(pixels, np.asarray(self.masks), scores=self.scores.tolist())
+        return Image.fromarray(drawn)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes `plot()` as a picture, or, to a path that ends in `.json`, the COCO file.
+
+        Args:
+            path: Where to; its folder is made if needed.
+
+        Returns:
+            The path.
+        """
+        path = Path(path)
+        if path.suffix.lower() == ".json":
+            image = CocoImage(1, self._name(), *self.image_size)
+            write_coco(
+                path,
+                [image],
+                instances_to_annotations(self, 1, 1, self.categories),
+                embeddings=np.asarray(self.embeddings),
+                categories=self.categories,
+            )
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.plot().save(path)
+        return path
+
+    def to_coco(self, image_id: int = 1) -> dict[str, Any]:
+        """A COCO dictionary of this one image, ready for JSON.
+
+        Args:
+            image_id: The id the image gets.
+        """
+        height, width = self.image_size
+        return {
+            "images": [
+                {"id": image_id, "file_name": self._name(), "height": height, "width": width}
+            ],
+            "annotations": instances_to_annotations(self, image_id, 1, self.categories),
+            "categories": [{"id": key, "name": name} for key, name in self.categories.items()],
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values ready for JSON, without the embeddings.
+
+        Returns:
+            `path` (None when pixels were given), `height` and `width` in pixels, and `objects`: a
+            dict each of `category`, `category_id`, `score`, `box` (xyxy in pixels, exclusive
+            end), `area` (pixels) and `mask`, COCO's compressed run lengths.
+        """
+        height, width = self.image_size
+        objects = [
+            {
+                "category": self.categories[record["category_id"]],
+                "category_id": record["category_id"],
+                "score": record["score"],
+                "box": box,
+                "area": record["area"],
+                "mask": record["segmentation"],
+            }
+            for record, box in zip(
+                instances_to_annotations(self, 1, 1, self.categories),
+                self.boxes.tolist(),
+                strict=True,
+            )
+        ]
+        path = None if self.path is None else self.path.as_posix()
+        return {"path": path, "height": height, "width": width, "objects": objects}
+
+    def to_supervision(self) -> Detections:
+        """The same for the supervision library, whose annotators and trackers take it.
+
+        Returns:
+            `Detections` with `xyxy`, `mask`, `confidence`, `class_id` (the label, 0 where all are
+            one class) and `data["class_name"]`.
+
+        Raises:
+            ConfigError: If supervision is absent.
+        """
+        require("supervision", extra="supervision", wanted="to_supervision()")
+        from supervision import Detections
+
+        names = list(self.categories.values())
+        labels = np.zeros(len(self), dtype=np.int64)
+        # As in COCO files: of a network whose classes have no names none are told.
+        if self.labels is not None and len(names) > 1:
+            labels = np.array(self.labels, dtype=np.int64)
+        return Detections(
+            xyxy=np.array(self.boxes, dtype=np.float32),
+            mask=np.array(self.masks, dtype=np.bool_),
+            confidence=np.array(self.scores, dtype=np.float32),
+            class_id=labels,
+            data={"class_name": np.array(names)[labels]},
+        )
+
+    def _name(self) -> str:
+        return self.path.name if self.path is not None else "image"
+
+    def _summary(self) -> str:
+        count, (height, width) = len(self), self.image_size
+        found = f"{count} {'object' if count == 1 else 'objects'}"
+        where = f"{found} on {self._name()}, {height} x {width} pixels"
+        if count == 0:
+            return where
+        low, high = float(self.scores.min()), float(self.scores.max())
+        return f"{where}, scores {high:.2f} to {low:.2f}"
+
+    def _picture(self, short_side: int | None = None) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8; of a file smaller, but not below `short_side`."""
+        if self.pixels is not None:
+            return self.pixels
+        if self.path is None:
+            raise DataError("wanted a result with its image, got neither pixels nor a path")
+        return read_image(self.path, reading=self.reading, short_side=short_side)
+
+    def _small_picture(self) -> NDArray[np.uint8]:
+        pixels = thumbnail(self._picture(SHOWN_SIDE), SHOWN_SIDE)
+        masks = resize_masks(np.asarray(self.masks), (pixels.shape[0], pixels.shape[1]))
+        scores = self.scores.tolist() if len(self) <= _MOST_SCORES else None
+        return draw_masks(pixels, masks, scores=scores)
+
+    def _present_rows(self) -> list[str]:
+        return [name for name in _ROWS if getattr(self, name) is not None]

@@ -1,0 +1,418 @@
+"""The public face of a trained network: `soloist.load(...).predict(...)`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, Self, cast, overload
+
+import numpy as np
+import torch
+from huggingface_hub import ModelHubMixin
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+
+from soloist.checkpoints.download import fetch_model
+from soloist.checkpoints.hub_reference import model_reference
+from soloist.config import AS_USUAL, Config, ReadingConfig, TileConfig
+from soloist.data.coco.encoded import EncodedInstances
+from soloist.data.coco.types import CATEGORIES
+from soloist.data.drawing.pictures import draw_large
+from soloist.data.images import own_pixels, read_with_size, resized_size
+from soloist.data.sources import ImageRef, find_images
+from soloist.inference.results import SHOWN_SIDE, Presentable, Source
+from soloist.inference.tiles import TiledLabeler
+from soloist.models.backbones import Backbone, NameFormat
+from soloist.models.build import load_categories, load_solo, normalize, save_solo
+from soloist.models.folding import for_prediction
+from soloist.models.solo import SOLO
+from soloist.postprocess import postprocess
+from soloist.proposals.propose import confirmed, region_proposals
+from soloist.proposals.refinement import follow_colors
+from soloist.runtime.device import Runtime, choose_runtime
+from soloist.structures import Instances
+
+# What a published model's page says; the licence is for whoever publishes it to choose.
+MODEL_CARD = """---
+{{ card_data }}
+---
+
+Cuts every object out of a picture; learned without labels by Soloist (`pip install soloist`),
+after FreeSOLO (arXiv 2202.12181).
+
+```python
+import soloist
+
+segmenter = soloist.load("owner/name")  # the name of this repository
+segmenter.predict("photo.jpg")[0].save("masks.png")
+```
+"""
+
+# So many masks, of at least this score, may confirm a region, whatever is asked of the result.
+CONFIRMING_MASKS, CONFIRMING_SCORE = 100, 0.05
+
+# Trained on images alone; its recipe stands beside it.
+BUNDLED = Path(str(files("soloist") / "weights" / "segmenter"))
+
+
+@dataclass(frozen=True)
+class Result(Instances, Presentable):
+    """Objects found on one image, best first; see `Instances` for the other fields.
+
+    `result[0]`, `result[2:5]`, `result[result.scores > 0.5]` and iteration give results of the
+    same image with some of its objects. A pickle holds masks as run lengths, and `pixels` as they
+    are: predict from paths to keep it small.
+
+    Attributes:
+        path: The image file; None when pixels were given.
+        pixels: (H, W, 3) uint8 RGB; None when they are to be read from `path` when needed.
+        categories: Names of classes by category id; label k is the k-th of them.
+        reading: How the file is read.
+    """
+
+    path: Path | None = None
+    pixels: NDArray[np.uint8] | None = None
+    categories: Mapping[int, str] = field(default_factory=lambda: CATEGORIES)
+    reading: ReadingConfig = AS_USUAL
+
+    __repr__ = Presentable.__repr__
+
+    @staticmethod
+    def _own(array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array)
+
+
+@dataclass(frozen=True)
+class LargeResult(EncodedInstances, Presentable):
+    """Objects found on tiles of an image, best first: a `Result` whose masks stay compressed.
+
+    `masks[k]` decodes the k-th mask; `plot` draws on a reduced picture, without scores.
+
+    Attributes:
+        path: As in `Result`.
+        pixels: As in `Result`.
+        categories: As in `Result`.
+        reading: As in `Result`.
+    """
+
+    path: Path | None = None
+    pixels: NDArray[np.uint8] | None = None
+    categories: Mapping[int, str] = field(default_factory=lambda: CATEGORIES)
+    reading: ReadingConfig = AS_USUAL
+
+    def plot(self) -> Image.Image:
+        """The image, reduced to at most 2048 pixels a side, with its masks drawn over it."""
+        return Image.fromarray(draw_large(self._picture(), self.masks.largest_first()))
+
+    __repr__ = Presentable.__repr__
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: all as it is, masks are compressed already."""
+        return {**vars(self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Its fields cannot be set one by one: it is frozen.
+        vars(self).update(state)
+
+    def _small_picture(self) -> NDArray[np.uint8]:
+        return draw_large(self._picture(), self.masks.largest_first(), max_side=SHOWN_SIDE)
+
+
+class Segmenter(
+    ModelHubMixin,
+    library_name="soloist",
+    pipeline_tag="image-segmentation",
+    tags=["instance-segmentation", "self-supervised", "freesolo"],
+    model_card_template=MODEL_CARD,
+):
+    """A trained network that cuts objects out of images.
+
+    `save_pretrained(folder)` writes `model.safetensors`, `config.json` and a README.md;
+    `push_to_hub("owner/name")` publishes them; `from_pretrained` and `load` read them.
+
+    Args:
+        network: The SOLO network, whose weights are not to change from the first prediction on.
+        config: Its configuration; the sections inference and regions are read.
+        runtime: Device and precision.
+        categories: Names of its classes by category id, in their order.
+    """
+
+    def __init__(
+        self,
+        network: SOLO,
+        config: Config,
+        runtime: Runtime,
+        categories: Mapping[int, str] = CATEGORIES,
+    ) -> None:
+        self.categories = categories
+        self.network = network.to(runtime.device).eval()
+        self.config = config
+        self.runtime = runtime
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        force_download: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
+        **model_kwargs: Any,
+    ) -> Self:
+        """Loads a trained segmenter from a path or from the hub.
+
+        Args:
+            pretrained_model_name_or_path: As for `load`.
+            force_download: Fetch again what the hub's cache has.
+            token: For private repositories; None for the one of `hf auth login`.
+            cache_dir: The hub's cache; None for its own choice.
+            local_files_only: Use the cache alone.
+            revision: Branch, tag or commit; wins over the one in the name.
+            model_kwargs: `preset`, `device` and `precision`, as for `load`.
+
+        Raises:
+            CheckpointError: If there is no complete model, or it cannot be fetched.
+        """
+        path = Path(pretrained_model_name_or_path)
+        reference = model_reference(pretrained_model_name_or_path)
+        if reference is not None:
+            path = fetch_model(
+                replace(reference, revision=revision or reference.revision),
+                force_download=force_download,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+            )
+        return cls._from_path(path, **model_kwargs)
+
+    @classmethod
+    def _from_path(
+        cls,
+        path: Path,
+        *,
+        preset: str | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+    ) -> Self:
+        network, config = load_solo(path, preset)
+        return cls(network, config, choose_runtime(device, precision), load_categories(path))
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """The part of `save_pretrained` that is ours: the model folder."""
+        save_solo(save_directory, self.network.state_dict(), self.config, self.categories)
+
+    @torch.inference_mode()
+    def __call__(self, pixels: NDArray[np.uint8], size: tuple[int, int]) -> Instances:
+        """Objects of an image.
+
+        Args:
+            pixels: (H', W', 3) uint8 RGB, perhaps reduced.
+            size: (height, width) of the masks, in pixels.
+        """
+        options = self.config.inference
+        resized = resized_size(
+            (pixels.shape[0], pixels.shape[1]), options.short_side, options.max_side
+        )
+        image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+        image = v2.functional.resize(image.to(self.runtime.device), list(resized), antialias=True)
+        # Whole multiples of the coarsest stride, filled at the bottom and right.
+        padding = [-side % 32 for side in resized]
+        batch = torch.nn.functional.pad(image[None], (0, padding[1], 0, padding[0]))
+        with self.runtime.autocast():
+            features = self._ready.backbone(normalize(self._ready, batch))
+            outputs = self._ready.heads(features, (batch.shape[-2], batch.shape[-1]))
+        if options.masks == "regions":
+            # Weak masks confirm a region too.
+            options = replace(
+                options,
+                score_threshold=min(options.score_threshold, CONFIRMING_SCORE),
+                max_per_image=max(options.max_per_image, CONFIRMING_MASKS),
+            )
+        found = postprocess(
+            outputs,
+            input_sizes=[resized],
+            original_sizes=[size],
+            config=options,
+            strides=self.network.level_strides,
+        )[0]
+        found = follow_colors(found, pixels, options.outline_radius)
+        if options.masks == "network":
+            return found
+        best = confirmed(self._regions(pixels, features, resized, size), found)
+        options = self.config.inference
+        return best.filter(best.scores >= options.score_threshold).top_k(options.max_per_image)
+
+    @cached_property
+    def _ready(self) -> SOLO:
+        """The network as it predicts."""
+        return for_prediction(self.network, self.runtime.dtype)
+
+    @cached_property
+    def _level(self) -> int:
+        """Which feature map of the backbone regions are made from."""
+        backbone = cast(Backbone, self.network.backbone)
+        return backbone.level(self.config.backbone.feature_stride)
+
+    def _regions(
+        self,
+        pixels: NDArray[np.uint8],
+        features: Sequence[Tensor],
+        resized: tuple[int, int],
+        size: tuple[int, int],
+    ) -> Instances:
+        """The regions of an image by the network's own features, whatever their scores.
+
+        Args:
+            pixels: (H', W', 3) uint8 RGB.
+            features: Of the backbone, one (1, C_i, H_i, W_i) float per level.
+            resized: (height, width) of the picture in the network's input, before padding.
+            size: (height, width) of the masks, in pixels.
+        """
+        strides = cast(Backbone, self.network.backbone).strides
+        # What covers the padding is cut off, to the nearest cell.
+        height, width = (max(1, round(side / strides[self._level])) for side in resized)
+        own = features[self._level][0, :, :height, :width].float()
+        every = replace(self.config.regions, score_threshold=0.0)
+        return region_proposals(pixels, own, size, every)
+
+    @overload
+    def predict(
+        self, source: Source, *, stream: Literal[False] = False, tile: None = None
+    ) -> list[Result]: ...
+
+    @overload
+    def predict(
+        self, source: Source, *, stream: Literal[True], tile: None = None
+    ) -> Iterator[Result]: ...
+
+    @overload
+    def predict(
+        self, source: Source, *, stream: Literal[False] = False, tile: int | TileConfig
+    ) -> list[LargeResult]: ...
+
+    @overload
+    def predict(
+        self, source: Source, *, stream: Literal[True], tile: int | TileConfig
+    ) -> Iterator[LargeResult]: ...
+
+    def predict(
+        self, source: Source, *, stream: bool = False, tile: int | TileConfig | None = None
+    ) -> list[Result] | list[LargeResult] | Iterator[Result] | Iterator[LargeResult]:
+        """Segments an image, or all images of a folder, glob, list or COCO file.
+
+        Args:
+            source: A path or several, an (H, W, 3) uint8 RGB array, or a Pillow image.
+            stream: Yield one result at a time, so that memory stays flat.
+            tile: Cut large images into tiles of this side in pixels, or as the options say
+                (docs/large-images.md); masks then stay compressed.
+
+        Returns:
+            One result per image, in order.
+
+        Raises:
+            ConfigError: If tiles cannot be of that size.
+            DataError: If a source or an image cannot be read.
+        """
+        if tile is not None:
+            options = TileConfig(size=tile) if isinstance(tile, int) else tile
+            large = self._large_results(source, TiledLabeler(self, options))
+            return large if stream else list(large)
+        results = self._results(source)
+        return results if stream else list(results)
+
+    def _large_results(self, source: Source, labeler: TiledLabeler) -> Iterator[LargeResult]:
+        if isinstance(source, Image.Image | np.ndarray):
+            pixels = own_pixels(source)
+            found = labeler(pixels, (pixels.shape[0], pixels.shape[1]))
+            yield LargeResult(**vars(found), pixels=pixels, categories=self.categories)
+            return
+        for image in find_images(source, self.config.reading):
+            found = labeler(*read_with_size(image.path, reading=image.reading))
+            yield LargeResult(
+                **vars(found),
+                path=image.path,
+                categories=self.categories,
+                reading=image.reading,
+            )
+
+    def _results(self, source: Source) -> Iterator[Result]:
+        if isinstance(source, Image.Image | np.ndarray):
+            # Of their own: a result outlives what the caller does with the array.
+            pixels = own_pixels(source)
+            size = (pixels.shape[0], pixels.shape[1])
+            yield self._result(self(pixels, size), None, pixels)
+            return
+        for image in find_images(source, self.config.reading):
+            yield self.predict_file(image)
+
+    def backbone_state_dict(self, format: NameFormat = "torchvision") -> dict[str, Tensor]:
+        """Copies of the backbone's weights under another library's names.
+
+        Args:
+            format: `torchvision`, `timm` or `detectron2`; see `Backbone.named`.
+
+        Raises:
+            ConfigError: If that library has no names for this network.
+        """
+        return cast(Backbone, self.network.backbone).named(format)
+
+    def predict_file(self, image: ImageRef) -> Result:
+        """Segments one image file.
+
+        Args:
+            image: The file, as `soloist.data.sources.find_images` gives it.
+
+        Raises:
+            DataError: If it cannot be read.
+        """
+        short_side = self.config.inference.short_side
+        pixels, size = read_with_size(image.path, reading=image.reading, short_side=short_side)
+        return replace(self._result(self(pixels, size), image.path, None), reading=image.reading)
+
+    def _result(
+        self, instances: Instances, path: Path | None, pixels: NDArray[np.uint8] | None
+    ) -> Result:
+        return Result(
+            image_size=instances.image_size,
+            masks=instances.masks.cpu(),
+            scores=instances.scores.cpu(),
+            boxes=instances.boxes.cpu(),
+            embeddings=instances.embeddings.cpu(),
+            labels=None if instances.labels is None else instances.labels.cpu(),
+            path=path,
+            pixels=pixels,
+            categories=self.categories,
+        )
+
+
+def load(
+    path_or_id: str | Path | None = None,
+    *,
+    preset: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> Segmenter:
+    """Loads a trained segmenter: without a path, the one that comes with the package.
+
+    Args:
+        path_or_id: A run folder of `soloist train`, `fit` or `demo`, its model folder, a file
+            such as the released FreeSOLO's (see `soloist.checkpoints.load_official`), or a
+            repository on the hub: `owner/name` if there is no such path, or
+            `hf:owner/name@revision#sha256`. None for the bundled one; `weights/MODEL_CARD.md`
+            says what it has seen and what it is bad at.
+        preset: Tells the architecture of such a file, as `paper-r101`; a folder knows its own.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        precision: `auto`, `bf16` or `fp32`.
+
+    Raises:
+        CheckpointError: If there is no complete model, or it does not fit the preset.
+    """
+    path_or_id = BUNDLED if path_or_id is None else path_or_id
+    return Segmenter.from_pretrained(path_or_id, preset=preset, device=device, precision=precision)

@@ -1,0 +1,1 @@
+"""Coarse masks of images without labels: who makes them, and what makes them better."""

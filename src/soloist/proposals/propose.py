@@ -1,0 +1,152 @@
+"""Who makes coarse masks, and what becomes of them once a segmenter has been trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from soloist.config import Config, RegionConfig
+from soloist.free_mask import free_masks
+from soloist.ops.masks import mask_iou
+from soloist.proposals.cuts import cut_masks
+from soloist.proposals.refinement import follow_colors, weigh_by_contrast
+from soloist.proposals.regions import region_masks
+from soloist.structures import Instances
+
+SCORE_POWER = 2.0
+"""What the score of a proposal counts beside what a segmenter says of it."""
+SAME = 0.5
+"""A segmenter's mask that overlaps (IoU) no proposal by more is none of them."""
+UNCONFIRMED = 0.5
+"""Factor of the scores of those."""
+
+
+class MaskProposer(Protocol):
+    """Coarse masks of one image, without labels."""
+
+    def __call__(
+        self,
+        pixels: NDArray[np.uint8],
+        features: Tensor,
+        size: tuple[int, int],
+        config: Config,
+        /,
+    ) -> Instances:
+        """Proposes masks.
+
+        Args:
+            pixels: (H', W', 3) uint8 RGB, perhaps reduced.
+            features: (C, h, w) float32 feature map of the whole image.
+            size: (height, width) of the masks, in pixels.
+            config: Options; each proposer reads its own section.
+
+        Returns:
+            Instances, best first.
+        """
+        ...
+
+
+def propose(
+    pixels: NDArray[np.uint8], features: Tensor, size: tuple[int, int], config: Config
+) -> Instances:
+    """Masks by the proposer that `extract.proposals` names; see `MaskProposer`."""
+    found = PROPOSERS[config.extract.proposals](pixels, features, size, config)
+    return weigh_by_contrast(found, features, config.extract.contrast_power)
+
+
+def _free_masks(
+    pixels: NDArray[np.uint8], features: Tensor, size: tuple[int, int], config: Config
+) -> Instances:
+    found = free_masks(features, size, config.free_mask)
+    return follow_colors(found, pixels, config.free_mask.outline_radius)
+
+
+def _regions(
+    pixels: NDArray[np.uint8], features: Tensor, size: tuple[int, int], config: Config
+) -> Instances:
+    return region_proposals(pixels, features, size, config.regions)
+
+
+def region_proposals(
+    pixels: NDArray[np.uint8], features: Tensor, size: tuple[int, int], config: RegionConfig
+) -> Instances:
+    """Regions with the outlines that the options ask for; see `MaskProposer`."""
+    found = region_masks(pixels, features, size, config)
+    return follow_colors(found, pixels, config.outline_radius)
+
+
+def _regions_then_free_masks(
+    pixels: NDArray[np.uint8], features: Tensor, size: tuple[int, int], config: Config
+) -> Instances:
+    """Regions, then the free masks that are none of them; scores of the two are not compared."""
+    regions = _regions(pixels, features, size, config)
+    others = _free_masks(pixels, features, size, config)
+    if len(regions) > 0 and len(others) > 0:
+        overlap = mask_iou(others.masks, regions.masks).amax(dim=1)
+        others = others.filter(overlap <= config.regions.nms_threshold)
+    # Below every region: a free mask's score says how even its query is, no more.
+    least = regions.scores.min() if len(regions) > 0 else 1.0
+    return _joined(regions, replace(others, scores=others.scores * least))
+
+
+def _cuts(
+    _: NDArray[np.uint8], features: Tensor, size: tuple[int, int], config: Config
+) -> Instances:
+    return cut_masks(features, size, config.cuts)
+
+
+PROPOSERS: Mapping[str, MaskProposer] = {
+    "free-mask": _free_masks,
+    "regions": _regions,
+    "regions+free-mask": _regions_then_free_masks,
+    "cuts": _cuts,
+}
+
+
+def confirmed(proposals: Instances, found: Instances) -> Instances:
+    """Proposals ranked by what a segmenter says of them, then its masks that are none of them.
+
+    A proposal's score becomes the geometric mean of its own, `SCORE_POWER` times, and of the
+    largest product of a mask's overlap with it (IoU) and that mask's score; from that mask it has
+    its embedding and its class. A proposal on which the segmenter sees nothing is dropped.
+
+    Args:
+        proposals: N masks with good outlines.
+        found: M masks of a segmenter on the same image, those of low scores too.
+
+    Returns:
+        At most N + M instances, best first.
+    """
+    if len(found) == 0:
+        return found
+    overlaps = mask_iou(proposals.masks, found.masks)  # (N, M)
+    support, which = (overlaps * found.scores).max(dim=1)
+    scores = (proposals.scores**SCORE_POWER * support) ** (1 / (SCORE_POWER + 1))
+    ranked = replace(
+        found.filter(which), masks=proposals.masks, boxes=proposals.boxes, scores=scores
+    ).filter(support > 0)
+    nearest = torch.cat([overlaps, overlaps.new_zeros(1, len(found))]).amax(dim=0)
+    others = found.filter(nearest <= SAME)
+    others = replace(others, scores=others.scores * UNCONFIRMED)
+    return _joined(ranked, others).top_k(len(ranked) + len(others))
+
+
+def _joined(one: Instances, other: Instances) -> Instances:
+    """The instances of both; labels are kept if both have any."""
+    labels = None
+    if one.labels is not None and other.labels is not None:
+        labels = torch.cat([one.labels, other.labels])
+    return Instances(
+        one.image_size,
+        torch.cat([one.masks, other.masks]),
+        torch.cat([one.scores, other.scores]),
+        torch.cat([one.boxes, other.boxes]),
+        torch.cat([one.embeddings, other.embeddings]),
+        labels,
+    )

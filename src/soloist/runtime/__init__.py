@@ -1,0 +1,1 @@
+"""What every command runs on: files, locks, processes, device, signals, progress."""

@@ -1,0 +1,254 @@
+"""From a few true labels to a segmenter of classes: the split, the training, the figures."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from soloist.config import Config
+from soloist.config.presets import load_config, supervised
+from soloist.data.coco.read import load_coco
+from soloist.data.coco.types import CocoFile
+from soloist.data.datasets.label_split import label_count, labelled_order
+from soloist.data.sources import ImageRef
+from soloist.errors import ConfigError, DataError
+from soloist.evaluation.evaluate import check_classes, evaluate, load_ground_truth
+from soloist.models.build import CONFIG_FILE
+from soloist.runtime.device import Runtime
+from soloist.runtime.distributed import on_main
+from soloist.runtime.files import shown, write_json, write_text
+from soloist.training.run_folder import RunFolder
+from soloist.training.self_training import FitResult, Stage, show_stages
+from soloist.training.train import train
+
+logger = logging.getLogger(__name__)
+
+SCRATCH, BACKBONE = "scratch", "backbone"
+"""What a finetuning may start from besides a segmenter."""
+LABELLED_FILE = "labelled_images.txt"
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The images whose labels are used.
+
+    Attributes:
+        images: Those images, in the order they were found.
+        labels: The objects on them, without crowd regions.
+        total: Labelled images there are.
+    """
+
+    images: list[ImageRef]
+    labels: CocoFile
+    total: int
+
+    @property
+    def classes(self) -> int:
+        """How many of the categories the chosen images show."""
+        annotations = self.labels.annotations.values()
+        return len({one.category_id for found in annotations for one in found})
+
+    def summary(self) -> str:
+        """One line on what was chosen, for people."""
+        return (
+            f"labels: {len(self.images)} of {self.total} labelled images, {len(self.labels)} "
+            f"objects of {self.classes} of {len(self.labels.categories)} classes"
+        )
+
+
+def choose_labelled(
+    images: Sequence[ImageRef], labels: str | Path, share: str, seed: int
+) -> Labelled:
+    """Picks the images whose labels are used.
+
+    Args:
+        images: Images, paired by name with those of the file.
+        labels: COCO file of true masks with categories.
+        share: A percentage or a number of images; see `data.label_split.label_count`.
+        seed: Of the choice; a smaller share of the same seed is part of every larger one.
+
+    Raises:
+        DataError: If the file names no categories, has an object of another one, or none of the
+            images has an object in it.
+        ConfigError: If the share cannot be had.
+    """
+    truth = load_coco(labels)
+    if truth.bare or not truth.categories:
+        raise DataError(
+            f"wanted true labels with `categories`, got {shown(truth.path)} without any; finetune "
+            "learns classes, `soloist train` needs none"
+        )
+    by_name = {record.file_name: record for record in truth.images}
+    objects = {
+        image.name: tuple(one for one in truth.annotations[record.id] if not one.iscrowd)
+        for image in images
+        if (record := by_name.get(image.name)) is not None
+    }
+    classes = {name: {one.category_id for one in found} for name, found in objects.items() if found}
+    if not classes:
+        raise DataError(
+            f"wanted labelled images, got {len(images)} images without an object in "
+            f"{shown(truth.path)}; check that the two belong together"
+        )
+    foreign = sorted(set().union(*classes.values()) - truth.categories.keys())
+    if foreign:
+        raise DataError(
+            f"wanted a name for each category of {shown(truth.path)}, got objects of category "
+            f"{foreign[0]}, which `categories` lacks; add it there"
+        )
+    count = label_count(share, len(classes))
+    chosen = set(labelled_order(classes, seed)[:count])
+    records = tuple(record for record in truth.images if record.file_name in chosen)
+    return Labelled(
+        images=[image for image in images if image.name in chosen],
+        labels=replace(
+            truth,
+            images=records,
+            annotations={record.id: objects[record.file_name] for record in records},
+            categories=dict(sorted(truth.categories.items())),
+        ),
+        total=len(classes),
+    )
+
+
+def finetune_config(
+    preset: str, file: Path | None, overrides: Mapping[str, Any], *, init: str
+) -> Config:
+    """A preset with SOLO's own losses, and with what a start asks for; YAML and values win.
+
+    Args:
+        preset: As for `load_config`.
+        file: As for `load_config`.
+        overrides: As for `load_config`.
+        init: `scratch`, `backbone` or a segmenter's path.
+
+    Raises:
+        ConfigError: If an option is wrong or contradicts the start.
+    """
+
+    def change(config: Config) -> Config:
+        config = supervised(config)
+        if init == BACKBONE:
+            return config
+        config = replace(config, backbone=replace(config.backbone, weights="none"))
+        if init != SCRATCH:
+            return config
+        # Nothing random is worth keeping.
+        return replace(config, train=replace(config.train, frozen_stages=0, freeze_norm=False))
+
+    config = load_config(preset, file, overrides, change=change)
+    weights = config.backbone.weights
+    if init == BACKBONE and weights == "none":
+        raise ConfigError(
+            f"--init backbone needs the backbone's weights, the preset {preset!r} has none; add "
+            "--backbone.weights, or use --init scratch"
+        )
+    if init != BACKBONE and weights != "none":
+        raise ConfigError(
+            f"--init {init} takes no weights of a backbone, got --backbone.weights {weights}; "
+            "leave them out, or use --init backbone"
+        )
+    return config
+
+
+def with_classes(config: Config, labels: CocoFile) -> Config:
+    """A configuration whose network has a channel for each category of the labels.
+
+    Raises:
+        ConfigError: If it asks for another number of them.
+    """
+    classes, asked = len(labels.categories), config.model.num_classes
+    if asked not in (1, classes):
+        raise ConfigError(
+            f"model.num_classes must be that of the labels, {classes}, got {asked}; leave it out"
+        )
+    return replace(config, model=replace(config.model, num_classes=classes))
+
+
+def start_from(init: str) -> Path | None:
+    """The path of the segmenter to start from; None where there is none."""
+    return None if init in (SCRATCH, BACKBONE) else Path(init)
+
+
+def new_parts(init: str, config: Config) -> str:
+    """What a network without a segmenter to start from is made of, for people."""
+    if init == SCRATCH:
+        return "random weights in every layer"
+    backbone = config.backbone
+    return f"backbone {backbone.name} with weights {backbone.weights}; all other layers are new"
+
+
+def check_truth(chosen: Labelled, ground_truth: Path) -> None:
+    """Refuses a validation set without objects or with other classes than the labels.
+
+    Raises:
+        DataError: If it is one.
+    """
+    truth = load_ground_truth(ground_truth)
+    check_classes(chosen.labels.categories, chosen.labels.path, truth)
+
+
+def finetune(
+    chosen: Labelled,
+    run: RunFolder,
+    config: Config,
+    runtime: Runtime,
+    *,
+    init: str,
+    ground_truth: Path | None = None,
+) -> FitResult:
+    """Trains a segmenter of classes on true masks, and writes it to the run's model folder.
+
+    Args:
+        chosen: The labelled images; their names go to `labelled_images.txt`.
+        run: The run folder; what is finished in it is kept.
+        config: Options, of `finetune_config`.
+        runtime: Device and precision.
+        init: `scratch`, `backbone`, or the run folder, model folder or file of a segmenter.
+        ground_truth: COCO file of a validation set with the same categories.
+
+    Returns:
+        Metrics `finetuned` (all classes taken as one) and `finetuned_by_class` (means over the
+        classes), which results.json has too; and where the masks are.
+
+    Raises:
+        DataError: If no image can be read, or the ground truth has no object or other classes.
+        CheckpointError: If the segmenter to start from is of another architecture.
+        TrainingError: If too many losses in a row are not finite; see `train`.
+        StoppedError: If the process was asked to stop; finished work is kept.
+    """
+    if ground_truth is not None:
+        # A mistake in it shows now, not after the training.
+        check_truth(chosen, ground_truth)
+    names = "".join(f"{image.name}\n" for image in chosen.images)
+    on_main(partial(write_text, run.path / LABELLED_FILE, names))
+    logger.info(chosen.summary())
+    start = start_from(init)
+    if start is None:
+        logger.info("start: %s", new_parts(init, config))
+    finished = on_main((run.model / CONFIG_FILE).is_file)
+    with run.timed("training", done=finished):
+        if not finished:
+            train(
+                chosen.images,
+                chosen.labels,
+                run,
+                config,
+                runtime,
+                model_folder=run.model,
+                start_from=start,
+                categories=chosen.labels.categories,
+            )
+    stage = Stage("finetuned", run.model)
+    result = show_stages([stage], chosen.images, ground_truth, run, config, runtime)
+    if ground_truth is None:
+        return result
+    predicted = result.gallery[0].predictions
+    by_class = on_main(partial(evaluate, predicted, ground_truth, classes=True))
+    metrics = {**result.metrics, "finetuned_by_class": by_class}
+    on_main(partial(write_json, run.path / "results.json", metrics, indent=2))
+    return replace(result, metrics=metrics)

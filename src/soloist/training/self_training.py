@@ -1,0 +1,234 @@
+"""From images to a trained segmenter: masks, training, pseudo-labels, training again.
+
+The stages of one run folder, each with its file, so that a killed run goes on where it stopped:
+free_masks.json -> rounds/0 -> pseudo_labels_1.json -> rounds/1 -> ... -> model.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from soloist.config import Config
+from soloist.data.coco.journal import is_finished
+from soloist.data.coco.read import load_coco
+from soloist.data.coco.types import CATEGORIES
+from soloist.data.sources import ImageRef, find_images, spread
+from soloist.evaluation.evaluate import Metrics, evaluate, load_ground_truth
+from soloist.inference.label import Labeler, LabelSummary, label_images, report_labels
+from soloist.inference.segmenter import Segmenter
+from soloist.models.build import CONFIG_FILE, copy_solo, load_categories, load_solo
+from soloist.proposals.extract import FreeMaskExtractor, settings_of, without_floor
+from soloist.runtime.device import Runtime
+from soloist.runtime.distributed import on_main
+from soloist.runtime.files import write_json
+from soloist.training.pseudo_labels import write_pseudo_labels
+from soloist.training.run_folder import RunFolder
+from soloist.training.stages import StageGallery, stage_title
+from soloist.training.train import train
+
+logger = logging.getLogger(__name__)
+
+# Share of the time left that trainings may plan with; the rest is for labelling between them.
+TRAINING_SHARE = 0.93
+
+
+# Images of the gallery where there is no validation set.
+PREVIEW_IMAGES = 24
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage whose masks can be looked at and evaluated.
+
+    Attributes:
+        key: Its name in results.json.
+        model: Its model folder; None for free masks.
+    """
+
+    key: str
+    model: Path | None
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What `fit` made besides the model.
+
+    Attributes:
+        metrics: Metrics by stage; empty without a ground truth.
+        gallery: The masks of each stage on `images`.
+        images: The ground truth's images, else some of the training images.
+    """
+
+    metrics: dict[str, Metrics]
+    gallery: list[StageGallery]
+    images: list[ImageRef]
+
+
+def fit(
+    images: Sequence[ImageRef],
+    run: RunFolder,
+    config: Config,
+    runtime: Runtime,
+    *,
+    budget_seconds: float | None = None,
+    ground_truth: Path | None = None,
+) -> FitResult:
+    """Learns to segment from images alone, and writes the segmenter to the run's model folder.
+
+    Args:
+        images: Images to learn from.
+        run: The run folder; finished stages in it are kept.
+        config: Options.
+        runtime: Device and precision.
+        budget_seconds: Time for everything together; the steps of each training are planned to
+            fill it. None keeps `train.steps`.
+        ground_truth: COCO file of a validation set; each stage is evaluated on its images.
+
+    Returns:
+        Metrics, and where the masks of each stage are.
+
+    Raises:
+        DataError: If no image can be read or has a mask, or the ground truth has no object.
+        TrainingError: If too many losses in a row are not finite; see `train`.
+        StoppedError: If the process was asked to stop; finished work is kept.
+    """
+    if ground_truth is not None:
+        # A mistake in it shows now, not after hours of training.
+        load_ground_truth(load_coco(ground_truth))
+    free = run.path / "free_masks.json"
+    extracted = on_main(partial(is_finished, free))
+    with run.timed("free masks", done=extracted):
+        if not extracted:
+            extract_masks(images, free, run, config, runtime)
+    stages = [Stage("free_masks", None)]
+    rounds = config.self_training.rounds
+    previous: Path | None = None
+    for number in range(rounds + 1):
+        labels = free if previous is None else run.path / f"pseudo_labels_{number}.json"
+        if previous is not None and not on_main(partial(is_finished, labels)):
+            with run.timed(f"pseudo-labels {number}"):
+                write_pseudo_labels(images, labels, previous, run, config, runtime)
+        coarse = load_coco(labels)
+        if previous is not None and len(coarse) == 0:
+            logger.warning(
+                "no mask reaches self_training.score_threshold %s: the segmenter before round %d "
+                "is the result; more training or a lower threshold helps",
+                config.self_training.score_threshold,
+                number,
+            )
+            break
+        folder = run.path / "rounds" / str(number)
+        finished = on_main((folder / CONFIG_FILE).is_file)
+        if not finished:
+            budget = None
+            if budget_seconds is not None:
+                left = budget_seconds - on_main(partial(_seconds_used, run))
+                budget = max(0.0, TRAINING_SHARE * left / (rounds + 1 - number))
+            start_from = previous if config.self_training.start_from == "previous" else None
+            with run.timed(f"training {number}"):
+                train(
+                    images,
+                    coarse,
+                    run,
+                    config,
+                    runtime,
+                    model_folder=folder,
+                    round_number=number,
+                    start_from=start_from,
+                    budget_seconds=budget,
+                )
+        stages.append(Stage(stage_key(number), folder))
+        previous = folder
+    result = show_stages(stages, images, ground_truth, run, config, runtime)
+    assert previous is not None  # Round 0 ends or raises.
+    on_main(partial(copy_solo, previous, run.model))
+    return result
+
+
+def stage_key(number: int) -> str:
+    """Name of a round's segmenter in results.json."""
+    if number == 0:
+        return "segmenter"
+    return "self_trained" if number == 1 else f"self_trained_{number}"
+
+
+def extract_masks(
+    images: Sequence[ImageRef], out: Path, run: RunFolder, config: Config, runtime: Runtime
+) -> LabelSummary:
+    """Free masks of all images, into a COCO file of the run."""
+    summary = label_images(
+        images,
+        FreeMaskExtractor(config, runtime),
+        out,
+        title="masks",
+        short_side=config.extract.short_side,
+        settings={"stage": "free masks", **settings_of(config)},
+        errors=run.errors,
+    )
+    report_labels("free masks", summary)
+    return summary
+
+
+def show_stages(
+    stages: Sequence[Stage],
+    images: Sequence[ImageRef],
+    ground_truth: Path | None,
+    run: RunFolder,
+    config: Config,
+    runtime: Runtime,
+) -> FitResult:
+    """Labels images by each stage, and evaluates them where there is a ground truth.
+
+    Args:
+        stages: The stages.
+        images: Training images; some are shown where there is no ground truth.
+        ground_truth: COCO file of a validation set; results.json is written with it.
+        run: The run folder; masks go to its folder `evaluation`.
+        config: Options.
+        runtime: Device and precision.
+    """
+    shown = (
+        find_images(ground_truth, config.reading)
+        if ground_truth
+        else spread(images, PREVIEW_IMAGES)
+    )
+    metrics: dict[str, Metrics] = {}
+    gallery: list[StageGallery] = []
+    for stage in stages:
+        out = run.path / "evaluation" / f"{stage.key}.json"
+        labelled = on_main(partial(is_finished, out))
+        with run.timed(f"evaluation of {stage.key}", done=labelled):
+            if not labelled:
+                label_images(
+                    shown,
+                    _stage_labeler(stage, config, runtime),
+                    out,
+                    title=f"evaluation of {stage.key}",
+                    short_side=config.extract.short_side,
+                    settings={"stage": stage.key},
+                    errors=run.errors,
+                    categories=load_categories(stage.model) if stage.model else CATEGORIES,
+                )
+        gallery.append(StageGallery(stage.key, stage_title(stage.key), out))
+        if ground_truth is not None:
+            metrics[stage.key] = on_main(partial(evaluate, out, ground_truth))
+    if ground_truth is not None:
+        on_main(partial(write_json, run.path / "results.json", metrics, indent=2))
+    return FitResult(metrics, gallery, shown)
+
+
+def _stage_labeler(stage: Stage, config: Config, runtime: Runtime) -> Labeler:
+    """The stage with the floor on its scores that precision-recall curves need: none."""
+    if stage.model is None:
+        return FreeMaskExtractor(without_floor(config), runtime)
+    network, trained = load_solo(stage.model)
+    return Segmenter(network, trained, runtime)
+
+
+def _seconds_used(run: RunFolder) -> float:
+    """Time of the stages so far, over all sessions of the run."""
+    return float(sum(run.state.get("timing", {}).values()))

@@ -1,0 +1,559 @@
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from safetensors.torch import load_file, save_file
+
+import soloist
+from soloist.config import ReadingConfig, RegionConfig, TileConfig
+from soloist.config.presets import override
+from soloist.data.coco.read import load_coco
+from soloist.data.images import read_image
+from soloist.errors import CheckpointError, ConfigError, DataError
+from soloist.inference.segmenter import Result, Segmenter
+from soloist.ops.masks import mask_iou
+from soloist.proposals.propose import confirmed, region_proposals
+from soloist.proposals.refinement import follow_colors
+from soloist.structures import Instances
+
+
+@pytest.fixture(scope="module")
+def segmenter(model_folder: Path) -> Segmenter:
+    return soloist.load(model_folder, device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def pixels() -> NDArray[np.uint8]:
+    """A picture of 70 x 90 pixels with a bright square."""
+    picture = np.random.default_rng(0).integers(0, 60, (70, 90, 3), dtype=np.uint8)
+    picture[20:50, 30:60] += 150
+    return picture
+
+
+@pytest.fixture
+def picture(tmp_path: Path, pixels: NDArray[np.uint8]) -> Path:
+    path = tmp_path / "picture.png"
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture
+def result(segmenter: Segmenter, picture: Path) -> Result:
+    return segmenter.predict(picture)[0]
+
+
+def assert_same(one: Result, other: Result) -> None:
+    assert one.image_size == other.image_size
+    for name in ("masks", "scores", "boxes", "embeddings"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+
+
+# Sources
+
+
+def test_a_result_has_what_design_promises(result: Result, picture: Path) -> None:
+    assert result.path == picture
+    assert result.image_size == (70, 90)
+    assert len(result) > 0
+    assert result.masks.shape == (len(result), 70, 90)
+    assert result.masks.dtype == torch.bool
+    assert bool((result.scores[:-1] >= result.scores[1:]).all())
+    torch.testing.assert_close(result.embeddings.norm(dim=1), torch.ones(len(result)))
+    for mask, box in zip(result.masks, result.boxes, strict=True):
+        rows, columns = torch.nonzero(mask, as_tuple=True)
+        tight = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        assert box.tolist() == [int(value) for value in tight]
+
+
+def test_path_text_array_and_picture_give_the_same(
+    segmenter: Segmenter, picture: Path, pixels: NDArray[np.uint8]
+) -> None:
+    from_path = segmenter.predict(picture)[0]
+    with Image.open(picture) as opened:
+        others: list[Any] = [str(picture), pixels, pixels[:, ::-1][:, ::-1], opened, [picture]]
+        results = [segmenter.predict(one) for one in others]
+    assert [len(one) for one in results] == [1] * len(others)
+    for one in results:
+        assert_same(one[0], from_path)
+    assert [one[0].path for one in results] == [picture, None, None, None, picture]
+
+
+@pytest.mark.parametrize(
+    ("mode", "color"),
+    [
+        pytest.param("RGBA", (10, 200, 30, 0), id="transparent"),
+        pytest.param("L", 77, id="grey"),
+        pytest.param("P", 3, id="palette"),
+        pytest.param("1", 1, id="black-and-white"),
+        pytest.param("I;16", 3000, id="16-bit-grey"),
+    ],
+)
+def test_a_picture_of_any_mode_is_seen_as_its_file(
+    tmp_path: Path, segmenter: Segmenter, mode: str, color: Any
+) -> None:
+    picture = Image.new(mode, (40, 30), color)
+    picture.save(tmp_path / "a.png")
+    from_file, from_memory = segmenter.predict(tmp_path / "a.png")[0], segmenter.predict(picture)[0]
+    assert_same(from_memory, from_file)
+    np.testing.assert_array_equal(np.asarray(from_memory.plot()), np.asarray(from_file.plot()))
+
+
+def test_pixels_that_may_not_be_written_are_no_trouble(
+    segmenter: Segmenter, pixels: NDArray[np.uint8]
+) -> None:
+    frozen = pixels.copy()
+    frozen.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(segmenter.predict(frozen)) == 1
+        assert len(segmenter.predict(Image.fromarray(pixels))) == 1
+    np.testing.assert_array_equal(frozen, pixels)
+
+
+def test_a_folder_gives_its_images_in_order(segmenter: Segmenter, scenes: Path) -> None:
+    results = segmenter.predict(scenes / "images")
+    names = [result.path.name for result in results if result.path is not None]
+    assert names == [f"{number:06d}.jpg" for number in range(1, 7)]
+    truth = load_coco(scenes / "annotations.json")
+    assert [result.image_size for result in results] == [
+        (image.height, image.width) for image in truth.images
+    ]
+
+
+def test_a_stream_gives_the_same_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, segmenter: Segmenter, scenes: Path
+) -> None:
+    whole = segmenter.predict(scenes / "images")
+    read: list[str] = []
+    original = Segmenter.predict_file
+
+    def noting(self: Segmenter, image: Any) -> Result:
+        read.append(image.name)
+        return original(self, image)
+
+    monkeypatch.setattr(Segmenter, "predict_file", noting)
+    stream = segmenter.predict(scenes / "images", stream=True)
+    assert isinstance(stream, Iterator)
+    assert read == []
+    assert_same(next(stream), whole[0])
+    assert read == ["000001.jpg"]
+    for one, other in zip(stream, whole[1:], strict=True):
+        assert_same(one, other)
+
+
+def test_the_same_image_gives_the_same_result_whatever_came_before(
+    segmenter: Segmenter, model_folder: Path, picture: Path, scenes: Path
+) -> None:
+    first = segmenter.predict(picture)[0]
+    segmenter.predict(scenes / "images")
+    assert_same(segmenter.predict(picture)[0], first)
+    assert_same(soloist.load(model_folder, precision="fp32").predict(picture)[0], first)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        pytest.param((1, 1), id="one-pixel"),
+        pytest.param((1, 300), id="row"),
+        pytest.param((500, 2), id="column"),
+        pytest.param((31, 33), id="no-whole-stride"),
+        pytest.param((64, 3000), id="panorama"),
+    ],
+)
+def test_images_of_any_size_are_segmented(segmenter: Segmenter, size: tuple[int, int]) -> None:
+    found = segmenter.predict(np.full((*size, 3), 90, dtype=np.uint8))[0]
+    assert found.image_size == size
+    assert found.masks.shape == (len(found), *size)
+    assert found.boxes.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "got"),
+    [
+        pytest.param(np.zeros((5, 5), np.uint8), r"\(5, 5\) uint8", id="grey"),
+        pytest.param(np.zeros((5, 5, 4), np.uint8), r"\(5, 5, 4\) uint8", id="four-channels"),
+        pytest.param(np.zeros((5, 5, 3)), r"\(5, 5, 3\) float64", id="floats"),
+        pytest.param(np.zeros((0, 5, 3), np.uint8), r"\(0, 5, 3\) uint8", id="no-pixel"),
+    ],
+)
+def test_pixels_of_another_kind_are_refused(segmenter: Segmenter, pixels: Any, got: str) -> None:
+    with pytest.raises(ValueError, match=rf"pixels must be \(H, W, 3\) uint8.* got {got}"):
+        segmenter.predict(pixels)
+
+
+def test_what_cannot_be_read_is_told(tmp_path: Path, segmenter: Segmenter) -> None:
+    (tmp_path / "a.jpg").write_text("no picture")
+    with pytest.raises(DataError, match="it is not an image"):
+        segmenter.predict(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match="does not exist"):
+        segmenter.predict(tmp_path / "none.jpg")
+
+
+def test_bf16_finds_nearly_the_same(model_folder: Path, picture: Path, result: Result) -> None:
+    other = soloist.load(model_folder, device="cpu", precision="bf16").predict(picture)[0]
+    assert other.scores.dtype == torch.float32
+    torch.testing.assert_close(other.scores[0], result.scores[0], rtol=0.2, atol=0.01)
+
+
+# Results
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        pytest.param([True, False, True, False, False, False, False, False], id="mask"),
+        pytest.param([2, 0], id="indices"),
+        pytest.param([], id="none"),
+    ],
+)
+def test_filter_moves_all_fields_together(result: Result, keep: list[Any]) -> None:
+    assert len(result) == 8
+    result = replace(result, labels=torch.arange(8), categories={4: "a"})
+    chosen = torch.tensor(keep, dtype=torch.bool if True in keep else torch.int64)
+    assert result.filter(chosen).agreements is None
+    result = replace(result, agreements=torch.rand(8, 4))
+    filtered = result.filter(chosen)
+    assert isinstance(filtered, Result)
+    for name in ("path", "pixels", "categories"):
+        assert getattr(filtered, name) is getattr(result, name)
+    for name in ("masks", "scores", "boxes", "embeddings", "labels", "agreements"):
+        assert torch.equal(getattr(filtered, name), getattr(result, name)[chosen])
+
+
+def test_filter_carries_every_field() -> None:
+    assert {field.name for field in fields(Result)} == {
+        "image_size",
+        "masks",
+        "scores",
+        "boxes",
+        "embeddings",
+        "labels",
+        "agreements",
+        "path",
+        "pixels",
+        "categories",
+        "reading",
+    }
+
+
+def test_the_best_k_keep_their_image(result: Result) -> None:
+    best = result.top_k(2)
+    assert isinstance(best, Result)
+    assert best.path == result.path
+    assert torch.equal(best.scores, result.scores[:2])
+
+
+def test_plot_draws_over_the_image(result: Result, pixels: NDArray[np.uint8]) -> None:
+    plain = np.asarray(result.filter(torch.zeros(0, dtype=torch.int64)).plot())
+    np.testing.assert_array_equal(plain, pixels)
+    drawn = np.asarray(result.plot())
+    assert drawn.shape == pixels.shape
+    inside = result.masks.any(dim=0).numpy()
+    assert (drawn != pixels).any(axis=2)[inside].mean() > 0.5
+
+
+def test_plot_needs_an_image(result: Result) -> None:
+    with pytest.raises(ValueError, match="neither pixels nor a path"):
+        replace(result, path=None).plot()
+
+
+@pytest.mark.parametrize("name", ["new/drawn.png", "drawn.jpg", "DRAWN.PNG"])
+def test_save_writes_a_picture(tmp_path: Path, result: Result, name: str) -> None:
+    path = result.save(tmp_path / name)
+    assert path == tmp_path / name
+    with Image.open(path) as saved:
+        assert saved.size == (90, 70)
+
+
+def test_save_writes_a_coco_file(tmp_path: Path, result: Result) -> None:
+    coco = load_coco(result.save(tmp_path / "new" / "result.json"))
+    assert [image.file_name for image in coco.images] == ["picture.png"]
+    read = coco.instances(coco.images[0])
+    assert torch.equal(read.masks, result.masks)
+    assert torch.equal(read.boxes, result.boxes)
+    assert torch.equal(read.embeddings, result.embeddings)
+    torch.testing.assert_close(read.scores, result.scores, atol=1e-6, rtol=0)
+
+
+def test_to_coco_is_json_that_pycocotools_reads(result: Result) -> None:
+    document = json.loads(json.dumps(result.to_coco(image_id=7), allow_nan=False))
+    coco = COCO()
+    coco.dataset = document
+    coco.createIndex()
+    assert list(coco.imgs) == [7]
+    assert document["categories"] == [{"id": 1, "name": "object"}]
+    for annotation, mask in zip(coco.loadAnns(coco.getAnnIds()), result.masks, strict=True):
+        np.testing.assert_array_equal(coco.annToMask(annotation), mask.numpy())
+        assert annotation["area"] == coco_mask.area(annotation["segmentation"])
+        assert annotation["image_id"] == 7
+
+
+def test_a_result_survives_pickling(segmenter: Segmenter, result: Result, pixels: Any) -> None:
+    for original in (result, segmenter.predict(pixels)[0]):
+        copied = pickle.loads(pickle.dumps(original))
+        assert_same(copied, original)
+        assert copied.path == original.path
+        assert np.array_equal(np.asarray(copied.plot()), np.asarray(original.plot()))
+
+
+def test_an_empty_result_does_everything(tmp_path: Path, segmenter: Segmenter) -> None:
+    inference = replace(segmenter.config.inference, category_threshold=1.0)
+    strict = Segmenter(
+        segmenter.network, replace(segmenter.config, inference=inference), segmenter.runtime
+    )
+    nothing = strict.predict(np.zeros((20, 30, 3), dtype=np.uint8))[0]
+    assert len(nothing) == 0
+    assert nothing.masks.shape == (0, 20, 30)
+    assert nothing.to_coco()["annotations"] == []
+    assert nothing.plot().size == (30, 20)
+    assert len(load_coco(nothing.save(tmp_path / "nothing.json"))) == 0
+
+
+# Loading
+
+
+def test_a_run_folder_and_its_model_folder_load_the_same(
+    model_folder: Path, picture: Path, result: Result
+) -> None:
+    assert_same(soloist.load(model_folder.parent, precision="fp32").predict(picture)[0], result)
+
+
+def copied_model(source: Path, target: Path) -> Path:
+    target.mkdir()
+    for file in source.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    return target
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_model_that_is_not_complete_is_told(
+    tmp_path: Path, model_folder: Path, name: str
+) -> None:
+    folder = copied_model(model_folder, tmp_path / "model")
+    (folder / name).unlink()
+    for place in (folder, tmp_path, tmp_path / "elsewhere"):
+        with pytest.raises(CheckpointError, match=r"no trained model in .*; wanted the --out"):
+            soloist.load(place)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("{", id="no-json"),
+        pytest.param("[]", id="list"),
+        pytest.param("{}", id="no-sections"),
+        pytest.param('{"backbone": {}, "model": 3, "inference": {}}', id="no-section"),
+        pytest.param('{"name": "resnet18", "method": "DenseCL"}', id="of-a-backbone"),
+    ],
+)
+def test_a_record_that_cannot_be_used_is_told_in_one_line(
+    tmp_path: Path, model_folder: Path, text: str
+) -> None:
+    folder = copied_model(model_folder, tmp_path / "model")
+    (folder / "config.json").write_text(text)
+    with pytest.raises((CheckpointError, ConfigError)) as caught:
+        soloist.load(folder)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "shape"])
+def test_weights_that_do_not_fit_are_told(tmp_path: Path, model_folder: Path, change: str) -> None:
+    folder = copied_model(model_folder, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    if change == "missing":
+        del weights["category_branch.category.bias"]
+    elif change == "extra":
+        weights["category_branch.more"] = torch.zeros(1)
+    else:
+        weights["category_branch.category.bias"] = torch.zeros(5)
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="1 tensors are missing, left over or of another"):
+        soloist.load(folder)
+
+
+def test_the_names_of_the_package_are_there() -> None:
+    assert {"Result", "Segmenter", "evaluate", "extract_masks", "fit", "load"} <= set(dir(soloist))
+    assert soloist.Segmenter is Segmenter
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        _ = soloist.lod
+
+
+# Tiles
+
+
+def test_a_picture_that_fits_into_a_tile_is_segmented_as_without(
+    segmenter: Segmenter, picture: Path, pixels: NDArray[np.uint8]
+) -> None:
+    wanted = segmenter.predict(picture)[0]
+    for source in (picture, pixels):
+        (found,) = segmenter.predict(source, tile=128)
+        np.testing.assert_array_equal([*found.masks], wanted.masks.numpy())
+        for name in ("scores", "boxes", "embeddings"):
+            assert torch.equal(getattr(found, name), getattr(wanted, name)), name
+        assert found.to_coco()["annotations"] == wanted.to_coco()["annotations"]
+
+
+def test_a_tiled_result_is_drawn_and_written(
+    segmenter: Segmenter, tmp_path: Path, pixels: NDArray[np.uint8]
+) -> None:
+    large = np.tile(pixels, (3, 3, 1))
+    config = TileConfig(size=128, overlap=32)
+    (found,) = segmenter.predict(large, tile=config)
+    assert len(found) > 0
+    assert found.plot().size == (270, 210)
+    assert (np.asarray(found.plot()) != large).any()
+    file = load_coco(found.save(tmp_path / "masks.json"))
+    assert len(file) == len(found)
+    np.testing.assert_array_equal(file.masks(file.images[0]), [*found.masks])
+    assert [one.masks.rles for one in found] == [(rle,) for rle in found.masks.rles]
+    assert found[::-1].scores.tolist() == found.scores.tolist()[::-1]
+    assert pickle.loads(pickle.dumps(found)).masks == found.masks
+    assert repr(found) == f"<LargeResult: {found._summary()}>"
+    assert "<img " in found._repr_html_()
+    stream = segmenter.predict(large, tile=config, stream=True)
+    assert isinstance(stream, Iterator)
+    assert next(stream).masks == found.masks
+
+
+def test_tiles_that_are_too_small_are_told(segmenter: Segmenter, picture: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tile\.size must be at least 64"):
+        segmenter.predict(picture, tile=10)
+
+
+# Reading
+
+
+def test_a_model_reads_as_it_was_trained(tmp_path: Path, model_folder: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 4000, (70, 90, 5), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack", planarconfig="contig")
+    segmenter = soloist.load(model_folder, device="cpu", precision="fp32")
+    with pytest.raises(DataError, match="5 channels; choose"):
+        segmenter.predict(tmp_path / "a.tif")
+    reading = ReadingConfig(channels=(4, 2, 0), stretch="percentile")
+    segmenter.config = replace(segmenter.config, reading=reading)
+    segmenter.save_pretrained(tmp_path / "model")
+    again = soloist.load(tmp_path / "model", device="cpu", precision="fp32")
+    assert again.config.reading == reading
+    (result,) = again.predict(tmp_path / "a.tif")
+    assert_same(result, again.predict(read_image(tmp_path / "a.tif", reading=reading))[0])
+    assert result.plot().size == (90, 70)
+    (large,) = again.predict(tmp_path / "a.tif", tile=128)
+    assert large.plot().size == (90, 70)
+
+
+# Regions
+
+
+@pytest.fixture
+def ranking(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Segmenter:
+    """A segmenter that ranks regions; it has learned hardly anything, so any mask confirms one."""
+    monkeypatch.setattr("soloist.inference.segmenter.CONFIRMING_SCORE", 0.0)
+    segmenter = soloist.load(model_folder, device="cpu", precision="fp32")
+    options = {
+        "inference": {"masks": "regions", "category_threshold": 0.0, "score_threshold": 0.0},
+        "regions": {"superpixels": 40},
+    }
+    segmenter.config = override(segmenter.config, options, where="test")
+    return segmenter
+
+
+def test_masks_are_regions_in_the_order_the_network_gives_them(
+    ranking: Segmenter, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[torch.Tensor, tuple[int, int], RegionConfig]] = []
+
+    def noted(image: Any, features: torch.Tensor, size: tuple[int, int], config: Any) -> Instances:
+        asked.append((features, size, config))
+        return region_proposals(image, features, size, config)
+
+    monkeypatch.setattr("soloist.inference.segmenter.region_proposals", noted)
+    # Of 70 x 90 pixels the network reads more, padded to 96 x 128: 6 x 8 cells.
+    options = {"inference": {"short_side": 70, "max_side": 90}}
+    ranking.config = override(ranking.config, options, where="test")
+    found = ranking(pixels, (70, 90))
+    ((features, size, config),) = asked
+    assert features.shape[1:] == (4, 6)
+    assert (size, config.score_threshold, config.superpixels) == ((70, 90), 0.0, 40)
+    regions = region_proposals(pixels, features, size, config)
+    same = mask_iou(found.masks, regions.masks).amax(dim=1) == 1
+    assert 0 < int(same.sum()) <= len(regions)
+    assert (found.scores.diff() <= 0).all()
+    torch.testing.assert_close(found.embeddings.norm(dim=1), torch.ones(len(found)))
+
+
+def test_outlines_follow_the_colors_if_wanted(
+    ranking: Segmenter, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"inference": {"masks": "network", "max_per_image": 100}}
+    ranking.config = override(ranking.config, own, where="test")
+    plain = ranking(pixels, (70, 90))
+    options = {"inference": {"outline_radius": 0.1}, "regions": {"outline_radius": 0.05}}
+    ranking.config = override(ranking.config, options, where="test")
+    wanted = follow_colors(plain, pixels, 0.1)
+    assert not torch.equal(plain.masks, wanted.masks)
+    assert torch.equal(ranking(pixels, (70, 90)).masks, wanted.masks)
+    # Regions are confirmed by such masks, and have outlines of their own.
+    seen: list[Instances] = []
+
+    def noted(proposals: Instances, found: Instances) -> Instances:
+        seen[:] = [proposals, found]
+        return confirmed(proposals, found)
+
+    monkeypatch.setattr("soloist.inference.segmenter.confirmed", noted)
+    ranking.config = override(ranking.config, {"inference": {"masks": "regions"}}, where="test")
+    assert len(ranking(pixels, (70, 90))) > 0
+    assert torch.equal(seen[1].masks, wanted.masks)
+    ranking.config = override(ranking.config, {"regions": {"outline_radius": 0.0}}, where="test")
+    regions = seen[0]
+    ranking(pixels, (70, 90))
+    assert torch.equal(follow_colors(seen[0], pixels, 0.05).masks, regions.masks)
+
+
+def test_ranked_regions_keep_their_limits(ranking: Segmenter, pixels: NDArray[np.uint8]) -> None:
+    everything = ranking(pixels, (70, 90))
+    assert len(everything) > 3
+    least = float(everything.scores[2])
+    for options, kept in (({"score_threshold": least}, 3), ({"max_per_image": 2}, 2)):
+        ranking.config = override(
+            ranking.config, {"inference": {"score_threshold": 0.0, **options}}, where="test"
+        )
+        found = ranking(pixels, (70, 90))
+        assert len(found) == kept
+        assert torch.equal(found.masks, everything.masks[:kept])
+
+
+def test_where_there_is_no_region_the_networks_own_masks_are_left(
+    ranking: Segmenter, pixels: NDArray[np.uint8]
+) -> None:
+    """Their scores are halved, as those of all that are no region."""
+    none = {"regions": {"least_area": 1.0, "most_area": 0.0}}
+    ranking.config = override(ranking.config, none, where="test")
+    found = ranking(pixels, (70, 90))
+    ranking.config = override(ranking.config, {"inference": {"masks": "network"}}, where="test")
+    own = ranking(pixels, (70, 90))
+    assert len(own) > 0
+    assert torch.equal(found.masks, own.masks)
+    torch.testing.assert_close(found.scores, own.scores / 2)
+
+
+def test_a_saved_segmenter_keeps_its_regions(ranking: Segmenter, tmp_path: Path) -> None:
+    ranking.save_pretrained(tmp_path)
+    again = soloist.load(tmp_path, device="cpu", precision="fp32")
+    assert again.config.regions == ranking.config.regions
+    assert again.config.inference == ranking.config.inference

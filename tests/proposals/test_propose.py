@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import get_args, get_type_hints
+
+import numpy as np
+import pytest
+import torch
+
+from soloist.config import Config, ExtractConfig, FreeMaskConfig, RegionConfig
+from soloist.config.presets import override
+from soloist.data.scenes import make_scene
+from soloist.free_mask import free_masks
+from soloist.ops.masks import mask_iou, masks_to_boxes
+from soloist.proposals.propose import PROPOSERS, confirmed, propose
+from soloist.proposals.refinement import follow_colors, weigh_by_contrast
+from soloist.proposals.regions import region_masks
+from soloist.structures import Instances
+
+SCENE = make_scene(3, long_side=128)
+SIZE = (SCENE.image.shape[0], SCENE.image.shape[1])
+FEATURES = torch.nn.functional.interpolate(
+    torch.from_numpy(SCENE.image).permute(2, 0, 1)[None].float(), (12, 16), mode="area"
+)[0]
+FEATURES = FEATURES - FEATURES.mean(dim=(1, 2), keepdim=True)
+CONFIG = replace(
+    Config(),
+    free_mask=FreeMaskConfig(score_threshold=0.0, min_center_height=0.0),
+    regions=RegionConfig(superpixels=80, score_threshold=0.0),
+)
+
+
+def config_of(name: str) -> Config:
+    return override(CONFIG, {"extract": {"proposals": name}}, where="test")
+
+
+def test_each_name_of_the_option_has_a_proposer() -> None:
+    assert set(PROPOSERS) == set(get_args(get_type_hints(ExtractConfig)["proposals"]))
+
+
+def test_the_option_chooses() -> None:
+    free = propose(SCENE.image, FEATURES, SIZE, config_of("free-mask"))
+    assert torch.equal(free.masks, free_masks(FEATURES, SIZE, CONFIG.free_mask).masks)
+    regions = propose(SCENE.image, FEATURES, SIZE, config_of("regions"))
+    assert torch.equal(
+        regions.masks, region_masks(SCENE.image, FEATURES, SIZE, CONFIG.regions).masks
+    )
+
+
+def test_both_are_the_regions_and_then_free_masks_that_are_none_of_them() -> None:
+    regions = propose(SCENE.image, FEATURES, SIZE, config_of("regions"))
+    both = propose(SCENE.image, FEATURES, SIZE, config_of("regions+free-mask"))
+    assert len(both) > len(regions) > 0
+    assert torch.equal(both.masks[: len(regions)], regions.masks)
+    added = both.filter(torch.arange(len(regions), len(both)))
+    assert mask_iou(added.masks, regions.masks).max() <= CONFIG.regions.nms_threshold
+    assert (both.scores.diff() <= 0).all()
+
+
+def test_outlines_and_scores_are_refined_if_wanted() -> None:
+    for name, section in (("free-mask", "free_mask"), ("regions", "regions")):
+        config = config_of(name)
+        plain = propose(SCENE.image, FEATURES, SIZE, config)
+        config = override(config, {section: {"outline_radius": 0.1}}, where="test")
+        sharp = propose(SCENE.image, FEATURES, SIZE, config)
+        assert torch.equal(sharp.masks, follow_colors(plain, SCENE.image, 0.1).masks)
+        assert not torch.equal(sharp.masks, plain.masks)
+        config = override(config, {"extract": {"contrast_power": 0.5}}, where="test")
+        ranked = propose(SCENE.image, FEATURES, SIZE, config)
+        assert torch.equal(ranked.scores, weigh_by_contrast(sharp, FEATURES, 0.5).scores)
+
+
+@pytest.mark.parametrize("name", sorted(PROPOSERS))
+def test_nothing_to_propose_is_no_error(name: str) -> None:
+    pixels = np.zeros((20, 30, 3), dtype=np.uint8)
+    found = propose(pixels, torch.zeros(4, 2, 3), (20, 30), config_of(name))
+    assert len(found) == 0
+    assert found.masks.shape == (0, 20, 30)
+
+
+# What a segmenter says of them
+
+
+def columns(
+    spans: Sequence[tuple[int, int]],
+    scores: Sequence[float],
+    *,
+    embedding: float,
+    labels: bool = True,
+) -> Instances:
+    """Masks that span columns of a picture of 4 x 100; row k has the embedding of number k."""
+    numbers = torch.arange(100)
+    masks = torch.stack([((numbers >= a) & (numbers < b)).expand(4, -1) for a, b in spans])
+    rows = torch.arange(len(spans))
+    return Instances(
+        image_size=(4, 100),
+        masks=masks,
+        scores=torch.tensor(scores),
+        boxes=masks_to_boxes(masks),
+        embeddings=embedding + rows[:, None].float(),
+        labels=rows if labels else None,
+    )
+
+
+PROPOSED = columns([(0, 10), (20, 40), (60, 100)], [0.9, 0.6, 0.4], embedding=-9, labels=False)
+FOUND = columns([(60, 84), (20, 40), (45, 55)], [0.5, 0.4, 0.3], embedding=0)
+
+
+def test_a_proposal_scores_by_itself_and_by_what_the_segmenter_sees() -> None:
+    best = confirmed(PROPOSED, FOUND)
+    # The second proposal is the second mask. Most of the third is the first mask, which is hence
+    # no mask of its own; the third mask is; nobody sees the first proposal.
+    wanted = [(0.6**2 * 0.4) ** (1 / 3), (0.4**2 * 0.6 * 0.5) ** (1 / 3), 0.5 * 0.3]
+    assert best.scores.tolist() == pytest.approx(wanted)
+    assert torch.equal(best.masks[:2], PROPOSED.masks[1:])
+    assert torch.equal(best.masks[2], FOUND.masks[2])
+    assert torch.equal(best.boxes, masks_to_boxes(best.masks))
+    assert best.embeddings.flatten().tolist() == [1, 0, 2]
+    assert best.labels is not None
+    assert best.labels.tolist() == [1, 0, 2]
+
+
+def test_without_masks_nothing_is_confirmed_and_without_proposals_masks_stay() -> None:
+    assert len(confirmed(PROPOSED, Instances.empty((4, 100)))) == 0
+    alone = confirmed(Instances.empty((4, 100)), FOUND)
+    assert torch.equal(alone.masks, FOUND.masks)
+    assert alone.scores.tolist() == pytest.approx([0.25, 0.2, 0.15])
+
+
+def test_where_there_are_no_classes_none_are_made() -> None:
+    assert confirmed(PROPOSED, replace(FOUND, labels=None)).labels is None
