@@ -13,6 +13,7 @@ from soloist.evaluation.evaluate import evaluate
 from soloist.inference.label import LabelSummary, label_images, opened_output
 from soloist.inference.segmenter import Segmenter, load
 from soloist.proposals.extract import FreeMaskExtractor, settings_of
+from soloist.proposals.propose import decoded_side
 from soloist.report.run import write_run_report
 from soloist.runtime.device import choose_runtime
 from soloist.runtime.distributed import join, on_main
@@ -61,7 +62,7 @@ def extract_masks(
             FreeMaskExtractor(config, runtime),
             out,
             title="masks",
-            short_side=config.extract.short_side,
+            short_side=decoded_side(config),
             settings=settings_of(config),
             errors=errors,
             overwrite=overwrite,

@@ -65,14 +65,13 @@ if TYPE_CHECKING:
     TrackOptions = Any
 else:
     PretrainOptions = option_group("reading", "backbone", "pretrain", "seed")
-    MasksOptions = option_group("reading", "backbone", "extract", "free_mask", "regions", "cuts")
+    MasksOptions = option_group("reading", "backbone", "extract", "free_mask", "regions")
     TrainOptions = option_group("reading", "backbone", "model", "loss", "augment", "train", "seed")
     everything = (
         "backbone",
         "extract",
         "free_mask",
         "regions",
-        "cuts",
         "model",
         "loss",
         "augment",

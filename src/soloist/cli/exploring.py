@@ -197,7 +197,7 @@ def estimate(
             find_images(images, segmenter.config.reading),
             ViewLabeler(segmenter, other),
             out.with_name(f"{out.stem}.masks.json"),
-            short_side=segmenter.config.inference.short_side,
+            short_side=segmenter.decoded_side,
             settings={"command": "estimate", "images": images, "model": model, "against": against},
             errors=errors,
             overwrite=overwrite,

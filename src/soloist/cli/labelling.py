@@ -67,6 +67,7 @@ def masks(
     """
     from soloist.data.sources import find_images
     from soloist.proposals.extract import FreeMaskExtractor, settings_of
+    from soloist.proposals.propose import decoded_side
     from soloist.runtime.device import choose_runtime
     from soloist.runtime.distributed import join
     from soloist.training.dry_run import plan_masks
@@ -88,7 +89,7 @@ def masks(
         lambda: FreeMaskExtractor(settings, choose_runtime(device, precision)),
         out=out,
         overlays=overlays,
-        short_side=settings.extract.short_side,
+        short_side=decoded_side(settings),
         settings=settings_of(settings),
         reading=settings.reading,
         overwrite=overwrite,
@@ -212,7 +213,7 @@ def predict(
         overlays=overlays,
         overlay_score=overlay_score,
         reading=reading,
-        short_side=None if tiles else segmenter.config.inference.short_side,
+        short_side=None if tiles else segmenter.decoded_side,
         settings={
             "model": model or "bundled",
             "reading": asdict(reading),

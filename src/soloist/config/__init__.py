@@ -12,7 +12,6 @@ from soloist.config.checks import check
 from soloist.config.method import (
     AugmentConfig,
     BackboneConfig,
-    CutConfig,
     ExtractConfig,
     FreeMaskConfig,
     InferenceConfig,
@@ -31,7 +30,6 @@ __all__ = [
     "AugmentConfig",
     "BackboneConfig",
     "Config",
-    "CutConfig",
     "ExtractConfig",
     "FreeMaskConfig",
     "InferenceConfig",
@@ -56,7 +54,6 @@ class Config:
     extract: ExtractConfig = field(default_factory=ExtractConfig)
     free_mask: FreeMaskConfig = field(default_factory=FreeMaskConfig)
     regions: RegionConfig = field(default_factory=RegionConfig)
-    cuts: CutConfig = field(default_factory=CutConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -79,64 +79,22 @@ class FreeMaskConfig:
 
 @dataclass(frozen=True)
 class RegionConfig:
-    """Masks from merged superpixels (ours; chosen on generated scenes)."""
+    """Masks from hierarchies of regions (ours; chosen on photographs)."""
 
-    short_side: int = 256
-    """Pictures are reduced to this short side, in pixels, before they are cut up (ours)."""
-    superpixels: int = 300
-    """About how many superpixels a picture is cut into (ours; SLIC)."""
-    compactness: float = 30.0
-    """Of superpixels: the weight of distance against colour (ours; SLIC)."""
-    feature_weight: float = 4.0
-    """Weight of the backbone's unit features beside CIE-Lab colours divided by 20 (ours)."""
-    contrast_weight: float = 1.0
-    """Weight of the contrast along a seam beside the distance of two regions (ours)."""
-    size_power: float = 0.8
-    """Costs are multiplied by this power of the smaller region's share of the picture (ours)."""
-    border_factor: float = 0.7
-    """Factor of the score for each side of the picture touched; three make it 0 (ours)."""
-    least_area: float = 0.002
-    """Least share of the picture (ours)."""
-    most_area: float = 0.6
-    """Largest share of the picture (ours)."""
-    nms_threshold: float = 0.7
-    """A region that overlaps (IoU) a better one by more is dropped (ours)."""
+    nms_threshold: float = 0.6
+    """A region that overlaps (IoU) a better one by more is dropped, from 0.5 on (ours)."""
     score_threshold: float = 0.2
     """Least score (ours)."""
-    max_masks: int = 20
+    max_masks: int = 400
     """Best masks kept (ours)."""
-    outline_radius: float = 0.0
-    """Outlines follow the picture's colours by a guided filter of this radius, as a share of the
-    short side; 0 leaves them as they are (ours)."""
     embedding_size: int = 128
     """Features are interpolated over channels to this many values (ours)."""
 
     def __post_init__(self) -> None:
-        at_least(1, self, "regions", "short_side", "superpixels", "max_masks", "embedding_size")
-        at_least(0, self, "regions", "feature_weight", "contrast_weight", "size_power")
-        above_zero(self, "regions", "compactness")
-        share(self, "regions", "border_factor", "least_area", "most_area", "nms_threshold")
-        share(self, "regions", "outline_radius")
-
-
-@dataclass(frozen=True)
-class CutConfig:
-    """Masks from normalised cuts of the feature map (ours, after TokenCut and MaskCut)."""
-
-    objects: int = 3
-    """Most masks of an image, cut out one after the other (ours)."""
-    threshold: float = 0.7
-    """Cells whose cosine is at least this belong together (ours)."""
-    min_cells: int = 4
-    """A mask of fewer cells ends the search (ours)."""
-    embedding_size: int = 128
-    """Features are interpolated over channels to this many values (ours)."""
-
-    def __post_init__(self) -> None:
-        at_least(1, self, "cuts", "objects", "min_cells", "embedding_size")
+        at_least(1, self, "regions", "max_masks", "embedding_size")
         check(
-            -1 < self.threshold < 1,
-            f"cuts.threshold must lie in (-1, 1), got {self.threshold}",
+            0.5 <= self.nms_threshold < 1,
+            f"regions.nms_threshold must be in [0.5, 1), got {self.nms_threshold}",
         )
 
 
@@ -144,20 +102,18 @@ class CutConfig:
 class ExtractConfig:
     """How images are prepared for mask proposals, and who makes these."""
 
-    proposals: Literal["free-mask", "regions", "regions+free-mask", "cuts"] = "free-mask"
-    """`free-mask`: the paper's; `regions`: merged superpixels (ours); both; normalised `cuts`."""
+    proposals: Literal["free-mask", "regions"] = "free-mask"
+    """`free-mask`: the paper's; `regions`: nodes of hierarchies of regions (ours)."""
     short_side: int = 800
     """Images are resized to this short side, in pixels (released)."""
     max_side: int = 1333
     """Upper bound of the long side after resizing, in pixels (released)."""
     margin: int = 0
     """Pixels of mirrored border added before the backbone and cut off its feature map (ours)."""
-    contrast_power: float = 0.0
-    """Scores are multiplied by this power of how unlike its surroundings a mask is (ours)."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "extract", "short_side", "max_side")
-        at_least(0, self, "extract", "margin", "contrast_power")
+        at_least(0, self, "extract", "margin")
 
 
 @dataclass(frozen=True)
@@ -330,7 +286,7 @@ class InferenceConfig:
     largest_part: bool = False
     """Keep only the largest connected part of each mask (ours)."""
     masks: Literal["network", "regions"] = "network"
-    """`regions`: merged superpixels of the picture, ranked by what the network says of them, and
+    """`regions`: nodes of the image's hierarchies, ranked by what the network says of them, and
     behind them its masks that are none of those (ours)."""
     outline_radius: float = 0.0
     """The network's masks follow the picture's colours by a guided filter of this radius, as a

@@ -115,14 +115,8 @@ TINY = Config(
 # What gives the best masks in the time of `tiny`; docs/beyond-the-paper.md has what each is worth.
 SOLOIST = replace(
     TINY,
-    # Regions need no fine map, superpixels have the outlines.
-    extract=replace(
-        TINY.extract,
-        proposals="regions",
-        short_side=384,
-        max_side=768,
-        contrast_power=0.3,
-    ),
+    # Regions need no fine map: they have the outlines of the image.
+    extract=replace(TINY.extract, proposals="regions", short_side=384, max_side=768),
     # Outlines of regions are good enough to be imitated, which is quicker to learn.
     loss=replace(
         TINY.loss,

@@ -116,7 +116,7 @@ def label_views(
     labeler: ViewLabeler,
     out: Path,
     *,
-    short_side: int,
+    short_side: int | None,
     settings: Mapping[str, Any],
     errors: ErrorLog,
     overwrite: bool = False,

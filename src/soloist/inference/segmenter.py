@@ -32,8 +32,9 @@ from soloist.models.build import load_categories, load_solo, normalize, save_sol
 from soloist.models.folding import for_prediction
 from soloist.models.solo import SOLO
 from soloist.postprocess import postprocess
-from soloist.proposals.propose import confirmed, region_proposals
+from soloist.proposals.propose import confirmed
 from soloist.proposals.refinement import follow_colors
+from soloist.proposals.regions import region_masks
 from soloist.runtime.device import Runtime, choose_runtime
 from soloist.structures import Instances
 
@@ -249,6 +250,12 @@ class Segmenter(
         options = self.config.inference
         return best.filter(best.scores >= options.score_threshold).top_k(options.max_per_image)
 
+    @property
+    def decoded_side(self) -> int | None:
+        """Short side down to which images may be decoded reduced; None: regions see every pixel."""
+        options = self.config.inference
+        return None if options.masks == "regions" else options.short_side
+
     @cached_property
     def _ready(self) -> SOLO:
         """The network as it predicts."""
@@ -280,7 +287,7 @@ class Segmenter(
         height, width = (max(1, round(side / strides[self._level])) for side in resized)
         own = features[self._level][0, :, :height, :width].float()
         every = replace(self.config.regions, score_threshold=0.0)
-        return region_proposals(pixels, own, size, every)
+        return region_masks(pixels, own, size, every)
 
     @overload
     def predict(
@@ -372,8 +379,9 @@ class Segmenter(
         Raises:
             DataError: If it cannot be read.
         """
-        short_side = self.config.inference.short_side
-        pixels, size = read_with_size(image.path, reading=image.reading, short_side=short_side)
+        pixels, size = read_with_size(
+            image.path, reading=image.reading, short_side=self.decoded_side
+        )
         return replace(self._result(self(pixels, size), image.path, None), reading=image.reading)
 
     def _result(

@@ -21,7 +21,7 @@ from soloist.runtime.device import Runtime
 from soloist.runtime.seeding import seeded
 from soloist.structures import Instances
 
-SECTIONS = ("reading", "backbone", "extract", "free_mask", "regions", "cuts")
+SECTIONS = ("reading", "backbone", "extract", "free_mask", "regions")
 """Options that coarse masks depend on."""
 
 

@@ -11,11 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from soloist.config import Config, RegionConfig
+from soloist.config import Config
 from soloist.free_mask import free_masks
 from soloist.ops.masks import mask_iou
-from soloist.proposals.cuts import cut_masks
-from soloist.proposals.refinement import follow_colors, weigh_by_contrast
+from soloist.proposals.refinement import follow_colors
 from soloist.proposals.regions import region_masks
 from soloist.structures import Instances
 
@@ -56,8 +55,7 @@ def propose(
     pixels: NDArray[np.uint8], features: Tensor, size: tuple[int, int], config: Config
 ) -> Instances:
     """Masks by the proposer that `extract.proposals` names; see `MaskProposer`."""
-    found = PROPOSERS[config.extract.proposals](pixels, features, size, config)
-    return weigh_by_contrast(found, features, config.extract.contrast_power)
+    return PROPOSERS[config.extract.proposals](pixels, features, size, config)
 
 
 def _free_masks(
@@ -70,43 +68,15 @@ def _free_masks(
 def _regions(
     pixels: NDArray[np.uint8], features: Tensor, size: tuple[int, int], config: Config
 ) -> Instances:
-    return region_proposals(pixels, features, size, config.regions)
+    return region_masks(pixels, features, size, config.regions)
 
 
-def region_proposals(
-    pixels: NDArray[np.uint8], features: Tensor, size: tuple[int, int], config: RegionConfig
-) -> Instances:
-    """Regions with the outlines that the options ask for; see `MaskProposer`."""
-    found = region_masks(pixels, features, size, config)
-    return follow_colors(found, pixels, config.outline_radius)
+PROPOSERS: Mapping[str, MaskProposer] = {"free-mask": _free_masks, "regions": _regions}
 
 
-def _regions_then_free_masks(
-    pixels: NDArray[np.uint8], features: Tensor, size: tuple[int, int], config: Config
-) -> Instances:
-    """Regions, then the free masks that are none of them; scores of the two are not compared."""
-    regions = _regions(pixels, features, size, config)
-    others = _free_masks(pixels, features, size, config)
-    if len(regions) > 0 and len(others) > 0:
-        overlap = mask_iou(others.masks, regions.masks).amax(dim=1)
-        others = others.filter(overlap <= config.regions.nms_threshold)
-    # Below every region: a free mask's score says how even its query is, no more.
-    least = regions.scores.min() if len(regions) > 0 else 1.0
-    return _joined(regions, replace(others, scores=others.scores * least))
-
-
-def _cuts(
-    _: NDArray[np.uint8], features: Tensor, size: tuple[int, int], config: Config
-) -> Instances:
-    return cut_masks(features, size, config.cuts)
-
-
-PROPOSERS: Mapping[str, MaskProposer] = {
-    "free-mask": _free_masks,
-    "regions": _regions,
-    "regions+free-mask": _regions_then_free_masks,
-    "cuts": _cuts,
-}
+def decoded_side(config: Config) -> int | None:
+    """Short side down to which images may be decoded reduced; None: regions see every pixel."""
+    return None if config.extract.proposals == "regions" else config.extract.short_side
 
 
 def confirmed(proposals: Instances, found: Instances) -> Instances:

@@ -65,7 +65,7 @@ def write_pseudo_labels(
         PseudoLabeler(segmenter, options),
         out,
         title="pseudo-labels",
-        short_side=inference.short_side,
+        short_side=segmenter.decoded_side,
         settings={"stage": "pseudo-labels", "self_training": asdict(options)},
         errors=run.errors,
     )
@@ -98,7 +98,7 @@ def estimated_threshold(
     count = 0
     labeler = PseudoLabeler(segmenter, options)
     sample = spread(images, THRESHOLD_IMAGES)
-    for image, found in each_labelled(sample, labeler, segmenter.config.inference.short_side):
+    for image, found in each_labelled(sample, labeler, segmenter.decoded_side):
         if isinstance(found, DataError):
             logger.warning("left out of the estimate: %s: %s", shown(image.name), found)
             continue

@@ -22,6 +22,7 @@ from soloist.inference.label import Labeler, LabelSummary, label_images, report_
 from soloist.inference.segmenter import Segmenter
 from soloist.models.build import CONFIG_FILE, copy_solo, load_categories, load_solo
 from soloist.proposals.extract import FreeMaskExtractor, settings_of, without_floor
+from soloist.proposals.propose import decoded_side
 from soloist.runtime.device import Runtime
 from soloist.runtime.distributed import on_main
 from soloist.runtime.files import write_json
@@ -165,7 +166,7 @@ def extract_masks(
         FreeMaskExtractor(config, runtime),
         out,
         title="masks",
-        short_side=config.extract.short_side,
+        short_side=decoded_side(config),
         settings={"stage": "free masks", **settings_of(config)},
         errors=run.errors,
     )
@@ -208,7 +209,7 @@ def show_stages(
                     _stage_labeler(stage, config, runtime),
                     out,
                     title=f"evaluation of {stage.key}",
-                    short_side=config.extract.short_side,
+                    short_side=decoded_side(config),
                     settings={"stage": stage.key},
                     errors=run.errors,
                     categories=load_categories(stage.model) if stage.model else CATEGORIES,

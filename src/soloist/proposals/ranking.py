@@ -1,0 +1,302 @@
+"""Which nodes of a tree look like objects: attributes, a first rank without learning, and NMS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soloist.proposals.hierarchy import Floats, Hierarchies, Integers, Tree
+
+LEAST_PIXELS = 6
+"""A smaller node is no candidate, in pixels of the image the trees live on."""
+LARGEST_SHARE = 0.8
+"""Nor is one that covers more of the image."""
+MOST_SIDES = 3
+"""Nor one that touches more sides of the image."""
+
+POWERS = {
+    "clear": 0.75,
+    "step": 0.65,
+    "compactness": 1.25,
+    "unlike": 0.7,
+    "share": 0.5,
+    "growth": 0.25,
+    "extent": 0.35,
+}
+"""Powers of the attributes whose product is the rank; chosen on the sets of `photos/dev`."""
+BORDER_POWER = -0.85
+"""Power of e for the part of an outline that is the image's border."""
+MIDDLE, SLOPE = 4.15, 1.6
+"""Of the logistic curve from the logarithm of that product to a score."""
+SAME_AREA, SAME_SIDE = 0.25, 0.25
+"""Nodes of two trees are one if neither their area (natural logarithm) nor the sides of their
+boxes (over the square root of the area) differ by about this."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Nodes of the trees of one image, best first once ranked.
+
+    Attributes:
+        trees: (N,) which tree of `Hierarchies.trees` each is a node of.
+        nodes: (N,) its number there.
+        areas: (N,) pixels.
+        boxes: (N, 4) xyxy, exclusive end, in pixels of the image the trees live on.
+        scores: (N,) in [0, 1].
+    """
+
+    trees: Integers
+    nodes: Integers
+    areas: Floats
+    boxes: Floats
+    scores: Floats
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def filter(self, keep: NDArray[np.bool_] | Integers) -> Candidates:
+        """Those that a (N,) bool mask or (K,) indices choose, in that order."""
+        return Candidates(**{field.name: getattr(self, field.name)[keep] for field in fields(self)})
+
+    @classmethod
+    def join(cls, parts: list[Candidates]) -> Candidates:
+        """All of several, one after the other."""
+        return cls(
+            **{
+                field.name: np.concatenate([getattr(part, field.name) for part in parts])
+                for field in fields(cls)
+            }
+        )
+
+    @classmethod
+    def none(cls) -> Candidates:
+        """No candidates."""
+        nothing = np.zeros(0, dtype=np.int64)
+        return cls(nothing, nothing, np.zeros(0), np.zeros((0, 4)), np.zeros(0))
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """What can be said of the N nodes of a tree, computed from sums over their leaves.
+
+    Attributes:
+        areas: (N,) pixels.
+        boxes: (N, 4) xyxy, exclusive end.
+        sides: (N,) how many sides of the image each touches.
+        border: (N,) share of its outline that is the border of the image.
+        clear: (N,) harmonic mean of the coarse gradient there: weak stretches count most.
+        step: (N,) mean distance in CIE-Lab of the leaves on both sides of it.
+        compactness: (N,) its area over that of a disc of its outline, at most 1.
+        unlike: (N,) distance of its mean colour from that of the rest of its parent.
+        share: (N,) of the image.
+        growth: (N,) by what share its parent is larger.
+        extent: (N,) share of its box.
+    """
+
+    areas: Floats
+    boxes: Floats
+    sides: Integers
+    border: Floats
+    clear: Floats
+    step: Floats
+    compactness: Floats
+    unlike: Floats
+    share: Floats
+    growth: Floats
+    extent: Floats
+
+
+FLOORS = {
+    "clear": 0.1,
+    "step": 0.5,
+    "compactness": 0.01,
+    "unlike": 0.3,
+    "share": 0.0,
+    "growth": 0.02,
+    "extent": 0.01,
+}
+"""Added to the attributes before logarithms are taken."""
+# Steps between pixels overstate the length of slanted outlines.
+OUTLINE_LENGTH = 0.8
+CLEAR_FLOOR = 0.5
+
+
+def attributes(tree: Tree) -> Attributes:
+    """The attributes of all nodes of a tree."""
+    leaves, parents = tree.partition, tree.parents
+    height, width = leaves.labels.shape
+    areas = tree.sums(leaves.sizes)
+    means = tree.sums(leaves.colors * leaves.sizes[:, None]) / areas[:, None]
+    graph = leaves.graph
+    lengths = tree.along_contours(graph.lengths)
+    inner = np.maximum(lengths, 1)
+    steps = np.linalg.norm(leaves.colors[graph.first] - leaves.colors[graph.second], axis=1)
+    resistance = tree.along_contours(graph.lengths / (graph.coarse + CLEAR_FLOOR))
+    border = tree.sums(leaves.border)
+    boxes = tree.least(leaves.margins)
+    sides = (boxes <= 0).sum(axis=1)
+    boxes[:, 2:] = (width, height) - boxes[:, 2:]
+    box_areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    parent_areas = areas[parents]
+    apart = np.linalg.norm(means - means[parents], axis=1)
+    outline = np.maximum(OUTLINE_LENGTH * lengths + border, 1)
+    return Attributes(
+        areas=areas,
+        boxes=boxes,
+        sides=sides,
+        border=border / np.maximum(lengths + border, 1),
+        clear=inner / np.maximum(resistance, 1e-9),
+        step=tree.along_contours(graph.lengths * steps) / inner,
+        compactness=np.minimum(4 * np.pi * areas / outline**2, 1),
+        unlike=apart * parent_areas / np.maximum(parent_areas - areas, 1),
+        share=areas / (height * width),
+        growth=parent_areas / areas - 1,
+        extent=areas / np.maximum(box_areas, 1),
+    )
+
+
+def ranked(found: Hierarchies, most: int, nms_threshold: float) -> Candidates:
+    """The best candidates of an image, best first, near duplicates left out.
+
+    Args:
+        found: The trees.
+        most: How many.
+        nms_threshold: A node that overlaps a better one of its tree (IoU) by more is left out.
+    """
+    parts = []
+    for number, tree in enumerate(found.trees):
+        known = attributes(tree)
+        scores = object_scores(known)
+        kept = np.flatnonzero(tree_nms(tree.parents, known.areas, scores, nms_threshold))
+        parts.append(
+            Candidates(
+                np.full(len(kept), number), kept, known.areas[kept], known.boxes[kept], scores[kept]
+            )
+        )
+    if not parts:
+        return Candidates.none()
+    joined = Candidates.join(parts)
+    joined = joined.filter(np.argsort(-joined.scores, kind="stable"))
+    return joined.filter(_first_of_each(joined)[:most])
+
+
+def object_scores(known: Attributes) -> Floats:
+    """(N,) in [0, 1]; 0 for what cannot be an object."""
+    logs = sum(
+        power * np.log(getattr(known, name) + FLOORS[name] + 1e-12)
+        for name, power in POWERS.items()
+    )
+    scores = 1 / (1 + np.exp(-SLOPE * (logs + BORDER_POWER * known.border - MIDDLE)))
+    possible = (
+        (known.areas >= LEAST_PIXELS)
+        & (known.share <= LARGEST_SHARE)
+        & (known.sides <= MOST_SIDES)
+        & (known.growth > 0)
+    )
+    return np.where(possible, scores, 0.0)
+
+
+def tree_nms(
+    parents: Integers, areas: Floats, scores: Floats, threshold: float
+) -> NDArray[np.bool_]:
+    """Greedy non-maximum suppression among the nodes of one tree.
+
+    Two nodes overlap only if one is an ancestor of the other, by the ratio of their areas. At a
+    threshold of 0.5 or more a node's descendants that overlap it are a chain, each the largest
+    child of the one before; so are its ancestors. Rounds of what is best within its reach give
+    what one pass from the best to the worst gives.
+
+    Args:
+        parents: (N,) parent of each node, after it; the root its own.
+        areas: (N,) above 0.
+        scores: (N,) those of 0 or less are never kept.
+        threshold: In [0.5, 1).
+
+    Returns:
+        (N,) bool, which are kept.
+
+    Raises:
+        ValueError: If the threshold is out of its range.
+    """
+    if not 0.5 <= threshold < 1:
+        raise ValueError(f"threshold must be in [0.5, 1), got {threshold}")
+    count = len(parents)
+    largest_child = np.full(count, -1)
+    by_area = np.argsort(areas[:-1], kind="stable")
+    largest_child[parents[by_area]] = by_area  # The largest is written last.
+    up, down = parents.copy(), largest_child
+    up[-1] = -1
+    places = np.empty(count, dtype=np.int64)
+    places[np.argsort(-scores, kind="stable")] = np.arange(count)
+    open_places = np.where(scores > 0, places, count)
+    kept = np.zeros(count, dtype=bool)
+    alive = np.flatnonzero(scores > 0)
+    while len(alive):
+        best = open_places[alive].copy()
+        for walker, node in _within_reach((up, down), areas, alive, threshold):
+            np.minimum.at(best, walker, open_places[node])
+        winners = alive[best == open_places[alive]]
+        kept[winners] = True
+        open_places[winners] = count
+        for _, node in _within_reach((up, down), areas, winners, threshold):
+            open_places[node] = count
+        alive = alive[open_places[alive] < count]
+    return kept
+
+
+def _within_reach(
+    links: tuple[Integers, Integers], areas: Floats, starts: Integers, threshold: float
+) -> list[tuple[Integers, Integers]]:
+    """Pairs of index arrays: a start's place, and a node that overlaps it by the threshold."""
+    found = []
+    for step in links:
+        walkers, nodes = np.arange(len(starts)), starts
+        while len(walkers):
+            nodes = step[nodes]
+            walkers, nodes = walkers[nodes >= 0], nodes[nodes >= 0]
+            own, others = areas[starts[walkers]], areas[nodes]
+            near = np.minimum(own, others) > threshold * np.maximum(own, others)
+            walkers, nodes = walkers[near], nodes[near]
+            found.append((walkers, nodes))
+    return found
+
+
+def _first_of_each(found: Candidates) -> Integers:
+    """Indices of the first of all candidates that hardly differ in area and box, in order.
+
+    Trees share many regions. Two nodes of different trees whose areas and box sides, in units of
+    their size, round to the same whole numbers are taken for one.
+    """
+    unit = np.sqrt(found.areas)[:, None] * SAME_SIDE
+    keys = np.column_stack(
+        (np.round(np.log(found.areas) / SAME_AREA), np.round(found.boxes / unit))
+    ).astype(np.int64)
+    mixed = np.zeros(len(keys), dtype=np.uint64)
+    for column in keys.T.astype(np.uint64):
+        mixed = (mixed ^ column) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(29)
+    _, firsts = np.unique(mixed, return_index=True)
+    return np.sort(firsts)
+
+
+def without_overlaps(found: Candidates, threshold: float) -> Candidates:
+    """Candidates, best first, without those that overlap a better one of another tree.
+
+    By their boxes and areas: the overlap is taken to be the lesser of that of the boxes (IoU) and
+    of the ratio of the areas. Those of one tree were compared exactly by `tree_nms`.
+    """
+    low = np.maximum(found.boxes[:, None, :2], found.boxes[:, :2])
+    high = np.minimum(found.boxes[:, None, 2:], found.boxes[:, 2:])
+    shared = np.prod(np.maximum(high - low, 0), axis=2)
+    box_areas = np.prod(found.boxes[:, 2:] - found.boxes[:, :2], axis=1)
+    overlaps = shared / (box_areas[:, None] + box_areas - shared)
+    ratios = found.areas[:, None] / found.areas
+    alike = (overlaps > threshold) & (np.minimum(ratios, 1 / ratios) > threshold)
+    alike &= found.trees[:, None] != found.trees
+    kept = np.ones(len(found), dtype=bool)
+    for place in range(len(found)):
+        if kept[place]:
+            kept[place + 1 :] &= ~alike[place, place + 1 :]
+    return found.filter(kept)
