@@ -41,6 +41,7 @@ faults: $(INSTALLED)
 	$(BIN)/pytest tests/faults $(FAULTY) -m '' --hypothesis-profile faults -rs
 
 bench: $(INSTALLED)
+	$(BIN)/python benchmarks/help_times.py
 	$(BIN)/python benchmarks/bench.py
 
 check: $(INSTALLED)

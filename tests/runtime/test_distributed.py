@@ -41,7 +41,9 @@ from soloist.runtime.distributed import (
 from soloist.training.run_folder import RunFolder, open_run, read_metrics
 from soloist.training.train import StepPlan, train
 
-STEPS = 20
+# Few: rounding differs with the size of a process's batch, and grows by the step until a maximum
+# moves to another pixel, on some processors after seven steps. From there on two right runs differ.
+STEPS = 6
 RUNTIME = Runtime(device=torch.device("cpu"), precision="fp32")
 WORKER = Path(__file__).with_name("two_processes.py")
 # Above what a busy machine needs; a run that hangs ends here.
@@ -128,11 +130,11 @@ def two(
             "steps": STEPS,
             "batch_size": 4,
             "freeze_norm": True,
-            # At larger rates, and with AdamW, rounding grows until a maximum moves away.
+            # At larger rates, and with AdamW, rounding grows sooner.
             "optimizer": "sgd",
             "learning_rate": 0.002,
             "ema_decay": 0.9,
-            "checkpoint_every": 10,
+            "checkpoint_every": 3,
         },
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(options), encoding="utf-8")
@@ -200,7 +202,7 @@ def test_losses_and_weights_equal_those_of_one_process(two: Launched, one: RunFo
     for row, wanted in zip(rows, expected, strict=True):
         assert row.keys() == wanted.keys()
         for name in row.keys() - {"seconds_per_step"}:
-            assert row[name] == pytest.approx(wanted[name], rel=1e-4), (name, row["step"])
+            assert row[name] == pytest.approx(wanted[name], rel=1e-5), (name, row["step"])
     weights = load_tensors(two.folder / "train" / "model" / "model.safetensors")
     for name, tensor in load_tensors(one.model / "model.safetensors").items():
         torch.testing.assert_close(weights[name], tensor, rtol=2e-3, atol=1e-5, msg=name)
@@ -214,7 +216,7 @@ def test_a_checkpoint_of_two_processes_is_one_of_one_process(two: Launched, one:
     for part in ("model", "average"):
         for name, tensor in states[1][part].items():
             torch.testing.assert_close(
-                states[0][part][name], tensor, rtol=1e-4, atol=1e-5, msg=name
+                states[0][part][name], tensor, rtol=1e-4, atol=1e-6, msg=name
             )
 
 
