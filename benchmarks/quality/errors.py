@@ -5,6 +5,7 @@
 Of the objects, by the best mask among all: found (IoU >= 0.5), merged (one mask holds most of this
 and of another object), poor outline (IoU >= 0.25), split (some mask is mostly inside it), missed.
 Of as many best-scored masks as there are objects: right, a second time, and the like kinds.
+Crowd regions are no objects.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from soloist.data.coco.read import load_coco
+from soloist.data.coco.rle import mask_area
 from soloist.data.coco.types import CocoFile
 
 FOUND, POOR, MOSTLY = 0.5, 0.25, 0.7
@@ -53,7 +55,7 @@ def kinds(truth: CocoFile, found: CocoFile) -> tuple[Counter[str], Counter[str]]
     objects: Counter[str] = Counter()
     masks: list[tuple[float, str]] = []
     for image in truth.images:
-        true = [one.rle for one in truth.annotations[image.id]]
+        true = [one.rle for one in truth.annotations[image.id] if not one.iscrowd]
         if image.file_name not in by_name or not true:
             objects["missed"] += len(true)
             continue
@@ -96,7 +98,8 @@ class Overlap:
     def of(cls, true: list[dict[str, object]], found: list[dict[str, object]]) -> Overlap:
         """From run lengths."""
         iou = np.asarray(coco_mask.iou(found, true, [0] * len(true)), dtype=np.float64).T
-        areas, sizes = (np.maximum(coco_mask.area(one), 1).astype(float) for one in (true, found))
+        # One by one: of more than 255 at a time pycocotools cannot tell the areas (numpy 2).
+        areas, sizes = (np.maximum([mask_area(rle) for rle in rles], 1.0) for rles in (true, found))
         return cls(iou, areas, sizes)
 
     def object_kind(self, number: int) -> str:

@@ -211,10 +211,11 @@ def measure(
     metrics: Metrics = {}
     for kind, iou_type in _KINDS:
         if kind == "mask" and notes:
-            metrics |= dict.fromkeys(_names(kind, counts))
+            metrics |= {f"{kind}_{name}": None for name in _names(counts)}
             continue
         accumulated = accumulate(shared, truth, true_ids, iou_type, counts, chosen, classes=classes)
-        metrics |= dict(zip(_names(kind, counts), _figures(accumulated), strict=True))
+        own = figures(accumulated, counts)
+        metrics |= {f"{kind}_{name}": value for name, value in own.items()}
     return Evaluation(
         metrics=metrics,
         max_dets=max_dets,
@@ -302,24 +303,40 @@ def _notes(predicted: CocoFile, truth: CocoFile) -> list[str]:
     ]
 
 
-def _names(kind: str, counts: Sequence[int]) -> list[str]:
+def _names(counts: Sequence[int]) -> list[str]:
     precisions = ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l")
-    return [f"{kind}_{name}" for name in (*precisions, *(f"ar{count}" for count in counts))]
+    return [*precisions, *(f"ar{count}" for count in counts)]
 
 
-def _figures(accumulated: Mapping[str, NDArray[np.float64]]) -> list[float | None]:
-    """What `_names` names."""
+def figures(
+    accumulated: Mapping[str, NDArray[np.float64]], counts: Sequence[int], *, at: int = -1
+) -> Metrics:
+    """The usual figures of what `accumulate` gave.
+
+    One matching serves several limits: predictions are matched best first, so that those up to
+    a limit have the same partners whatever comes after them.
+
+    Args:
+        accumulated: Precision and recall.
+        counts: M numbers of predictions an image that count, as `accumulate` had them.
+        at: Which of them precisions are for; recall is given for each.
+
+    Returns:
+        ap, ap50, ap75, ap_s, ap_m, ap_l and an `arN` for each count, as fractions in [0, 1];
+        None where there is no object of that size.
+    """
     precision = accumulated["precision"]  # (10 IoUs, 101 recalls, classes, 4 sizes, counts)
     recall = accumulated["recall"]  # (10 IoUs, classes, 4 sizes, counts)
-    return [
-        _mean(precision[:, :, :, _ALL_SIZES, -1]),
-        _mean(precision[_IOU_50, :, :, _ALL_SIZES, -1]),
-        _mean(precision[_IOU_75, :, :, _ALL_SIZES, -1]),
-        _mean(precision[:, :, :, _SMALL, -1]),
-        _mean(precision[:, :, :, _MEDIUM, -1]),
-        _mean(precision[:, :, :, _LARGE, -1]),
+    values = [
+        _mean(precision[:, :, :, _ALL_SIZES, at]),
+        _mean(precision[_IOU_50, :, :, _ALL_SIZES, at]),
+        _mean(precision[_IOU_75, :, :, _ALL_SIZES, at]),
+        _mean(precision[:, :, :, _SMALL, at]),
+        _mean(precision[:, :, :, _MEDIUM, at]),
+        _mean(precision[:, :, :, _LARGE, at]),
         *(_mean(recall[:, :, _ALL_SIZES, index]) for index in range(recall.shape[-1])),
     ]
+    return dict(zip(_names(counts), values, strict=True))
 
 
 def format_table(
