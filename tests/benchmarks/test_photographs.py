@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks.photographs import bench, entries, rows, sets, tables
+from benchmarks.photographs import command as bench, entries, rows, sets, tables
 from benchmarks.photographs.baselines import felzenszwalb, otsu_watershed
 from benchmarks.photographs.proposals import Proposals
 from benchmarks.photographs.scores import score
