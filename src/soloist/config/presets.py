@@ -137,7 +137,9 @@ SOLOIST = replace(
         erase=0.0,
     ),
     # Regions have the better outlines, the network knows which of them are objects.
-    inference=replace(TINY.inference, short_side=384, max_side=768, nms_sigma=4.0, masks="regions"),
+    inference=replace(
+        TINY.inference, short_side=384, max_side=768, nms_sigma=4.0, masks="reranked"
+    ),
     # The time of a round is worth more in one longer training.
     self_training=replace(TINY.self_training, rounds=0),
 )

@@ -228,8 +228,12 @@ class Segmenter(
         batch = torch.nn.functional.pad(image[None], (0, padding[1], 0, padding[0]))
         with self.runtime.autocast():
             features = self._ready.backbone(normalize(self._ready, batch))
+            if options.masks == "regions":
+                found = self._regions(pixels, features, resized, size)
+                found = found.filter(found.scores >= options.score_threshold)
+                return found.top_k(options.max_per_image)
             outputs = self._ready.heads(features, (batch.shape[-2], batch.shape[-1]))
-        if options.masks == "regions":
+        if options.masks == "reranked":
             # Weak masks confirm a region too.
             options = replace(
                 options,
@@ -254,7 +258,7 @@ class Segmenter(
     def decoded_side(self) -> int | None:
         """Short side down to which images may be decoded reduced; None: regions see every pixel."""
         options = self.config.inference
-        return None if options.masks == "regions" else options.short_side
+        return options.short_side if options.masks == "network" else None
 
     @cached_property
     def _ready(self) -> SOLO:
