@@ -25,17 +25,20 @@ from soloist.data.coco.types import CATEGORIES
 from soloist.data.drawing.pictures import draw_large
 from soloist.data.images import own_pixels, read_with_size, resized_size
 from soloist.data.sources import ImageRef, find_images
+from soloist.errors import CheckpointError
 from soloist.inference.results import SHOWN_SIDE, Presentable, Source
 from soloist.inference.tiles import TiledLabeler
 from soloist.models.backbones import Backbone, NameFormat
-from soloist.models.build import load_categories, load_solo, normalize, save_solo
+from soloist.models.build import load_categories, load_judge, load_solo, normalize, save_solo
 from soloist.models.folding import for_prediction
 from soloist.models.solo import SOLO
 from soloist.postprocess import postprocess
+from soloist.proposals.judge import Judge
 from soloist.proposals.propose import confirmed
 from soloist.proposals.refinement import follow_colors
 from soloist.proposals.regions import region_masks
 from soloist.runtime.device import Runtime, choose_runtime
+from soloist.runtime.files import one_line
 from soloist.structures import Instances
 
 # What a published model's page says; the licence is for whoever publishes it to choose.
@@ -141,6 +144,7 @@ class Segmenter(
         config: Its configuration; the sections inference and regions are read.
         runtime: Device and precision.
         categories: Names of its classes by category id, in their order.
+        judge: What orders regions, if it was learned from labels.
     """
 
     def __init__(
@@ -149,8 +153,10 @@ class Segmenter(
         config: Config,
         runtime: Runtime,
         categories: Mapping[int, str] = CATEGORIES,
+        judge: Judge | None = None,
     ) -> None:
         self.categories = categories
+        self.judge = judge
         self.network = network.to(runtime.device).eval()
         self.config = config
         self.runtime = runtime
@@ -203,11 +209,23 @@ class Segmenter(
         precision: str = "auto",
     ) -> Self:
         network, config = load_solo(path, preset)
-        return cls(network, config, choose_runtime(device, precision), load_categories(path))
+        return cls(
+            network,
+            config,
+            choose_runtime(device, precision),
+            load_categories(path),
+            read_judge(path),
+        )
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """The part of `save_pretrained` that is ours: the model folder."""
-        save_solo(save_directory, self.network.state_dict(), self.config, self.categories)
+        save_solo(
+            save_directory,
+            self.network.state_dict(),
+            self.config,
+            self.categories,
+            None if self.judge is None else self.judge.record(),
+        )
 
     @torch.inference_mode()
     def __call__(self, pixels: NDArray[np.uint8], size: tuple[int, int]) -> Instances:
@@ -228,10 +246,11 @@ class Segmenter(
         batch = torch.nn.functional.pad(image[None], (0, padding[1], 0, padding[0]))
         with self.runtime.autocast():
             features = self._ready.backbone(normalize(self._ready, batch))
-            if options.masks == "regions":
-                found = self._regions(pixels, features, resized, size)
-                found = found.filter(found.scores >= options.score_threshold)
-                return found.top_k(options.max_per_image)
+        if options.masks == "regions":
+            found = self._regions(pixels, features, resized, size)
+            found = found.filter(found.scores >= options.score_threshold)
+            return found.top_k(options.max_per_image)
+        with self.runtime.autocast():
             outputs = self._ready.heads(features, (batch.shape[-2], batch.shape[-1]))
         if options.masks == "reranked":
             # Weak masks confirm a region too.
@@ -291,7 +310,7 @@ class Segmenter(
         height, width = (max(1, round(side / strides[self._level])) for side in resized)
         own = features[self._level][0, :, :height, :width].float()
         every = replace(self.config.regions, score_threshold=0.0)
-        return region_masks(pixels, own, size, every)
+        return region_masks(pixels, own, size, every, self.judge)
 
     @overload
     def predict(
@@ -402,6 +421,22 @@ class Segmenter(
             pixels=pixels,
             categories=self.categories,
         )
+
+
+def read_judge(path: Path) -> Judge | None:
+    """The judge of candidates of a trained model, if it has one.
+
+    Raises:
+        CheckpointError: If its record is damaged.
+    """
+    record = load_judge(path)
+    try:
+        return None if record is None else Judge.of_record(record)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the record of the judge in {path} is damaged ({one_line(error)}); copy the whole "
+            "run again, or run `soloist finetune` again"
+        ) from error
 
 
 def load(

@@ -83,6 +83,7 @@ def save_solo(
     weights: Mapping[str, Tensor],
     config: Config,
     categories: Mapping[int, str] | None = None,
+    judge: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a trained network: float16 weights and what is needed to build and run it.
 
@@ -92,8 +93,9 @@ def save_solo(
         config: The run's configuration.
         categories: Names of its classes by category id, in their order; None for a network that
             knows objects only.
+        judge: Record of a judge of candidates; None for a model without.
     """
-    record = solo_record(config, categories)
+    record = solo_record(config, categories, judge)
     save_tensors(
         folder / MODEL_FILE, half_precision(weights), metadata={"soloist": json.dumps(record)}
     )
@@ -101,7 +103,11 @@ def save_solo(
     write_json(folder / CONFIG_FILE, record, indent=2)
 
 
-def solo_record(config: Config, categories: Mapping[int, str] | None) -> dict[str, Any]:
+def solo_record(
+    config: Config,
+    categories: Mapping[int, str] | None,
+    judge: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """What is needed to build and run a trained network, for JSON; arguments as `save_solo`'s."""
     record: dict[str, Any] = {
         "backbone": {**asdict(config.backbone), "weights": "none"},
@@ -114,7 +120,26 @@ def solo_record(config: Config, categories: Mapping[int, str] | None) -> dict[st
         record["regions"] = asdict(config.regions)
     if categories is not None and categories != CATEGORIES:
         record["categories"] = [{"id": key, "name": name} for key, name in categories.items()]
+    if judge is not None:
+        record["judge"] = judge
     return record
+
+
+def add_judge(folder: Path, judge: Mapping[str, Any], *, max_masks: int) -> None:
+    """Makes a trained model show candidates in the order of a judge, up to `max_masks` an image."""
+    with _record_of(folder) as record:
+        record["judge"] = judge
+        record["inference"] |= {"masks": "regions", "max_per_image": max_masks}
+    write_json(folder / CONFIG_FILE, record, indent=2)
+
+
+def load_judge(path: Path) -> Mapping[str, Any] | None:
+    """The record of a model's judge; None where it has none. `path` is as for `load_solo`."""
+    if path.is_file():
+        return None
+    with _record_of(model_folder(path)) as record:
+        judge: Mapping[str, Any] | None = record.get("judge")
+    return judge
 
 
 def copy_solo(source: Path, target: Path) -> None:

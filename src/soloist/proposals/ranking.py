@@ -198,6 +198,13 @@ def object_scores(known: Attributes) -> Floats:
     return np.where(possible, scores, 0.0)
 
 
+def logit(scores: Floats) -> Floats:
+    """Log-odds of (N,) scores in [0, 1], bounded at both ends."""
+    inside = np.clip(scores, 1e-6, 1 - 1e-6)
+    odds: Floats = np.log(inside / (1 - inside))
+    return odds
+
+
 def tree_nms(
     parents: Integers, areas: Floats, scores: Floats, threshold: float
 ) -> NDArray[np.bool_]:
@@ -281,11 +288,18 @@ def _first_of_each(found: Candidates) -> Integers:
     return np.sort(firsts)
 
 
-def without_overlaps(found: Candidates, threshold: float) -> Candidates:
-    """Candidates, best first, without those that overlap a better one of another tree.
+def without_overlaps(
+    found: Candidates, threshold: float, *, within_trees: bool = False
+) -> Candidates:
+    """Candidates, best first, without those that overlap a better one.
 
     By their boxes and areas: the overlap is taken to be the lesser of that of the boxes (IoU) and
-    of the ratio of the areas. Those of one tree were compared exactly by `tree_nms`.
+    of the ratio of the areas.
+
+    Args:
+        found: N candidates.
+        threshold: The overlap from which on they are left out, in (0, 1).
+        within_trees: Compare those of one tree too, which `tree_nms` did exactly.
     """
     low = np.maximum(found.boxes[:, None, :2], found.boxes[:, :2])
     high = np.minimum(found.boxes[:, None, 2:], found.boxes[:, 2:])
@@ -294,9 +308,31 @@ def without_overlaps(found: Candidates, threshold: float) -> Candidates:
     overlaps = shared / (box_areas[:, None] + box_areas - shared)
     ratios = found.areas[:, None] / found.areas
     alike = (overlaps > threshold) & (np.minimum(ratios, 1 / ratios) > threshold)
-    alike &= found.trees[:, None] != found.trees
+    if not within_trees:
+        alike &= found.trees[:, None] != found.trees
     kept = np.ones(len(found), dtype=bool)
     for place in range(len(found)):
         if kept[place]:
             kept[place + 1 :] &= ~alike[place, place + 1 :]
     return found.filter(kept)
+
+
+def overlaps_with(found: Hierarchies, candidates: Candidates, masks: NDArray[np.bool_]) -> Floats:
+    """(N, n) overlaps (IoU) of candidates with masks.
+
+    Args:
+        found: The trees they are nodes of.
+        candidates: N of them.
+        masks: (n, H, W) bool, of the size the trees live on.
+    """
+    overlaps = np.zeros((len(candidates), len(masks)))
+    whole = masks.sum(axis=(1, 2))
+    for number, tree in enumerate(found.trees):
+        own = np.flatnonzero(candidates.trees == number)
+        leaves = tree.partition
+        counts = [np.bincount(leaves.labels[mask], minlength=leaves.count) for mask in masks]
+        if len(own) == 0 or not counts:
+            continue
+        shared = tree.sums(np.stack(counts, axis=1).astype(np.float64))[candidates.nodes[own]]
+        overlaps[own] = shared / (candidates.areas[own, None] + whole - shared)
+    return overlaps

@@ -7,6 +7,7 @@ blunt and small objects are missed. Regions of a hierarchy follow the edges of t
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from soloist.ops.features import unit_embeddings, unit_features
 from soloist.ops.masks import masks_to_boxes
 from soloist.ops.resize import linear_weights, resized_masks
 from soloist.proposals.hierarchy import Hierarchies, hierarchies
+from soloist.proposals.judge import Judge, describe
 from soloist.proposals.ranking import Candidates, ranked, without_overlaps
 from soloist.structures import Instances
 
@@ -30,6 +32,8 @@ REFERENCE_SIDE = 320
 """Larger ones are reduced half the way to this one, on a logarithmic scale."""
 MOST_BYTES = 2**29
 """What the masks of one image may take; more of them than fit are left out, the worst first."""
+JUDGED_OVERLAP = 0.3
+"""Nodes that overlap by more are one object to a judge, which prefers the better fit."""
 MASKS_AT_ONCE = 32
 """Masks that are enlarged together."""
 
@@ -39,6 +43,7 @@ def region_masks(
     features: Tensor,
     image_size: tuple[int, int],
     config: RegionConfig | None = None,
+    judge: Judge | None = None,
 ) -> Instances:
     """Objects of one image as nodes of its hierarchies.
 
@@ -47,6 +52,7 @@ def region_masks(
         features: (C, h, w) float feature map of the whole image.
         image_size: (height, width) of the masks to make, in pixels.
         config: Options; None is the default.
+        judge: What orders the nodes, if it was learned from labels.
 
     Returns:
         At most `config.max_masks` instances, best first: scores in [0, 1] are those of
@@ -58,8 +64,12 @@ def region_masks(
     config = config or RegionConfig()
     unit = unit_features(features)
     found, candidates = region_candidates(pixels, most=2 * config.max_masks, config=config)
-    candidates = candidates.filter(candidates.scores >= config.score_threshold)
     candidates = without_overlaps(candidates, config.nms_threshold)
+    if judge is not None and len(candidates) > 0:
+        scores = judge.scores(describe(found, candidates, image_size), candidates.scores)
+        candidates = replace(candidates, scores=scores).filter(np.argsort(-scores, kind="stable"))
+        candidates = without_overlaps(candidates, JUDGED_OVERLAP, within_trees=True)
+    candidates = candidates.filter(candidates.scores >= config.score_threshold)
     fitting = max(1, MOST_BYTES // (image_size[0] * image_size[1]))
     if min(len(candidates), config.max_masks) > fitting:
         logger.warning(

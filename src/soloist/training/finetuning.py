@@ -17,10 +17,11 @@ from soloist.data.datasets.label_split import label_count, labelled_order
 from soloist.data.sources import ImageRef
 from soloist.errors import ConfigError, DataError
 from soloist.evaluation.evaluate import check_classes, evaluate, load_ground_truth
-from soloist.models.build import CONFIG_FILE
+from soloist.models.build import CONFIG_FILE, add_judge
 from soloist.runtime.device import Runtime
 from soloist.runtime.distributed import on_main
 from soloist.runtime.files import shown, write_json, write_text
+from soloist.training.judging import MOST_IMAGES, judge_of
 from soloist.training.run_folder import RunFolder
 from soloist.training.self_training import FitResult, Stage, show_stages
 from soloist.training.train import train
@@ -243,6 +244,8 @@ def finetune(
                 start_from=start,
                 categories=chosen.labels.categories,
             )
+            if len(chosen.labels.categories) == 1 and len(chosen.images) <= MOST_IMAGES:
+                on_main(partial(_judge, chosen, run.model, config))
     stage = Stage("finetuned", run.model)
     result = show_stages([stage], chosen.images, ground_truth, run, config, runtime)
     if ground_truth is None:
@@ -252,3 +255,13 @@ def finetune(
     metrics = {**result.metrics, "finetuned_by_class": by_class}
     on_main(partial(write_json, run.path / "results.json", metrics, indent=2))
     return replace(result, metrics=metrics)
+
+
+def _judge(chosen: Labelled, model: Path, config: Config) -> None:
+    """Adds a judge of candidates to a model of few labels: it is better than its network there."""
+    judge = judge_of(chosen.images, chosen.labels, seed=config.seed)
+    if judge is None:
+        logger.warning("no candidates on the labelled images: the network's own masks are shown")
+        return
+    add_judge(model, judge.record(), max_masks=config.regions.max_masks)
+    logger.info("few labels: regions of the image are shown, in the order that the labels taught")
