@@ -76,8 +76,7 @@ def is_done(out: Path) -> bool:
 def has_made_something(out: Path) -> bool:
     """Whether a verb that runs has something to lose."""
     if out.suffix == ".json":
-        lines = out.with_name("out.partial.jsonl")
-        return lines.is_file() and lines.stat().st_size > 0
+        return any(out.parent.glob("out.partial/*.rows"))
     return any(out.glob("checkpoints/*.pt"))
 
 
