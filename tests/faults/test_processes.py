@@ -228,7 +228,7 @@ def test_a_command_asked_to_stop_saves_and_goes_on(
 @pytest.mark.parametrize(
     ("verb", "where"),
     [
-        pytest.param("cluster", "soloist.evaluation.explore.groups:spherical_kmeans", id="cluster"),
+        pytest.param("cluster", "soloist.evaluation.explore.groups:kmeans", id="cluster"),
         pytest.param(
             "cluster", "soloist.data.drawing.contact_sheets:jpeg_bytes", id="cluster-sheets"
         ),
