@@ -28,7 +28,14 @@ pytest.importorskip("hatchling", reason="the build back end is absent: make setu
 ROOT = Path(__file__).parents[1]
 NAME = f"soloist-{soloist.__version__}"
 # Tracked, and of no use to who has the source archive.
-NOT_SHIPPED = {".ci/run"}
+NOT_SHIPPED = {
+    ".ci/run",
+    ".github/ISSUE_TEMPLATE/bug_report.yml",
+    ".github/ISSUE_TEMPLATE/config.yml",
+    ".github/ISSUE_TEMPLATE/feature_request.yml",
+    ".github/workflows/ci.yml",
+    ".pre-commit-config.yaml",
+}
 # Bytes; nearly all of them are the bundled weights.
 MOST_BYTES = 15_000_000
 

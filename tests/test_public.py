@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import soloist
 import soloist.inference.onnx.runtime
@@ -97,3 +98,19 @@ def test_a_strict_type_checker_knows_what_comes_back(tmp_path: Path) -> None:
     assert 'Revealed type is "list[soloist.inference.segmenter.Result]"' in done.stdout
     script.write_text(f"{text}\n\nsoloist.load().predict('photo.jpg')[0].mask\n")
     assert '"Result" has no attribute "mask"; maybe "masks"?' in check_types(script).stdout
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == soloist.__version__
+
+
+def test_ci_tries_the_systems_and_pythons_of_the_lock() -> None:
+    """Those that tests/test_lock.py looks at."""
+    file = ROOT / ".github" / "workflows" / "ci.yml"
+    if not file.is_file():
+        pytest.skip("the source archive has no workflow")
+    workflow = yaml.safe_load(file.read_text(encoding="utf-8"))
+    matrix = workflow["jobs"]["matrix"]["strategy"]["matrix"]
+    assert [name.partition("-")[0] for name in matrix["system"]] == ["ubuntu", "macos", "windows"]
+    assert matrix["python"] == ["3.11", "3.12", "3.13"]

@@ -28,6 +28,7 @@ LOCK = ROOT / "requirements-dev.txt"
 SECTIONS = {
     "": "To run",
     "app": "Extra `app`",
+    "explore": "Extra `explore`",
     "fast": "Extra `fast`",
     "onnx": "Extra `onnx`",
     "parquet": "Extra `parquet`",
@@ -49,6 +50,7 @@ ALLOWED = {
     "BSD-3-Clause",
     "BSL-1.0",
     "CC0-1.0",
+    "CECILL-B",
     "ISC",
     "MIT",
     "MIT-CMU",
@@ -67,6 +69,7 @@ _SPELLINGS = {
     "apache license 2.0": "Apache-2.0",
     "apache software license": "Apache-2.0",
     "bsd license": "BSD",
+    "cecill-b": "CECILL-B",
     "freebsd": "BSD-2-Clause",
     "isc license": "ISC",
     "isc license (iscl)": "ISC",
@@ -107,6 +110,8 @@ changed files of the package itself, nothing of programs that use it.
   that lets any program use them). Each wheel has their licences with it. **PyAV's wheels** (extra
   `video`) contain FFmpeg built with x264 and x265, which are GPL-2.0-or-later: to use them asks for
   nothing, to pass them on does. A PyAV built on another FFmpeg serves as well.
+- `CECILL-B` (higra) is the French licence after the model of BSD: it asks those who pass the
+  package on to credit its authors.
 - `BSD` means that a package does not say which of the BSD licences, but for the file in it.
 """
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,12 +23,11 @@ from soloist.cli.options import READING_FLAGS
 from soloist.cli.runs import DONE, SOME_FAILED, USER_ERROR, parse_duration
 from soloist.config import Config
 from soloist.config.presets import load_config_file
-from soloist.data.coco.journal import Journal
+from soloist.data.coco.partial import PartialShards
 from soloist.data.coco.read import load_coco
-from soloist.data.coco.types import CocoImage
+from soloist.data.coco.shard_rows import ShardRow
 from soloist.errors import ConfigError, SoloistError
 from soloist.models import SOLO
-from soloist.structures import Instances
 from soloist.training import train as train_module
 
 COMMAND = Path(sys.executable).with_name("soloist")
@@ -443,17 +442,17 @@ def test_a_killed_pass_over_images_ends_as_an_unbroken_one(
 ) -> None:
     how = fast if verb == "masks" else ("--model", model_folder, "--precision", "fp32")
     assert run(verb, scenes / "images", "--out", "whole/out.json", *how).status == DONE
-    original = Journal.add
+    original = PartialShards.write
     added: list[str] = []
 
-    def noting(journal: Journal, image: CocoImage, found: Instances) -> None:
-        added.append(image.file_name)
+    def noting(shards: PartialShards, shard: int, rows: Sequence[ShardRow]) -> None:
+        added.extend(row.file_name for row in rows)
         if len(added) == killed_at:
             raise MemoryError
-        original(journal, image, found)
+        original(shards, shard, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "add", noting)
+        patch.setattr(PartialShards, "write", noting)
         with pytest.raises(MemoryError):
             run(verb, scenes / "images", "--out", "killed/out.json", *how)
         assert not Path("killed/out.json").exists()
@@ -475,7 +474,7 @@ def test_results_of_other_options_are_not_continued(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "finish", killed)
+        patch.setattr("soloist.inference.label.write_shards", killed)
         with pytest.raises(MemoryError):
             run("masks", scenes / "images", "--out", "new.json", *fast)
     one = ("--free-mask.max-masks", "1")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from soloist.cli import run_command
 from soloist.cli.runs import DONE, SOME_FAILED, USER_ERROR
-from soloist.data.coco.journal import Journal
+from soloist.data.coco.partial import PartialShards
 from soloist.data.coco.read import load_coco
 from soloist.data.coco.rle import encode_masks
 from soloist.data.coco.types import CocoImage
@@ -225,7 +225,7 @@ def test_a_killed_estimate_goes_on(
 ) -> None:
     outs = [tmp_path / "one.json", tmp_path / "two.json"]
     command = ("estimate", scenes / "images", "--model", model_folder, *COMMON, "--out")
-    with killed_at(Journal, "add", 3):  # type: ignore[attr-defined]
+    with killed_at(PartialShards, "write", 3):  # type: ignore[attr-defined]
         run(*command, outs[0])
     assert not outs[0].exists()
     for out in outs:

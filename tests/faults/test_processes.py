@@ -76,8 +76,7 @@ def is_done(out: Path) -> bool:
 def has_made_something(out: Path) -> bool:
     """Whether a verb that runs has something to lose."""
     if out.suffix == ".json":
-        lines = out.with_name("out.partial.jsonl")
-        return lines.is_file() and lines.stat().st_size > 0
+        return any(out.parent.glob("out.partial/*.rows"))
     return any(out.glob("checkpoints/*.pt"))
 
 
@@ -229,7 +228,7 @@ def test_a_command_asked_to_stop_saves_and_goes_on(
 @pytest.mark.parametrize(
     ("verb", "where"),
     [
-        pytest.param("cluster", "soloist.evaluation.explore.groups:spherical_kmeans", id="cluster"),
+        pytest.param("cluster", "soloist.evaluation.explore.groups:kmeans", id="cluster"),
         pytest.param(
             "cluster", "soloist.data.drawing.contact_sheets:jpeg_bytes", id="cluster-sheets"
         ),

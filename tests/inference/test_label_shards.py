@@ -27,7 +27,7 @@ from soloist.errors import ConfigError, DataError, RunError, StoppedError
 from soloist.inference.label import Labeler, LabelSummary, Objects, errors_beside, label_images
 from soloist.inference.label_shards import ERRORS, ShardJob, label_shards
 from soloist.inference.merge import merge_shards
-from soloist.runtime.files import claimed
+from soloist.runtime.lock import claimed
 from soloist.runtime.stopping import listening
 
 SETTINGS = {"command": "masks", "images": ["pictures"], "free_mask": {"max_masks": 3}}
@@ -175,7 +175,6 @@ def test_a_planner_that_was_killed_is_no_obstacle(
     assert not list(out.glob(".*"))
 
 
-@pytest.mark.skipif(os.name == "nt", reason="no locks")
 def test_what_killed_writers_left_of_a_shard_goes_with_its_next_claim(
     pictures: Path, tmp_path: Path, toy_labeler: Labeler
 ) -> None:

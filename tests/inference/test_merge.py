@@ -11,7 +11,9 @@ import pytest
 
 from soloist.data.coco.manifest import write_manifest
 from soloist.data.coco.read import load_coco
-from soloist.data.coco.shards import MANIFEST, ShardFolder, ShardRow
+from soloist.data.coco.shard_rows import ShardRow
+from soloist.data.coco.shards import MANIFEST, ShardFolder
+from soloist.data.coco.types import CocoImage
 from soloist.data.coco.write import annotation_entry
 from soloist.data.sources import ImageRef
 from soloist.errors import DataError, RunError
@@ -24,7 +26,9 @@ KilledAt = Callable[[Any, str, int], AbstractContextManager[None]]
 def row(name: str) -> ShardRow:
     rle = {"size": [2, 3], "counts": "222"}
     one = annotation_entry(1, 1, rle, area=2, box_xywh=[1.0, 0.0, 1.0, 2.0], score=0.5)
-    return ShardRow(name, (2, 3), [one], np.full((1, 4), float(name[0]), np.float32))
+    return ShardRow(
+        name, CocoImage(1, name, 2, 3), [one], np.full((1, 4), float(name[0]), np.float32)
+    )
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from PIL import Image
 
 from soloist.data.coco.read import load_coco
 from soloist.data.coco.rle import encode_masks
+from soloist.data.coco.types import CocoImage
 from soloist.data.coco.write import instances_to_annotations
 from soloist.data.sources import ImageRef
 from soloist.errors import ConfigError, DataError
@@ -121,7 +122,8 @@ def shards(tmp_path: Path, images: Path) -> Path:
     """A folder of shards of two images; the third is not finished."""
     pytest.importorskip("pyarrow", reason="wants pyarrow: pip install 'soloist[parquet]'")
     from soloist.data.coco.manifest import write_manifest
-    from soloist.data.coco.shards import MANIFEST, ShardFolder, ShardRow
+    from soloist.data.coco.shard_rows import ShardRow
+    from soloist.data.coco.shards import MANIFEST, ShardFolder
 
     refs = [ImageRef(images / f"{at}.png", f"{at}.png") for at in range(5)]
     for ref in refs:
@@ -141,8 +143,9 @@ def shards(tmp_path: Path, images: Path) -> Path:
                 boxes=torch.zeros((shard + 1, 4)),
                 embeddings=torch.zeros((shard + 1, 0)),
             )
-            made = instances_to_annotations(found, 2 * shard + place + 1, first_id=1)
-            rows.append(ShardRow(ref.name, SIZE, made, np.zeros((0, 0), np.float32)))
+            image = CocoImage(2 * shard + place + 1, ref.name, *SIZE)
+            made = instances_to_annotations(found, image.id, first_id=1)
+            rows.append(ShardRow(ref.name, image, made, np.zeros((0, 0), np.float32)))
         folder.write(shard, rows)
     return tmp_path / "shards"
 

@@ -2,19 +2,15 @@ from __future__ import annotations
 
 import errno
 import json
-import logging
 import os
-import threading
 from pathlib import Path
 
 import pytest
 
 from soloist.errors import ConfigError, RunError, require
-from soloist.runtime import files
 from soloist.runtime.files import (
     appending,
     atomic_path,
-    claimed,
     disk_trouble,
     is_leftover,
     one_line,
@@ -201,122 +197,6 @@ def test_trouble_with_the_disk_is_told_from_other_trouble(error: OSError, told: 
 def test_settings_as_json_has_them() -> None:
     plain = plain_json({"sizes": (1, 2), "limit": float("inf"), "deep": {"name": "\udcff"}})
     assert plain == {"sizes": [1, 2], "limit": "Infinity", "deep": {"name": "\udcff"}}
-
-
-# Claims
-
-locking = pytest.mark.skipif(os.name == "nt", reason="no locks on this system")
-
-
-@locking
-def test_a_claim_is_granted_once_at_a_time(tmp_path: Path) -> None:
-    lock = tmp_path / "locks" / "00000"
-    with claimed(lock) as first:
-        with claimed(lock) as second, claimed(tmp_path / "locks" / "00001") as other:
-            assert (first, second, other) == (True, False, True)
-        # What was not granted leaves the claim as it is.
-        with claimed(lock) as third:
-            assert not third
-    assert list(lock.parent.iterdir()) == []
-    with claimed(lock) as again:
-        assert again
-
-
-@locking
-def test_a_claim_is_free_after_an_error(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), claimed(tmp_path / "lock"):
-        raise KeyError
-    with claimed(tmp_path / "lock") as again:
-        assert again
-
-
-@locking
-def test_a_claim_is_waited_for(tmp_path: Path) -> None:
-    order: list[str] = []
-    started = threading.Event()
-
-    def wait() -> None:
-        started.set()
-        with claimed(tmp_path / "lock", wait=True):
-            order.append("second")
-
-    with claimed(tmp_path / "lock"):
-        thread = threading.Thread(target=wait)
-        thread.start()
-        started.wait()
-        order.append("first")
-    thread.join()
-    assert order == ["first", "second"]
-
-
-@locking
-def test_who_has_the_claim_removes_what_killed_writers_left(tmp_path: Path) -> None:
-    target = tmp_path / "1.parquet"
-    stale, other = leftover_of(target), leftover_of(tmp_path / "2.parquet")
-    with claimed(tmp_path / "lock", of=target) as mine:
-        assert mine
-        assert not stale.exists()
-        running = leftover_of(target)
-        with claimed(tmp_path / "lock", of=target) as second:
-            assert not second
-        assert running.exists()
-    assert other.exists()
-
-
-@locking
-def test_a_claim_on_a_file_that_was_removed_meanwhile_is_made_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else two could have it: one on the file that is gone, one on a new one."""
-    original = files._lock
-    attempts: list[int] = []
-
-    def removed_first(descriptor: int, *, wait: bool) -> bool | None:
-        attempts.append(descriptor)
-        if len(attempts) == 1:
-            (tmp_path / "lock").unlink()
-        return original(descriptor, wait=wait)
-
-    monkeypatch.setattr(files, "_lock", removed_first)
-    with claimed(tmp_path / "lock") as first, claimed(tmp_path / "lock") as second:
-        assert first
-        assert not second
-
-
-def test_without_locks_every_claim_is_granted_and_nothing_of_others_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(files, "fcntl", None)
-    target = tmp_path / "1.parquet"
-    running = leftover_of(target)
-    with claimed(tmp_path / "lock") as first, claimed(tmp_path / "lock", of=target) as second:
-        assert first
-        assert second
-    assert running.exists()
-
-
-@locking
-@pytest.mark.parametrize("reason", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_grants_every_claim_and_tells(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    reason: int,
-) -> None:
-    def refuse(*_: int) -> None:
-        raise OSError(reason, os.strerror(reason))
-
-    caplog.set_level(logging.WARNING, logger="soloist")
-    monkeypatch.setattr("soloist.runtime.files.fcntl.flock", refuse)
-    with claimed(tmp_path / "lock") as mine:
-        assert mine
-    assert "no locks here" in caplog.text
-
-
-def test_a_claim_where_nothing_can_be_written_is_told(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(RunError, match="a folder you may write to"):
-        claimed(tmp_path / "file" / "lock").__enter__()
 
 
 # Optional packages

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import platform
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from filelock import FileLock
 
 from soloist.errors import RunError
 from soloist.runtime import lock as lock_module
-from soloist.runtime.lock import Lock, locked_output
+from soloist.runtime.files import atomic_path
+from soloist.runtime.lock import Lock, claimed, locked_output
 
 
 @pytest.fixture
@@ -33,6 +36,14 @@ def refusal(file: Path) -> str:
         Lock(file, file.with_name("run"))
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def leftover_of(target: Path) -> Path:
+    """The temporary file of a writer that was killed."""
+    with atomic_path(target) as temporary:
+        kept = temporary
+    kept.write_text("half")
+    return kept
 
 
 def ended_process() -> int:
@@ -142,3 +153,84 @@ def test_a_system_without_locks_is_no_obstacle(
     monkeypatch.setattr(FileLock, "acquire", refuse)
     Lock(file, file.with_name("run")).release()
     assert "nothing keeps two commands apart here" in caplog.text
+
+
+# Claims
+
+
+def test_a_claim_is_granted_once_at_a_time(tmp_path: Path) -> None:
+    lock = tmp_path / "locks" / "00000"
+    with claimed(lock) as first:
+        with claimed(lock) as second, claimed(tmp_path / "locks" / "00001") as other:
+            assert (first, second, other) == (True, False, True)
+        # What was not granted leaves the claim as it is.
+        with claimed(lock) as third:
+            assert not third
+    assert list(lock.parent.iterdir()) == []
+    with claimed(lock) as again:
+        assert again
+
+
+def test_a_claim_is_free_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), claimed(tmp_path / "lock"):
+        raise KeyError
+    with claimed(tmp_path / "lock") as again:
+        assert again
+
+
+def test_a_claim_is_waited_for(tmp_path: Path) -> None:
+    order: list[str] = []
+    started = threading.Event()
+
+    def wait() -> None:
+        started.set()
+        with claimed(tmp_path / "lock", wait=True):
+            order.append("second")
+
+    with claimed(tmp_path / "lock"):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        started.wait()
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_who_has_the_claim_removes_what_killed_writers_left(tmp_path: Path) -> None:
+    target = tmp_path / "1.parquet"
+    stale, other = leftover_of(target), leftover_of(tmp_path / "2.parquet")
+    with claimed(tmp_path / "lock", of=target) as mine:
+        assert mine
+        assert not stale.exists()
+        running = leftover_of(target)
+        with claimed(tmp_path / "lock", of=target) as second:
+            assert not second
+        assert running.exists()
+    assert other.exists()
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_grants_every_claim_and_tells(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    reason: int,
+) -> None:
+    def refuse(self: FileLock, timeout: float) -> None:
+        raise OSError(reason, os.strerror(reason))
+
+    caplog.set_level(logging.WARNING, logger="soloist")
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    target = tmp_path / "1.parquet"
+    running = leftover_of(target)
+    with claimed(tmp_path / "lock") as first, claimed(tmp_path / "lock", of=target) as second:
+        assert first
+        assert second
+    assert running.exists()
+    assert "no locks here" in caplog.text
+
+
+def test_a_claim_where_nothing_can_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(RunError, match="a folder you may write to"):
+        claimed(tmp_path / "file" / "lock").__enter__()

@@ -134,7 +134,7 @@ def test_a_run_stopped_before_it_made_anything_is_no_obstacle(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "name", ["free_masks.partial.jsonl", "metrics.jsonl", "model/a", "mine.txt"]
+    "name", ["free_masks.partial/settings.json", "metrics.jsonl", "model/a", "mine.txt"]
 )
 def test_anything_made_is_an_obstacle(tmp_path: Path, name: str) -> None:
     made = opened(tmp_path / "run").path / name

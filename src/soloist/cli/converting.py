@@ -46,12 +46,12 @@ def convert(
     """
     from soloist.data.exports.export import check_options
     from soloist.data.exports.source import read_source
-    from soloist.runtime.stopping import listening
+    from soloist.runtime.stopping import STARTS_OVER, listening
 
     chosen = Chosen(**given(options))
     check_options(format, chosen)
     file, paths = read_source(source, source_format, split, images or [])
-    with listening():
+    with listening(STARTS_OVER):
         return write_format(file, paths, out, format, chosen, overwrite=overwrite)
 
 
@@ -67,10 +67,10 @@ def convert_predictions(
     """The folder of `predict --format`, made of the file of masks."""
     from soloist.data.coco.read import load_coco
     from soloist.data.exports.source import paths_of
-    from soloist.runtime.stopping import listening
+    from soloist.runtime.stopping import STARTS_OVER, listening
 
     file = load_coco(predictions)
-    with listening():
+    with listening(STARTS_OVER):
         return write_format(
             file, paths_of(file, sources), out, format, options, overwrite=overwrite
         )

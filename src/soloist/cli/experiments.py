@@ -108,7 +108,7 @@ def ablate(
         budget: No trial is begun after this time, such as 90m or 1h30m; one under way is finished.
     """
     from soloist.api import extract_masks
-    from soloist.data.coco.journal import is_finished
+    from soloist.data.coco.partial import is_finished
     from soloist.data.coco.read import load_coco
     from soloist.data.sources import find_images
     from soloist.evaluation.evaluate import load_ground_truth

@@ -98,15 +98,14 @@ def cluster(
             made = group_masks(
                 file, vectors, count, least_score=min_score, center=center, seed=seed
             )
-            scores = None if truth is None else score_groups(made, file, truth, seed=seed)
+            scores = None if truth is None else score_groups(made, file, truth)
             drawn = [] if sheets is None else draw_groups(made, paths, sheets)
         write_groups(made, file, out, {**made_with, "scores": scores})
     Console(width=100).print(group_table(made))
     if scores is not None:
         sys.stdout.write(
             "{matched} of {objects} objects matched, {classes} classes in {groups} groups: "
-            "NMI {nmi:.3f} (by chance {chance_nmi:.3f}), "
-            "purity {purity:.3f} (by chance {chance_purity:.3f})\n".format(**scores)
+            "NMI {nmi:.3f}, adjusted for chance {ami:.3f}, purity {purity:.3f}\n".format(**scores)
         )
     if drawn:
         sys.stdout.write(f"{drawn[0]}\n")

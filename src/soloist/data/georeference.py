@@ -38,6 +38,11 @@ class Georeference:
     transform: tuple[float, float, float, float, float, float]
     crs: str | None = None
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Georeference:
+        """What `dataclasses.asdict` made of one, also after JSON made a list of the tuple."""
+        return cls(tuple(values["transform"]), values["crs"])
+
     def on_map(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
         """(P, 2) points x, y on the map of (P, 2) points column, row."""
         a, b, c, d, e, f = self.transform

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 from torch import Tensor
 
 from soloist.ops.masks import mask_iou
@@ -170,14 +171,14 @@ def image_ap50(scores: Floats, ious: Floats) -> float | None:
 
 def pearson(one: Floats, other: Floats) -> float | None:
     """Linear correlation in [-1, 1]; None for fewer than two values or a constant."""
-    if len(one) < 2 or np.ptp(one) == 0 or np.ptp(other) == 0:
+    if not _vary(one, other):
         return None
-    return float(np.corrcoef(one, other)[0, 1])
+    return float(stats.pearsonr(one, other).statistic)
 
 
 def spearman(one: Floats, other: Floats) -> float | None:
     """Correlation of the ranks, equal values sharing theirs; None as in `pearson`."""
-    return pearson(_ranks(one), _ranks(other))
+    return float(stats.spearmanr(one, other).statistic) if _vary(one, other) else None
 
 
 def _hits(scores: Floats, ious: Floats) -> NDArray[np.bool_]:
@@ -192,7 +193,6 @@ def _hits(scores: Floats, ious: Floats) -> NDArray[np.bool_]:
     return hits
 
 
-def _ranks(values: Floats) -> Floats:
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    middle: Floats = np.cumsum(counts) - (counts - 1) / 2
-    return middle[place]
+def _vary(one: Floats, other: Floats) -> bool:
+    """Whether there is a correlation to speak of."""
+    return bool(len(one) >= 2 and np.ptp(one) > 0 and np.ptp(other) > 0)

@@ -16,7 +16,7 @@ from rich.table import Table
 from torch import Tensor
 from torchvision.transforms import v2
 
-from soloist.data.coco.journal import is_finished
+from soloist.data.coco.partial import is_finished
 from soloist.data.coco.read import load_coco
 from soloist.data.coco.types import CocoAnnotation, CocoFile
 from soloist.data.drawing.pictures import resize_masks

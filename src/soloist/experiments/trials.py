@@ -12,7 +12,7 @@ from typing import Any
 
 from soloist.config import Config
 from soloist.config.presets import supervised
-from soloist.data.coco.journal import is_finished
+from soloist.data.coco.partial import is_finished
 from soloist.data.coco.read import load_coco
 from soloist.data.sources import ImageRef, find_images
 from soloist.errors import RunError

@@ -17,19 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soloist.data.coco.encoded import EncodedInstances
-from soloist.data.coco.journal import Journal, is_finished
+from soloist.data.coco.partial import PartialShards, is_finished
 from soloist.data.coco.read import read_json
+from soloist.data.coco.shard_rows import ShardRow, facts_of_all, write_shards
 from soloist.data.coco.types import CATEGORIES, CocoImage
-from soloist.data.coco.write import embeddings_path
+from soloist.data.coco.write import embeddings_path, instances_to_annotations
 from soloist.data.georeference import read_georeference
 from soloist.data.images import read_with_size
 from soloist.data.sources import ImageRef
 from soloist.errors import DataError, RunError
 from soloist.runtime.distributed import gather, is_main, on_main, processes, rank, together
 from soloist.runtime.error_log import ErrorLog
-from soloist.runtime.files import plain_json, shown
+from soloist.runtime.files import one_line, plain_json, shown
 from soloist.runtime.lock import locked_output
-from soloist.runtime.progress import duration, track
+from soloist.runtime.progress import Tracker, duration, track
 from soloist.runtime.stopping import stop_if_asked
 from soloist.structures import Instances
 
@@ -115,50 +116,57 @@ def label_images(
         StoppedError: If the process was asked to stop; what is finished is kept.
     """
     on_main(partial(check_output, out, overwrite=overwrite))
-    journal = _open_journal(out, settings, categories)
-    numbers = {image.name: number for number, image in enumerate(images, start=1)}
-    left = [image for image in images if image.name not in journal.done]
-    failures: list[tuple[str, DataError]] = []
+    shards = PartialShards(out, images)
+    on_main(lambda: shards.open(settings))
+    left = on_main(shards.missing)
+    count_left = sum(len(shards.entries(shard)) for shard in left)
+    own = left[rank() :: processes()]
+    own_images = [image for shard in own for image in shards.entries(shard)]
+    failures: list[tuple[str, str]] = []
     start = time.monotonic()
 
+    def noted(tracker: Tracker) -> Iterator[ShardRow]:
+        found = 0
+        rows = labelled_rows(
+            own_images, labeler, short_side, categories=categories, on_result=on_result
+        )
+        for count, row in enumerate(rows, 1):
+            if row.error is not None:
+                failures.append((row.file_name, row.error))
+                errors.add(row.file_name, title, row.error)
+            found += len(row.annotations)
+            if count == IMAGES_FOR_ESTIMATE and len(own_images) > 2 * count and is_main():
+                rest = (time.monotonic() - start) / count * (len(own_images) - count)
+                logger.info("%s: %d images, about %s", title, count_left, duration(rest))
+            # The others are about as far.
+            advanced = min(processes(), count_left - (count - 1) * processes())
+            tracker.advance(advanced, note=f"{found} masks")
+            yield row
+
     def label_share() -> None:
-        with track(title, len(images), done=len(images) - len(left)) as tracker:
-            own = left[rank() :: processes()]
-            for count, (image, found) in enumerate(each_labelled(own, labeler, short_side), 1):
-                if isinstance(found, DataError):
-                    failures.append((image.name, found))
-                    errors.add(image.name, title, found)
-                else:
-                    number = image.id if image.id is not None else numbers[image.name]
-                    # The journal last: what it names is not done again.
-                    if on_result is not None:
-                        on_result(image, found.pixels, found.instances)
-                    place = read_georeference(image.path)
-                    journal.add(CocoImage(number, image.name, *found.size, place), found.instances)
-                if count == IMAGES_FOR_ESTIMATE and len(own) > 2 * count and is_main():
-                    rest = (time.monotonic() - start) / count * (len(own) - count)
-                    logger.info("%s: %d images, about %s", title, len(left), duration(rest))
-                # The others are about as far.
-                advanced = min(processes(), len(left) - (count - 1) * processes())
-                tracker.advance(advanced, note=f"{len(journal)} masks")
+        with track(title, len(images), done=len(images) - count_left) as tracker:
+            rows = noted(tracker)
+            for shard in own:
+                shards.write(shard, list(islice(rows, len(shards.entries(shard)))))
                 stop_if_asked()
 
     together(label_share)
     failed = gather(failures)
-    for name, error in failed:
-        errors.add(name, title, error)
+    for name, reason in failed:
+        errors.add(name, title, reason)
 
     def finish() -> LabelSummary:
-        if processes() > 1:
-            journal.refresh(processes())
-        if not journal.done:
+        numbers = shards.finished()
+        facts = facts_of_all(shards, numbers)
+        if facts.images == 0:
             raise DataError(
                 f"none of the {len(images)} images could be read; see {errors.path or 'the log'}"
             )
         seconds = time.monotonic() - start
-        summary = LabelSummary(len(journal.done), len(journal), len(failed), seconds)
-        journal.finish(settings, order=numbers)
-        return summary
+        info = plain_json(settings)
+        write_shards(out, shards, numbers, facts, info=info, categories=categories)
+        shards.remove()
+        return LabelSummary(facts.images, facts.instances, len(failed), seconds)
 
     return on_main(finish)
 
@@ -189,12 +197,40 @@ def each_labelled(
             yield image, Labelled(pixels, size, labeler(pixels, size))
 
 
-def _open_journal(out: Path, settings: Mapping[str, Any], categories: Mapping[int, str]) -> Journal:
-    """The journal on every process, on the main one first, before any adds to it."""
-    first: list[Journal] = []
-    on_main(lambda: first.append(Journal(out, settings, categories=categories)))
-    return together(
-        lambda: first[0] if first else Journal(out, settings, part=rank(), categories=categories)
+def labelled_rows(
+    images: Sequence[ImageRef],
+    labeler: Labeler,
+    short_side: int | None,
+    *,
+    categories: Mapping[int, str],
+    on_result: OnResult | None,
+) -> Iterator[ShardRow]:
+    """What becomes of each image, all of which have an id; arguments as in `label_images`."""
+    for image, found in each_labelled(images, labeler, short_side):
+        if isinstance(found, DataError):
+            reason = one_line(found)
+            yield ShardRow(image.name, None, (), np.zeros((0, 0), np.float32), reason)
+            continue
+        # First: an image that is in a shard is not done again.
+        if on_result is not None:
+            on_result(image, found.pixels, found.instances)
+        assert image.id is not None
+        entry = CocoImage(image.id, image.name, *found.size, read_georeference(image.path))
+        yield row_of(entry, found.instances, categories)
+
+
+def row_of(
+    image: CocoImage,
+    instances: Objects,
+    categories: Mapping[int, str],
+    track_ids: Sequence[int] = (),
+) -> ShardRow:
+    """The objects of an image as shards keep them; see `instances_to_annotations`."""
+    return ShardRow(
+        image.file_name,
+        image,
+        instances_to_annotations(instances, image.id, 1, categories, track_ids),
+        instances.embeddings.detach().cpu().numpy().astype(np.float32),
     )
 
 

@@ -17,19 +17,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from soloist.config import AS_USUAL, ReadingConfig
 from soloist.data.coco.manifest import check_shard_size, write_manifest
-from soloist.data.coco.shards import MANIFEST, SHARDS, ShardFolder, ShardRow
+from soloist.data.coco.shard_rows import ShardRow, facts_of_all
+from soloist.data.coco.shards import MANIFEST, SHARDS, ShardFolder
 from soloist.data.coco.types import CATEGORIES
-from soloist.data.coco.write import instances_to_annotations
 from soloist.data.sources import ImageRef
 from soloist.errors import DataError, RunError
-from soloist.inference.label import Labeler, LabelSummary, OnResult, each_labelled
+from soloist.inference.label import Labeler, LabelSummary, OnResult, labelled_rows
 from soloist.runtime.distributed import on_main, together
 from soloist.runtime.error_log import error_line
-from soloist.runtime.files import claimed, one_line, plain_json, shown, write_text
+from soloist.runtime.files import plain_json, shown, write_text
+from soloist.runtime.lock import claimed
 from soloist.runtime.progress import Tracker, track
 from soloist.runtime.stopping import stop_if_asked
 
@@ -156,22 +155,16 @@ class ShardWorker:
         entries = [
             replace(entry, reading=job.reading) for entry in self._shards.manifest.entries(shard)
         ]
-        for image, found in each_labelled(entries, self._labeler, job.short_side):
-            if isinstance(found, DataError):
-                reason = one_line(found)
-                logger.warning("%s: %s failed: %s", job.title, shown(image.name), reason)
-                yield ShardRow(image.name, None, (), np.zeros((0, 0), np.float32), reason)
-            else:
-                instances = found.instances
-                assert image.id is not None
-                yield ShardRow(
-                    image.name,
-                    found.size,
-                    instances_to_annotations(instances, image.id, 1, job.categories),
-                    instances.embeddings.detach().cpu().numpy().astype(np.float32),
-                )
-                if job.on_result is not None:
-                    job.on_result(image, found.pixels, instances)
+        for row in labelled_rows(
+            entries,
+            self._labeler,
+            job.short_side,
+            categories=job.categories,
+            on_result=job.on_result,
+        ):
+            if row.error is not None:
+                logger.warning("%s: %s failed: %s", job.title, shown(row.file_name), row.error)
+            yield row
             if tracker is not None:
                 tracker.advance()
             stop_if_asked()
@@ -263,13 +256,8 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
 
 
 def _summary(shards: ShardFolder, start: float) -> LabelSummary:
-    facts = [shards.facts(shard) for shard in shards.finished()]
-    return LabelSummary(
-        images=sum(one.images for one in facts),
-        instances=sum(one.instances for one in facts),
-        failed=sum(one.failed for one in facts),
-        seconds=time.monotonic() - start,
-    )
+    facts = facts_of_all(shards, shards.finished())
+    return LabelSummary(facts.images, facts.instances, facts.failed, time.monotonic() - start)
 
 
 def _finish(shards: ShardFolder, title: str, start: float) -> LabelSummary:

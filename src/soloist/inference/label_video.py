@@ -13,17 +13,21 @@ from numpy.typing import NDArray
 
 from soloist.config import ReadingConfig, TrackConfig
 from soloist.data.coco.encoded import EncodedInstances
-from soloist.data.coco.journal import Journal
+from soloist.data.coco.partial import PartialShards
+from soloist.data.coco.shard_rows import ShardRow, facts_of_all, write_shards
 from soloist.data.coco.types import CATEGORIES, CocoImage
 from soloist.data.drawing.pictures import draw_masks, mask_colors
 from soloist.errors import DataError
-from soloist.inference.label import Labeler, LabelSummary
+from soloist.inference.label import Labeler, LabelSummary, row_of
 from soloist.inference.tracking import Linker
 from soloist.inference.video_files import Frame, VideoReader, VideoWriter
 from soloist.runtime.error_log import ErrorLog
-from soloist.runtime.files import atomic_path
+from soloist.runtime.files import atomic_path, plain_json
 from soloist.runtime.progress import track
 from soloist.runtime.stopping import stop_if_asked
+
+# Results of so many frames wait in memory for being written together.
+FRAMES_PER_SHARD = 50
 
 
 def label_video(
@@ -57,9 +61,11 @@ def label_video(
         StoppedError: If the process was asked to stop; the same call starts over.
     """
     start = time.monotonic()
-    journal = Journal(out, settings, categories=categories, resume=False)
+    shards = PartialShards(out)
+    shards.open(settings, resume=False)
     linker = Linker(config)
-    order: dict[str, int] = {}
+    rows: list[ShardRow] = []
+    masks = 0
     with ExitStack() as stack:
         video = stack.enter_context(
             VideoReader(path, every=config.every, max_pixels=reading.max_pixels)
@@ -78,18 +84,29 @@ def label_video(
             labels = None if objects.labels is None else objects.labels.tolist()
             ids = linker(objects.masks.rles, objects.embeddings.numpy(), labels)
             name = f"{path.name}/frame_{frame.number:06d}"
-            order[name] = frame.number
-            journal.add(CocoImage(frame.number + 1, name, *size), objects, track_ids=ids)
+            rows.append(
+                row_of(CocoImage(frame.number + 1, name, *size), objects, categories, track_ids=ids)
+            )
+            masks += len(ids)
+            if len(rows) == FRAMES_PER_SHARD:
+                shards.add(rows)
+                rows.clear()
             if writer is not None:
                 writer.add(_drawn(frame.pixels, objects, ids))
-            tracker.advance(note=f"{len(journal)} masks")
+            tracker.advance(note=f"{masks} masks")
             stop_if_asked()
-        if not order:
+        if rows:
+            shards.add(rows)
+        numbers = shards.finished()
+        if not numbers:
             raise DataError(f"no frame of {path} can be read; see {errors.path or 'the log'}")
-    facts = {"frames": video.facts.frames, "frames_per_second": float(video.facts.rate)}
-    summary = LabelSummary(len(order), len(journal), errors.count, time.monotonic() - start)
-    journal.finish({**settings, "video": facts}, order=order)
-    return summary
+    facts = facts_of_all(shards, numbers)
+    times = {"frames": video.facts.frames, "frames_per_second": float(video.facts.rate)}
+    info = plain_json({**settings, "video": times})
+    seconds = time.monotonic() - start
+    write_shards(out, shards, numbers, facts, info=info, categories=categories)
+    shards.remove()
+    return LabelSummary(facts.images, facts.instances, errors.count, seconds)
 
 
 def _sound(video: VideoReader, name: str, errors: ErrorLog) -> Iterator[Frame]:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
+from soloist.data.coco.shard_rows import facts_of_all, write_shards
 from soloist.data.coco.shards import ShardFolder
-from soloist.data.coco.write import EmbeddingBlocks, embeddings_path, write_coco
+from soloist.data.coco.write import embeddings_path
 from soloist.errors import DataError
 from soloist.inference.label import LabelSummary, check_output
 from soloist.runtime.files import shown
 from soloist.runtime.lock import locked_output
-from soloist.runtime.progress import Tracker, track
-from soloist.runtime.stopping import stop_if_asked
+from soloist.runtime.progress import track
 
 # A message names at most so many missing shards.
 _NAMED = 10
@@ -55,41 +52,21 @@ def merge_shards(
     numbers = shards.finished()
     if not numbers:
         raise DataError(f"no shard of {shown(folder)} is finished; run the command that makes them")
-    facts = [shards.facts(number) for number in numbers]
-    images = sum(one.images for one in facts)
-    if images == 0:
+    facts = facts_of_all(shards, numbers)
+    if facts.images == 0:
         raise DataError(f"none of the images of {shown(folder)} could be read")
-    instances = sum(one.instances for one in facts)
-    size = max(one.embedding_size for one in facts)
     # Three columns of readers: images, objects, embeddings.
     with (
         locked_output(out, sidecars=[embeddings_path(out)]),
         track("merge", 3 * len(numbers)) as tracker,
     ):
-
-        def each(read: Any) -> Iterator[Any]:
-            return _each(numbers, read, tracker)
-
-        write_coco(
+        write_shards(
             out,
-            chain.from_iterable(each(shards.images)),
-            _numbered(chain.from_iterable(each(shards.annotations))),
+            shards,
+            numbers,
+            facts,
             info=shards.manifest.settings,
-            embeddings=EmbeddingBlocks((instances, size), each(shards.embeddings)),
             categories=shards.manifest.categories,
+            advance=tracker.advance,
         )
-    failed = sum(one.failed for one in facts)
-    return LabelSummary(images, instances, failed, time.monotonic() - start)
-
-
-def _each(numbers: list[int], read: Any, tracker: Tracker) -> Iterator[Any]:
-    for number in numbers:
-        stop_if_asked()
-        yield read(number)
-        tracker.advance()
-
-
-def _numbered(annotations: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for number, annotation in enumerate(annotations, start=1):
-        annotation["id"] = number
-        yield annotation
+    return LabelSummary(facts.images, facts.instances, facts.failed, time.monotonic() - start)

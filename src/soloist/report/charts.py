@@ -2,6 +2,7 @@
 
 Text and axes take the surrounding text's colour (`currentColor`); a page sets the colours of the
 series by the CSS variables `--series-1` to `--series-6`, for instance other ones in dark mode.
+Names that come from outside are escaped where they enter; charts are `Markup` to the page.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+
+from markupsafe import Markup, escape
 
 _SERIES_COLORS = ("#0072b2", "#d55e00", "#009e73", "#b5569b", "#b07d00", "#4a9fd0")
 """Okabe and Ito's colours, some darkened so that thin lines show on white."""
@@ -50,7 +52,7 @@ def line_chart_svg(
     from_zero: bool = False,
     width: int = 640,
     height: int = 320,
-) -> str:
+) -> Markup:
     """Lines through (x, y) points, one per series.
 
     A series of many points is averaged over equal stretches of x. Points that are not finite
@@ -103,7 +105,7 @@ def bar_chart_svg(
     *,
     width: int = 640,
     height: int = 320,
-) -> str:
+) -> Markup:
     """Grouped bars with their value on top: with stages as series, a staircase per metric.
 
     Args:
@@ -159,7 +161,7 @@ def histogram_svg(
     value_range: tuple[float, float] = (0.0, 1.0),
     width: int = 640,
     height: int = 320,
-) -> str:
+) -> Markup:
     """Counts of values in equal bins, one stepped line per series.
 
     Args:
@@ -199,8 +201,8 @@ def histogram_svg(
     return _svg(title, width, height, body)
 
 
-def _svg(title: str, width: int, height: int, body: Iterable[str]) -> str:
-    return (
+def _svg(title: str, width: int, height: int, body: Iterable[str]) -> Markup:
+    return Markup(
         f'<svg class="chart" role="img" aria-label="{escape(title)}" '
         f'viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         'font-size="11" font-family="inherit" '

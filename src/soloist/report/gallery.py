@@ -9,12 +9,12 @@ Without a script the gallery shows the best masks of all stages side by side.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
+from typing import Any
 
 from soloist.data.drawing.pictures import mask_colors
 from soloist.report.columns import MOST_MASKS, SCORE_UNITS, Column
 from soloist.report.content import ReportContent
-from soloist.report.pictures import Layer, Picture, Shape
+from soloist.report.pictures import Layer, Picture
 
 _COLORS = 21  # Of masks; then they repeat.
 _ORDERS = (
@@ -29,10 +29,10 @@ _JUDGED_ORDERS = (("worst", "Worst first, by true objects"), ("best", "Best firs
 _AREA_END = 100  # Of the sliders; `gallery.js` knows which share of a picture each place is.
 
 
-def gallery_section(
+def gallery_data(
     content: ReportContent, columns: Sequence[Column], pictures: Sequence[Picture]
-) -> str:
-    """The section's HTML; empty without pictures.
+) -> dict[str, Any] | None:
+    """What the section shows; None without pictures.
 
     Args:
         content: What the report tells.
@@ -40,7 +40,50 @@ def gallery_section(
         pictures: All that are shown.
     """
     if not pictures:
-        return ""
+        return None
+    judged = any(column.verdicts for column in columns)
+    return {
+        "note": _note(content, columns, pictures),
+        "columns": [
+            {
+                "place": place,
+                "title": column.title,
+                "scores": column.scores,
+                "start": f"{column.scores.start / SCORE_UNITS:g}" if column.scores else "",
+            }
+            for place, column in enumerate(columns)
+        ],
+        "views": [(str(place), column.title) for place, column in enumerate(columns)],
+        "orders": _ORDERS + (_JUDGED_ORDERS if judged else ()),
+        "true_outlines": any(column.is_truth for column in columns) and len(columns) > 1,
+        "area_end": _AREA_END,
+        "colors": _COLORS,
+        "pictures": [
+            {
+                "number": picture.number,
+                "name": picture.name,
+                "width": picture.width,
+                "height": picture.height,
+                "jpeg": picture.jpeg,
+                "figures": [
+                    _figure(picture, columns[place] if columns else None, layer)
+                    for place, layer in enumerate(picture.layers or (None,))
+                ],
+            }
+            for picture in pictures
+        ],
+    }
+
+
+def color_rules() -> str:
+    """CSS that gives the masks their colours."""
+    return "\n".join(
+        f".c{place} {{ --color: rgb({red} {green} {blue}); }}"
+        for place, (red, green, blue) in enumerate(mask_colors(_COLORS).tolist())
+    )
+
+
+def _note(content: ReportContent, columns: Sequence[Column], pictures: Sequence[Picture]) -> str:
     shown = f"{len(pictures)} of {len(content.images)} images"
     if len(pictures) >= len(content.images):
         shown = "One image" if len(pictures) == 1 else f"{len(pictures)} images"
@@ -62,153 +105,23 @@ def gallery_section(
             "wherever the sliders stand."
         )
     note.append("Colours tell masks of one picture apart and mean nothing else.")
-    cells = "".join(_article(picture, columns) for picture in pictures)
-    alone = " alone" if len(columns) < 2 else ""
-    return (
-        f'<p class="note">{escape(" ".join(note))}</p><div class="browser{alone}">'
-        f'{_controls(columns)}<div class="gallery" style="--columns: {max(1, len(columns))}">'
-        f"{cells}</div></div>{_dialog(columns)}"
-    )
+    return " ".join(note)
 
 
-def color_rules() -> str:
-    """CSS that gives the masks their colours."""
-    return "\n".join(
-        f".c{place} {{ --color: rgb({red} {green} {blue}); }}"
-        for place, (red, green, blue) in enumerate(mask_colors(_COLORS).tolist())
-    )
-
-
-def _article(picture: Picture, columns: Sequence[Column]) -> str:
-    name = escape(picture.name)
-    pixels = (
-        f'<image id="pixels-{picture.number}" width="{picture.width}" height="{picture.height}" '
-        f'href="data:image/jpeg;base64,{picture.jpeg}"/>'
-    )
-    # The pixels stand in the page once; other columns refer to them.
-    layers = picture.layers or (None,)
-    figures = []
-    for place, layer in enumerate(layers):
-        column = columns[place] if columns else None
-        body = pixels if place == 0 else f'<use href="#pixels-{picture.number}"/>'
-        figures.append(_figure(picture, place, column, layer, body))
-    return (
-        f'<article class="picture" id="picture-{picture.number}" '
-        f'aria-labelledby="name-{picture.number}"><h3 id="name-{picture.number}" title="{name}">'
-        f'{name}</h3><div class="cells">{"".join(figures)}</div></article>'
-    )
-
-
-def _figure(
-    picture: Picture, place: int, column: Column | None, layer: Layer | None, pixels: str
-) -> str:
+def _figure(picture: Picture, column: Column | None, layer: Layer | None) -> dict[str, Any]:
     title = column.title if column else ""
     told = "" if column is None else "not in this file" if layer is None else _counted(layer)
-    label = ": ".join(filter(None, (picture.name, ", ".join(filter(None, (title, told))))))
-    masks = judged = verdict = ""
-    if layer:
-        kind = " truth" if column and column.is_truth else ""
-        masks = f'<g class="masks{kind}">{"".join(_path(shape) for shape in layer.shapes)}</g>'
-    if layer and layer.verdict:
-        recall = layer.verdict.found / layer.verdict.objects
-        judged = f' data-recall="{recall:.4f}" data-overlap="{layer.verdict.overlap:.4f}"'
-        verdict = f" · {layer.verdict.summary()}"
-    return (
-        f'<figure data-column="{place}"{judged}><svg viewBox="0 0 {picture.width} {picture.height}"'
-        f' role="img" aria-label="{escape(label)}">{pixels}{masks}</svg>'
-        f'<figcaption><span class="stage">{escape(title)}</span> <span class="count">{told}'
-        f'</span><span class="verdict">{verdict}</span></figcaption></figure>'
-    )
+    return {
+        "title": title,
+        "told": told,
+        "label": ": ".join(filter(None, (picture.name, ", ".join(filter(None, (title, told)))))),
+        "shapes": layer.shapes if layer else None,
+        "verdict": layer.verdict if layer else None,
+        "is_truth": column is not None and column.is_truth,
+    }
 
 
 def _counted(layer: Layer) -> str:
     count = sum(shape.on for shape in layer.shapes)
     held = len(layer.shapes)
     return f"{'' if count == held else f'{count} of '}{held} mask{'' if held == 1 else 's'}"
-
-
-def _path(shape: Shape) -> str:
-    off = "" if shape.on else " off"
-    label = f' data-label="{escape(shape.label)}"' if shape.label else ""
-    return (
-        f'<path class="c{shape.color % _COLORS}{off}" data-score="{shape.score}" '
-        f'data-area="{shape.area}"{label} d="{shape.path}"/>'
-    )
-
-
-def _controls(columns: Sequence[Column]) -> str:
-    """What `gallery.js` listens to; hidden until it does."""
-    orders = _ORDERS + (_JUDGED_ORDERS if any(column.verdicts for column in columns) else ())
-    views = ""
-    if len(columns) > 1:
-        stages = [(str(place), column.title) for place, column in enumerate(columns)]
-        options = _options((("all", "All, side by side"), *stages))
-        views = f'<label>Show<select id="view">{options}</select></label>'
-    sliders = "".join(_score_slider(place, column) for place, column in enumerate(columns))
-    truth = any(column.is_truth for column in columns) and len(columns) > 1
-    outlines = _checkbox("true-outlines", "True outlines") if truth else ""
-    return (
-        '<form class="controls" aria-label="Choose masks and pictures" hidden>'
-        '<output id="remaining"></output>'
-        f'{views}<label>Sort by<select id="order">{_options(orders)}</select></label>'
-        f"<fieldset><legend>Masks</legend>{sliders}"
-        f"{_area_slider('least-area', 'Least area', 0)}"
-        f"{_area_slider('largest-area', 'Largest area', _AREA_END)}</fieldset>"
-        f'<div class="boxes">{_checkbox("masks-on", "Masks", checked=True)}{outlines}'
-        f"{_checkbox('hide-empty', 'Hide pictures without masks')}</div>"
-        '<div class="buttons"><button type="button" id="every-mask">All masks</button>'
-        '<button type="reset">Start again</button></div>'
-        '<details class="keys"><summary>Keys and words</summary><p><kbd>Tab</kbd> goes to a '
-        "picture, the arrow keys to the next ones, <kbd>Enter</kbd> opens it with a list of its "
-        "masks. There <kbd>←</kbd> <kbd>→</kbd> turn pages and <kbd>Esc</kbd> closes.</p>"
-        "<p>Doubt counts the masks whose score is near the least score chosen, above it or below: "
-        "a mask at that score counts 1, one a tenth of the slider away 0.</p></details>"
-        "</form>"
-    )
-
-
-def _options(pairs: Sequence[tuple[str, str]]) -> str:
-    return "".join(f'<option value="{key}">{escape(title)}</option>' for key, title in pairs)
-
-
-def _score_slider(place: int, column: Column) -> str:
-    scores = column.scores
-    if scores is None:
-        return ""
-    return (
-        f'<label class="slider" data-column="{place}"><span>Least score, {escape(column.title)}'
-        f'</span><span class="value" aria-hidden="true">{scores.start / SCORE_UNITS:g}</span>'
-        f'<input type="range" class="least-score" data-column="{place}" min="{scores.low}" '
-        f'max="{scores.high}" step="{scores.step}" value="{scores.start}"></label>'
-    )
-
-
-def _area_slider(identity: str, title: str, value: int) -> str:
-    return (
-        f'<label class="slider"><span>{title}</span><span class="value" aria-hidden="true"></span>'
-        f'<input type="range" id="{identity}" min="0" max="{_AREA_END}" step="1" value="{value}">'
-        "</label>"
-    )
-
-
-def _checkbox(identity: str, title: str, *, checked: bool = False) -> str:
-    state = " checked" if checked else ""
-    return f'<label class="box"><input type="checkbox" id="{identity}"{state}>{title}</label>'
-
-
-def _dialog(columns: Sequence[Column]) -> str:
-    """A picture by itself, with a list of its masks; `gallery.js` fills it."""
-    stages = [(str(place), column.title) for place, column in enumerate(columns)]
-    chooser = ""
-    if len(columns) > 1:
-        chooser = f'<label>Show<select id="closer-view">{_options(stages)}</select></label>'
-    return (
-        '<dialog id="closer" aria-labelledby="closer-name"><div class="closer-head">'
-        '<h3 id="closer-name"></h3><span id="closer-place" role="status"></span>'
-        f'{chooser}<button type="button" id="previous">← Previous</button>'
-        '<button type="button" id="next">Next →</button>'
-        '<button type="button" id="close" autofocus>Close</button></div>'
-        '<div class="closer-body"><div id="closer-picture"></div><div class="closer-side">'
-        '<p id="closer-told"></p><ol id="closer-masks" aria-label="Masks, best first"></ol>'
-        "</div></div></dialog>"
-    )

@@ -1,7 +1,7 @@
 """Writes a report as one HTML file that loads nothing.
 
-The page's frame is `template.html`; its look `style.css`, `gallery.css` and `closer.css`; its
-script `gallery.js` and `page.js`. Everything that comes from outside is escaped where it enters.
+The page is `page.html` with a template for each section; Jinja escapes what it is given. Its look
+is `style.css`, `gallery.css` and `closer.css`; its script `gallery.js` and `page.js`.
 """
 
 from __future__ import annotations
@@ -9,29 +9,30 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from importlib.resources import files
 from pathlib import Path
-from string import Template
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from soloist import __version__
 from soloist.data.sources import ImageRef, spread
-from soloist.report.cases import cases_section, judged_images
+from soloist.report.cases import cases_data, judged_images
 from soloist.report.columns import Column, make_columns
 from soloist.report.content import ReportContent
-from soloist.report.gallery import color_rules, gallery_section
+from soloist.report.gallery import color_rules, gallery_data
 from soloist.report.pictures import make_pictures
 from soloist.report.sections import (
-    citing_section,
+    CITATIONS,
     duration,
-    failures_section,
+    failures_data,
     percent,
-    results_section,
-    scores_section,
-    settings_section,
-    timing_section,
-    training_section,
+    results_data,
+    scores_data,
+    settings_data,
+    timing_data,
+    training_data,
 )
 from soloist.runtime.files import write_text
 from soloist.training.stages import stage_title
@@ -40,11 +41,11 @@ _STYLES = ("style.css", "gallery.css", "closer.css")
 
 
 class _Section(NamedTuple):
-    """A part of the page; one with an empty body is left out."""
+    """A part of the page, by the template `ANCHOR.html`; one without data is left out."""
 
     anchor: str
     title: str
-    body: str
+    data: Any
 
 
 def write_report(
@@ -88,34 +89,37 @@ def render_report(content: ReportContent, advance: Callable[[], None] = lambda: 
     cases = _cases(content, columns)
     results = {key: metrics for key, metrics in content.results.items() if metrics}
     sections = [
-        _Section("results", "Results", results_section(results)),
-        _Section("gallery", "Pictures", gallery_section(content, columns, pictures)),
-        _Section("cases", "Worst and best", cases_section(content, columns, pictures, *cases)),
-        _Section("scores", "Scores", scores_section(content)),
-        _Section("training", "Training", training_section(content.metrics)),
-        _Section("time", "Time", timing_section(content.timing)),
-        _Section("failures", "Images that failed", failures_section([*content.errors, *failures])),
-        _Section("settings", "Settings", settings_section(content)),
-        _Section("citing", "Citing", citing_section()),
+        _Section("results", "Results", results_data(results)),
+        _Section("gallery", "Pictures", gallery_data(content, columns, pictures)),
+        _Section("cases", "Worst and best", cases_data(content, columns, pictures, *cases)),
+        _Section("scores", "Scores", scores_data(content)),
+        _Section("training", "Training", training_data(content.metrics)),
+        _Section("time", "Time", timing_data(content.timing)),
+        _Section("failures", "Images that failed", failures_data([*content.errors, *failures])),
+        _Section("settings", "Settings", settings_data(content)),
+        _Section("citing", "Citing", CITATIONS),
     ]
-    present = [section for section in sections if section.body]
     script = _resource("gallery.js") + _resource("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    return Template(_resource("template.html")).substitute(
-        title=escape(content.title),
-        summary=f'<p class="summary">{escape(content.summary)}</p>' if content.summary else "",
-        style="\n".join((*(_resource(name) for name in _STYLES), color_rules())),
-        script=script,
+    styles = (*(_resource(name) for name in _STYLES), color_rules())
+    templates = Environment(
+        loader=PackageLoader("soloist.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return templates.get_template("page.html").render(
+        title=content.title,
+        summary=content.summary,
+        # Our own files.
+        style=Markup("\n".join(styles)),
+        script=Markup(script),
         # A browser runs this script and no other, wherever it might come from.
         script_hash=f"sha256-{digest}",
         facts=_facts(content, results),
-        links="".join(f'<a href="#{s.anchor}">{escape(s.title)}</a>' for s in present),
-        sections="\n".join(
-            f'<section id="{s.anchor}" aria-labelledby="{s.anchor}-title">'
-            f'<h2 id="{s.anchor}-title">{escape(s.title)}</h2>{s.body}</section>'
-            for s in present
-        ),
-        version=escape(__version__),
+        sections=[section for section in sections if section.data],
+        version=__version__,
     )
 
 
@@ -132,7 +136,9 @@ def _resource(name: str) -> str:
     return files("soloist.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def _facts(content: ReportContent, results: Mapping[str, Mapping[str, float | None]]) -> str:
+def _facts(
+    content: ReportContent, results: Mapping[str, Mapping[str, float | None]]
+) -> list[tuple[str, str]]:
     """The few numbers a reader looks for first."""
     facts: list[tuple[str, str]] = []
     if results:
@@ -148,5 +154,4 @@ def _facts(content: ReportContent, results: Mapping[str, Mapping[str, float | No
         facts.append((f"{len(stage.file):,}", f"masks, {stage.title}"))
     if content.timing:
         facts.append((duration(sum(seconds for _, seconds in content.timing)), "in all"))
-    items = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for v, k in facts)
-    return f'<dl class="facts">{items}</dl>' if items else ""
+    return facts

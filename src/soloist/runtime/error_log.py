@@ -52,7 +52,7 @@ class ErrorLog:
         """Names of the images listed."""
         return frozenset(self._images)
 
-    def add(self, image: str, stage: str, error: Exception) -> None:
+    def add(self, image: str, stage: str, error: Exception | str) -> None:
         """Lists an image that failed, unless it is listed already.
 
         Args:
@@ -66,7 +66,7 @@ class ErrorLog:
         if image in self._images:
             return
         self._images.add(image)
-        message = one_line(error)
+        message = error if isinstance(error, str) else one_line(error)
         logger.warning("%s: %s failed: %s", stage, shown(image), message)
         if self.path is None:
             return

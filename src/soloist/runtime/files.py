@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and claiming work that several processes could do."""
+"""Writing files whole or not at all."""
 
 from __future__ import annotations
 
@@ -16,11 +16,6 @@ from typing import Any
 
 from soloist.errors import RunError
 
-try:
-    import fcntl
-except ImportError:  # Windows.
-    fcntl = None  # type: ignore[assignment]  # asked for before use
-
 logger = logging.getLogger(__name__)
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -31,8 +26,6 @@ _LONGEST_NAME = 255
 _CHARACTERS_KEPT = 50
 # What no file system takes, or some take for more than a name; names that are no UTF-8 are fine.
 _NO_NAME = re.compile(r"[:\0\ud800-\udc7f\udd00-\udfff]")
-NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
-"""What a file system says that has no locks."""
 
 
 def _temporary(stem: str) -> re.Pattern[str]:
@@ -197,69 +190,3 @@ def plain_json(obj: Mapping[str, Any]) -> dict[str, Any]:
     """What JSON gives back of a mapping; `inf`, which JSON does not know, becomes a text."""
     plain: dict[str, Any] = json.loads(json.dumps(obj), parse_constant=str)
     return plain
-
-
-@contextmanager
-def claimed(path: Path, *, wait: bool = False, of: Path | None = None) -> Iterator[bool]:
-    """Claims a piece of work among processes, also of other machines, by locking a file.
-
-    The system frees the lock when its process ends, however it ends: nothing goes stale. Where a
-    file system has no locks every claim is granted, so what is claimed must come out right, if
-    late, when it is done twice.
-
-    Args:
-        path: The file to lock; made if needed, and removed afterwards.
-        wait: Wait until the claim is free.
-        of: The file that only who has the claim writes: what killed writers left of it is
-            removed, where the lock says that nobody is writing it.
-
-    Yields:
-        Whether it is this process's.
-
-    Raises:
-        RunError: If the file cannot be made, or a leftover not be removed.
-    """
-    while True:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("ab")
-        except OSError as error:
-            raise cannot_write(path, error) from error
-        with file:
-            locked = _lock(file.fileno(), wait=wait)
-            if locked and not _is_at(path, file.fileno()):
-                # Who had it removed it after it was opened here; others lock a new one.
-                continue
-            mine = locked is not False
-            if locked and of is not None:
-                remove_leftovers(of.parent, of=of)
-            yield mine
-            if mine:
-                # Before the lock is freed: the next to claim it makes a file anew.
-                with suppress(OSError):
-                    path.unlink(missing_ok=True)
-            return
-
-
-def _lock(descriptor: int, *, wait: bool) -> bool | None:
-    """Whether the lock is this process's; None where there are no locks."""
-    if fcntl is None:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        logger.warning("no locks here (%s): processes may do the same twice", error.strerror)
-        return None
-    return True
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
-    """Whether a path still leads to an open file."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False

@@ -1,26 +1,29 @@
-"""One command at a time on a run folder or an output file.
+"""One command at a time on a run folder or an output file, one process at a time on a shard.
 
 The system drops a lock when its process ends, however it ends: nothing has to be tidied up by hand.
-Commands are kept apart here and told who is in their way; `files.claimed` shares work out instead.
+`locked_output` keeps commands apart and tells who is in the way; `claimed` shares work out.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import platform
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from soloist.errors import RunError
 from soloist.runtime.distributed import on_main
-from soloist.runtime.files import NO_LOCKS, cannot_write, remove_leftovers, shown
+from soloist.runtime.files import cannot_write, remove_leftovers, shown
 
 logger = logging.getLogger(__name__)
 
+# What a file system says that has no locks.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 # A killed process may leave workers, which hold its lock until they notice.
 SECONDS_FOR_ORPHANS = 15.0
 
@@ -46,15 +49,14 @@ class Lock:
                 file.write_text(f"{os.getpid()}\n{platform.node()}\n", encoding="utf-8")
         except OSError as error:
             self._lock.release(force=True)
-            if error.errno not in NO_LOCKS:
+            if error.errno not in _NO_LOCKS:
                 raise cannot_write(file, error) from error
             logger.warning("%s: nothing keeps two commands apart here (%s)", shown(what), error)
 
     def release(self) -> None:
         """Lets others have it; a second call does nothing."""
         if self._lock.is_locked:
-            # While it is held: who waits for a file that is gone looks for the new one.
-            self._file.unlink(missing_ok=True)
+            _remove(self._file)
             self._lock.release(force=True)
 
     def _acquire(self, what: Path) -> None:
@@ -112,6 +114,55 @@ def locked_output(out: Path, *, sidecars: Iterable[Path] = ()) -> Iterator[None]
     finally:
         for lock in held:
             lock.release()
+
+
+@contextmanager
+def claimed(file: Path, *, wait: bool = False, of: Path | None = None) -> Iterator[bool]:
+    """Claims a piece of work among processes, also of other machines.
+
+    Where a file system has no locks every claim is granted, so what is claimed must come out right,
+    if late, when it is done twice.
+
+    Args:
+        file: The file that stands for it; made if needed, and gone afterwards.
+        wait: Wait until the claim is free.
+        of: The file that only who has the claim writes: what killed writers left of it is
+            removed, where the lock says that nobody is writing it.
+
+    Yields:
+        Whether it is this process's.
+
+    Raises:
+        RunError: If the file cannot be made, or a leftover not be removed.
+    """
+    lock = FileLock(file)
+    mine = True
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        mine = False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise cannot_write(file, error) from error
+        logger.warning("no locks here (%s): processes may do the same twice", error.strerror)
+    try:
+        if lock.is_locked and of is not None:
+            remove_leftovers(of.parent, of=of)
+        yield mine
+    finally:
+        if lock.is_locked:
+            _remove(file)
+            lock.release()
+
+
+def _remove(file: Path) -> None:
+    """Removes the file of a lock that is held: who waits for it then looks for a new one.
+
+    Windows keeps open files; there it stays.
+    """
+    with suppress(OSError):
+        file.unlink(missing_ok=True)
 
 
 def _holder(file: Path) -> tuple[int | None, str]:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from soloist.config import Config
-from soloist.data.coco.journal import is_finished
+from soloist.data.coco.partial import is_finished
 from soloist.data.coco.read import load_coco
 from soloist.data.coco.types import CATEGORIES
 from soloist.data.sources import ImageRef, find_images, spread

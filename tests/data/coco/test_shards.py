@@ -10,7 +10,8 @@ import torch
 
 from soloist.data.coco.manifest import write_manifest
 from soloist.data.coco.rle import decode_mask
-from soloist.data.coco.shards import MANIFEST, ShardFacts, ShardFolder, ShardRow
+from soloist.data.coco.shard_rows import ShardFacts, ShardRow
+from soloist.data.coco.shards import MANIFEST, ShardFolder
 from soloist.data.coco.types import CocoImage
 from soloist.data.coco.write import instances_to_annotations
 from soloist.data.sources import ImageRef
@@ -38,8 +39,9 @@ def row(name: str, count: int, embedding_size: int = 5) -> ShardRow:
         boxes=torch.zeros((count, 4)),
         embeddings=torch.rand(count, embedding_size),
     )
-    annotations = instances_to_annotations(instances, NAMES.index(name) + 1, first_id=1)
-    return ShardRow(name, SIZE, annotations, instances.embeddings.numpy())
+    image = CocoImage(NAMES.index(name) + 1, name, *SIZE)
+    annotations = instances_to_annotations(instances, image.id, first_id=1)
+    return ShardRow(name, image, annotations, instances.embeddings.numpy())
 
 
 def failed(name: str) -> ShardRow:

@@ -32,43 +32,28 @@ def content(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_a_killed_export_goes_on(
-    write_hard: WriteHard, tmp_path: Path, killed_at: KilledAt
+@pytest.mark.parametrize(
+    ("name", "module", "function", "made"),
+    [
+        pytest.param("yolo", yolo, "write_text", "labels/a.txt", id="a-file-an-image"),
+        pytest.param("label-studio", label_studio, "_task", ".soloist-export.json", id="one-file"),
+    ],
+)
+def test_a_killed_export_starts_over(
+    write_hard: WriteHard,
+    tmp_path: Path,
+    killed_at: KilledAt,
+    name: FormatName,
+    module: Any,
+    function: str,
+    made: str,
 ) -> None:
     source, out = write_hard(), tmp_path / "out"
-    whole = write(source, tmp_path / "whole")
-    with killed_at(yolo, "write_text", 3):
-        write(source, out)
-    labels = out / "labels"
-    assert sorted(path.name for path in labels.rglob("*.txt")) == ["a.txt", "no masks.txt"]
-    # What is done is not done again, and is counted all the same.
-    (labels / "a.txt").write_text("mine")
-    assert write(source, out) == whole
-    assert (labels / "a.txt").read_text() == "mine"
-    (labels / "a.txt").write_bytes((tmp_path / "whole" / "labels" / "a.txt").read_bytes())
-    assert content(out) == content(tmp_path / "whole")
-
-
-def test_a_journal_that_was_cut_goes_on_before_the_cut(
-    write_hard: WriteHard, tmp_path: Path, killed_at: KilledAt
-) -> None:
-    source, out = write_hard(), tmp_path / "out"
-    with killed_at(yolo, "write_text", 3):
-        write(source, out)
-    (journal,) = (path for path in out.iterdir() if path.name.startswith("."))
-    journal.write_text(journal.read_text()[:-5])
-    assert write(source, out) == write(source, tmp_path / "whole")
-
-
-def test_a_format_of_one_file_begins_anew(
-    write_hard: WriteHard, tmp_path: Path, killed_at: KilledAt
-) -> None:
-    source, out = write_hard(), tmp_path / "out"
-    with killed_at(label_studio, "_task", 3):
-        write(source, out, "label-studio")
-    assert not (out / "tasks.json").exists()
-    whole = write(source, tmp_path / "whole", "label-studio")
-    assert write(source, out, "label-studio") == whole
+    whole = write(source, tmp_path / "whole", name)
+    with killed_at(module, function, 3):
+        write(source, out, name)
+    assert made in content(out)
+    assert write(source, out, name) == whole
     assert content(out) == content(tmp_path / "whole")
 
 
@@ -90,7 +75,7 @@ def test_a_signal_stops_between_images(
     source, out = write_hard(), tmp_path / "out"
     with monkeypatch.context() as patch:
         patch.setattr(stopping, "_noted", ["SIGTERM"])
-        with pytest.raises(StoppedError, match="goes on from here"):
+        with pytest.raises(StoppedError, match="stopped by SIGTERM"):
             write(source, out)
     assert write(source, out).images == 3
 

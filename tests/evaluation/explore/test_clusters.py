@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from itertools import permutations
-
 import numpy as np
 import pytest
 
@@ -9,13 +7,12 @@ from soloist.evaluation.explore.clusters import (
     Floats,
     Integers,
     centered,
-    chance_level,
     choose_count,
+    kmeans,
+    mutual_information,
     nearest_groups,
-    normalized_mutual_information,
     purity,
     silhouette,
-    spherical_kmeans,
     unit_vectors,
 )
 
@@ -55,9 +52,9 @@ def test_centring_what_is_all_one_changes_nothing() -> None:
 def test_bundles_are_found_whatever_the_order_of_the_rows(count: int) -> None:
     vectors = bundles(count, 20)
     order = np.random.default_rng(1).permutation(len(vectors))
-    groups = spherical_kmeans(vectors[order], count)
+    groups = kmeans(vectors[order], count)
     true = (np.arange(len(vectors)) // 20)[order]
-    assert normalized_mutual_information(groups.labels, true) == pytest.approx(1)
+    assert mutual_information(groups.labels, true) == pytest.approx((1, 1))
     np.testing.assert_allclose(np.linalg.norm(groups.centers, axis=1), 1, rtol=1e-5)
     assert groups.similarities.min() > 0.9
 
@@ -65,44 +62,31 @@ def test_bundles_are_found_whatever_the_order_of_the_rows(count: int) -> None:
 def test_it_is_the_direction_that_counts_not_the_length() -> None:
     vectors = bundles(3, 10)
     lengths = np.random.default_rng(0).uniform(0.1, 50, (30, 1)).astype(np.float32)
-    longer = spherical_kmeans(unit_vectors(vectors * lengths), 3)
-    np.testing.assert_array_equal(longer.labels, spherical_kmeans(vectors, 3).labels)
-
-
-def test_the_best_grouping_of_few_vectors_is_found() -> None:
-    """All ways to split seven vectors in two, tried one by one."""
-    vectors = unit_vectors(np.random.default_rng(3).normal(size=(7, 3)))
-    groups = spherical_kmeans(vectors, 2, restarts=20)
-    best = 0.0
-    for code in range(1, 2**6):
-        inside = np.array([code >> row & 1 for row in range(7)], dtype=np.bool_)
-        sums = (vectors[inside].sum(axis=0), vectors[~inside].sum(axis=0))
-        # The cosines with a group's centre add up to the length of the sum.
-        best = max(best, sum(float(np.linalg.norm(one)) for one in sums))
-    assert groups.similarities.sum() == pytest.approx(best, rel=1e-5)
+    longer = kmeans(unit_vectors(vectors * lengths), 3)
+    np.testing.assert_array_equal(longer.labels, kmeans(vectors, 3).labels)
 
 
 def test_the_same_seed_gives_the_same_groups() -> None:
     vectors = unit_vectors(np.random.default_rng(0).normal(size=(60, 6)))
-    one, two = (spherical_kmeans(vectors, 7, seed=4, restarts=2) for _ in range(2))
+    one, two = (kmeans(vectors, 7, seed=4, restarts=2) for _ in range(2))
     np.testing.assert_array_equal(one.labels, two.labels)
     np.testing.assert_array_equal(one.centers, two.centers)
 
 
 def test_the_largest_group_comes_first() -> None:
     vectors = np.concatenate([bundles(1, 3), bundles(2, 9)[9:], bundles(3, 6)[12:]])
-    groups = spherical_kmeans(vectors, 3)
+    groups = kmeans(vectors, 3)
     assert np.bincount(groups.labels).tolist() == [9, 6, 3]
 
 
 def test_as_many_groups_as_vectors_leave_each_alone() -> None:
     vectors = unit_vectors(np.random.default_rng(0).normal(size=(6, 4)))
-    assert sorted(spherical_kmeans(vectors, 6).labels) == list(range(6))
+    assert sorted(kmeans(vectors, 6).labels) == list(range(6))
 
 
 def test_copies_of_two_vectors_are_two_groups_however_many_are_asked_for() -> None:
     vectors = np.repeat(np.eye(3, dtype=np.float32)[:2], [4, 2], axis=0)
-    groups = spherical_kmeans(vectors, 5)
+    groups = kmeans(vectors, 5)
     assert groups.labels.tolist() == [0, 0, 0, 0, 1, 1]
     assert len(groups.centers) == 2
 
@@ -110,7 +94,7 @@ def test_copies_of_two_vectors_are_two_groups_however_many_are_asked_for() -> No
 @pytest.mark.parametrize("count", [0, 4])
 def test_the_number_of_groups_must_be_possible(count: int) -> None:
     with pytest.raises(ValueError, match=f"from 1 to the 3 vectors, got {count}"):
-        spherical_kmeans(bundles(3, 1), count)
+        kmeans(bundles(3, 1), count)
 
 
 def test_others_get_the_nearest_group() -> None:
@@ -162,33 +146,24 @@ A, B = labels(0, 0, 1, 1), labels(0, 1, 0, 1)
 
 
 @pytest.mark.parametrize(
-    ("groups", "classes", "information", "pure"),
+    ("groups", "classes", "pure"),
     [
-        pytest.param(A, A, 1, 1, id="equal"),
-        pytest.param(A, 1 - A, 1, 1, id="names-do-not-matter"),
-        pytest.param(A, B, 0, 0.5, id="independent"),
-        pytest.param(A, labels(0, 0, 0, 0), 0, 1, id="one-class"),
-        pytest.param(labels(0, 0, 0, 0), A, 0, 0.5, id="one-group"),
-        pytest.param(labels(0, 0), labels(0, 0), 1, 1, id="one-group-of-one-class"),
-        # I = H(classes) = ln 2, H(groups) = 2 ln 2.
-        pytest.param(labels(0, 1, 2, 3), A, 2 / 3, 1, id="everyone-alone"),
-        # H = ln 2 and H(1/4) = 0.5623; I = H(1/4) - 0.5 * ln 2.
-        pytest.param(labels(0, 0, 0, 1), A, 0.215762 / 0.627742, 0.75, id="by-hand"),
-        pytest.param(labels(), labels(), 1, 0, id="nothing"),
+        pytest.param(A, A, 1, id="equal"),
+        pytest.param(A, 1 - A, 1, id="names-do-not-matter"),
+        pytest.param(A, B, 0.5, id="independent"),
+        pytest.param(A, labels(0, 0, 0, 0), 1, id="one-class"),
+        pytest.param(labels(0, 1, 2, 3), A, 1, id="everyone-alone"),
+        pytest.param(labels(0, 0, 0, 1), A, 0.75, id="by-hand"),
+        pytest.param(labels(), labels(), 0, id="nothing"),
     ],
 )
-def test_agreement_with_classes(
-    groups: Integers, classes: Integers, information: float, pure: float
-) -> None:
-    assert normalized_mutual_information(groups, classes) == pytest.approx(information, abs=1e-5)
+def test_purity(groups: Integers, classes: Integers, pure: float) -> None:
     assert purity(groups, classes) == pytest.approx(pure)
 
 
-def test_chance_is_the_mean_over_all_orders() -> None:
-    groups, classes = labels(0, 0, 1, 1, 1), labels(0, 1, 1, 2, 2)
-    every = [groups[list(order)] for order in permutations(range(5))]
-    information, pure = chance_level(groups, classes, shuffles=1000)
-    expected = np.mean([normalized_mutual_information(one, classes) for one in every])
-    assert information == pytest.approx(float(expected), abs=0.03)
-    assert pure == pytest.approx(np.mean([purity(one, classes) for one in every]), abs=0.02)
-    assert chance_level(groups, classes, seed=1) == chance_level(groups, classes, seed=1)
+def test_mutual_information_of_random_groups_is_adjusted_away() -> None:
+    rng = np.random.default_rng(0)
+    groups, classes = rng.integers(0, 20, 300), rng.integers(0, 5, 300)
+    normalized, adjusted = mutual_information(groups, classes)
+    assert normalized > 0.05
+    assert abs(adjusted) < 0.03

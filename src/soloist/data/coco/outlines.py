@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
-from skimage.measure import label
+from skimage.measure import approximate_polygon, label
 
 from soloist.data.coco.rle import decode_mask, encode_masks, mask_box_xywh, rle_iou, to_rle
 from soloist.errors import DataError
@@ -73,41 +73,20 @@ def outline(rle: Mapping[str, Any], tolerance: float = 0.0) -> list[Part]:
 def simplified(ring: Ring, tolerance: float) -> Ring:
     """A ring with fewer corners; itself if fewer than three were left.
 
-    By Douglas and Peucker (1973): a line between two corners stands for those between them if all
-    are near; else the farthest one stays too.
+    By Douglas and Peucker (1973); two corners far apart stay, so that each half is a line.
 
     Args:
         ring: The ring.
-        tolerance: Pixels that count as near.
+        tolerance: Pixels by which the new lines may leave the old.
     """
-    points = ring @ (1, 1j)  # (P,) as complex numbers, which turn and scale in one step
-    # Two corners far apart stay, so that each half is a line.
-    first = int(np.abs(points - points.mean()).argmax())
-    points = np.roll(points, -first)
-    second = int(np.abs(points - points[0]).argmax())
-    points = np.append(points, points[0])
-    kept = np.zeros(len(points), dtype=np.bool_)
-    kept[[0, second]] = True
-    lines = [(0, second), (second, len(points) - 1)]
-    while lines:
-        start, end = lines.pop()
-        if end - start < 2:
-            continue
-        chord = points[end] - points[start]
-        between = points[start + 1 : end] - points[start]
-        along = between
-        if chord != 0:
-            along = between - chord * np.clip((between / chord).real, 0, 1)
-        distances = np.abs(along)
-        farthest = int(distances.argmax())
-        if distances[farthest] > tolerance:
-            corner = start + 1 + farthest
-            kept[corner] = True
-            lines += [(start, corner), (corner, end)]
-    if kept.sum() < 3:
-        return ring
-    corners = points[kept]
-    return np.stack([corners.real, corners.imag], axis=1)
+    first = int(((ring - ring.mean(axis=0)) ** 2).sum(axis=1).argmax())
+    ring_from_first = np.roll(ring, -first, axis=0)
+    second = int(((ring_from_first - ring_from_first[0]) ** 2).sum(axis=1).argmax())
+    closed = np.concatenate([ring_from_first, ring_from_first[:1]])
+    halves = (closed[: second + 1], closed[second:])
+    there, back = (approximate_polygon(half, tolerance) for half in halves)
+    corners = np.concatenate([there[:-1], back[:-1]])
+    return corners if len(corners) >= 3 else ring
 
 
 def joined(rings: Sequence[Ring]) -> Ring:

@@ -2,16 +2,16 @@
 
 Each row is an image; its objects are lists in the columns `counts` (run lengths in COCO's
 compressed form), `score`, `category_id`, `bbox` (x, y, width, height), `area` and `embedding`. An
-image that could not be read has a row with an `error` and no size. Other tools read the files as
-they are.
+image that could not be read has a row with an `error` and no size. `georeference` is JSON, of
+GeoTIFFs alone. Other tools read the files as they are.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from soloist.data.coco.manifest import Manifest
+from soloist.data.coco.shard_rows import ShardFacts, ShardRow
 from soloist.data.coco.types import CocoImage
 from soloist.data.coco.write import annotation_entry
+from soloist.data.georeference import Georeference
 from soloist.errors import DataError
 from soloist.runtime.files import atomic_path, one_line, shown
 
@@ -43,45 +45,10 @@ _SCHEMA = pa.schema(
         ("bbox", pa.list_(pa.list_(pa.float32()))),
         ("area", pa.list_(pa.int64())),
         ("embedding", pa.list_(pa.list_(pa.float32()))),
+        ("georeference", pa.string()),
     ]
 )
 _OBJECTS = ("counts", "score", "category_id", "bbox", "area")
-
-
-@dataclass(frozen=True)
-class ShardRow:
-    """What became of one image.
-
-    Attributes:
-        file_name: Its name.
-        size: (height, width) in pixels; None if it could not be read.
-        annotations: Its N objects, as from `instances_to_annotations`.
-        embeddings: (N, E) float32.
-        error: Why it could not be read.
-    """
-
-    file_name: str
-    size: tuple[int, int] | None
-    annotations: Sequence[Mapping[str, Any]]
-    embeddings: NDArray[np.float32]
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class ShardFacts:
-    """What the end of a shard's file tells about it.
-
-    Attributes:
-        images: Images that were read.
-        instances: Objects on them.
-        failed: Images that could not be read.
-        embedding_size: Numbers of an embedding; 0 without objects.
-    """
-
-    images: int
-    instances: int
-    failed: int
-    embedding_size: int
 
 
 class ShardFolder:
@@ -125,22 +92,17 @@ class ShardFolder:
         """
         counts = [len(row.annotations) for row in rows]
         embeddings = [row.embeddings for row in rows if len(row.embeddings)]
-        failed = sum(row.error is not None for row in rows)
-        facts = ShardFacts(
-            images=len(rows) - failed,
-            instances=sum(counts),
-            failed=failed,
-            embedding_size=embeddings[0].shape[1] if embeddings else 0,
-        )
+        facts = ShardFacts.of(rows)
         first = shard * self.manifest.shard_size
         columns = {
             "index": range(first, first + len(rows)),
             "file_name": [_printable(row.file_name) for row in rows],
-            "height": [row.size and row.size[0] for row in rows],
-            "width": [row.size and row.size[1] for row in rows],
+            "height": [row.image and row.image.height for row in rows],
+            "width": [row.image and row.image.width for row in rows],
             "error": [row.error and _printable(row.error) for row in rows],
             "counts": _lists(rows, lambda one: one["segmentation"]["counts"].encode("ascii")),
             **{name: _lists(rows, lambda one, name=name: one[name]) for name in _OBJECTS[1:]},
+            "georeference": [_georeference_text(row.image) for row in rows],
         }
         arrays = {name: pa.array(columns[name], _SCHEMA.field(name).type) for name in columns}
         arrays["embedding"] = _embedding_array(embeddings, counts, facts)
@@ -180,11 +142,12 @@ class ShardFolder:
     def images(self, shard: int) -> Iterator[CocoImage]:
         """The images of a finished shard that could be read."""
         # Names as in the manifest: those in the shard are made printable.
-        sizes = self._read(shard, "height", "width")
-        for entry, (height, width) in zip(self.manifest.entries(shard), sizes, strict=True):
+        rows = self._read(shard, "height", "width", "georeference")
+        for entry, (height, width, place) in zip(self.manifest.entries(shard), rows, strict=True):
             if height is not None:
                 assert entry.id is not None
-                yield CocoImage(entry.id, entry.name, height, width)
+                georeference = place and Georeference.from_dict(json.loads(place))
+                yield CocoImage(entry.id, entry.name, height, width, georeference)
 
     def annotations(self, shard: int) -> Iterator[dict[str, Any]]:
         """The objects of a finished shard as COCO's, all with the id 0."""
@@ -219,12 +182,22 @@ class ShardFolder:
 
     def _read(self, shard: int, *columns: str) -> Iterator[tuple[Any, ...]]:
         table = self._table(shard, *columns)
-        return zip(*(table.column(name).to_pylist() for name in columns), strict=True)
+        # Shards of Soloist 0.1 have no georeferences.
+        absent = [None] * table.num_rows
+        return zip(
+            *(
+                table.column(name).to_pylist() if name in table.column_names else absent
+                for name in columns
+            ),
+            strict=True,
+        )
 
     def _table(self, shard: int, *columns: str) -> pa.Table:
         path = self.file(shard)
         try:
-            return pq.read_table(path, columns=list(columns), page_checksum_verification=True)
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                known = set(file.schema_arrow.names)
+                return file.read(columns=[name for name in columns if name in known])
         except (pa.ArrowException, OSError) as error:
             raise _damaged(path, error) from error
 
@@ -241,6 +214,12 @@ def _embedding_array(
     objects = pa.ListArray.from_arrays(places, flat)
     images = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     return pa.ListArray.from_arrays(images, objects)
+
+
+def _georeference_text(image: CocoImage | None) -> str | None:
+    if image is None or image.georeference is None:
+        return None
+    return json.dumps(asdict(image.georeference))
 
 
 def _printable(text: str) -> str:

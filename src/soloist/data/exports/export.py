@@ -1,36 +1,32 @@
-"""Writing masks in a format, image by image; resumed by the same command."""
+"""Writing masks in a format, image by image; a killed export starts over with the same command."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from soloist.data.coco.types import CocoFile
-from soloist.data.exports.formats import EXPORT_FORMATS, ExportFormat
+from soloist.data.exports.formats import EXPORT_FORMATS
 from soloist.data.exports.options import ExportOptions, FormatName
 from soloist.data.exports.source import choose, places
 from soloist.data.exports.target import Note, Picture, Target
 from soloist.errors import ConfigError, DataError, RunError
 from soloist.runtime.error_log import ErrorLog
 from soloist.runtime.files import (
-    appending,
     cannot_write,
     plain_json,
-    remove_leftovers,
     shown,
     write_json,
-    write_text,
 )
 from soloist.runtime.progress import track
 from soloist.runtime.stopping import stop_if_asked
 
 SUMMARY, ERRORS = "soloist-export.json", "errors.jsonl"
-_JOURNAL = ".soloist-export.jsonl"
+_BEGUN = ".soloist-export.json"
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ def export(
         ConfigError: If the format does not know an option.
         DataError: If there is no image, or images are needed and none was found.
         RunError: If the folder holds something else, or cannot be written.
-        StoppedError: If the process was asked to stop; what is finished is kept.
+        StoppedError: If the process was asked to stop; the same call starts over.
     """
     known = EXPORT_FORMATS[format]
     check_options(format, options)
@@ -86,7 +82,11 @@ def export(
         raise DataError(f"wanted a COCO file with images, got {shown(file.path)} without any")
     chosen, notes = choose(file, options, crowds=known.holds_crowds)
     places_by_id, notes[Note.RENAMED] = places(file.images)
-    journal = _Journal(folder, _settings(file, format, options), overwrite=overwrite)
+    settings = _settings(file, format, options)
+    try:
+        _open(folder, settings, overwrite=overwrite)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
     target = Target(
         folder=folder,
         file=chosen,
@@ -97,12 +97,13 @@ def export(
         scored=any(one.score != 1 for several in file.annotations.values() for one in several),
         errors=ErrorLog(folder / ERRORS),
     )
-    if known.file_each:
-        target.notes = journal.notes()
-    known.write(target, _pictures(target, paths, journal, known, format))
+    known.write(target, _pictures(target, paths, format))
     notes += target.notes
     summary = ExportSummary(len(file.images), len(chosen), notes, target.errors.count)
-    journal.finish(summary)
+    counts = {"images": summary.images, "masks": summary.masks}
+    told = {note.name: count for note, count in notes.items() if count}
+    write_json(folder / SUMMARY, {**settings, **counts, "notes": told}, indent=2)
+    (folder / _BEGUN).unlink(missing_ok=True)
     return summary
 
 
@@ -129,20 +130,11 @@ def _settings(file: CocoFile, format: FormatName, options: ExportOptions) -> dic
     return plain_json({"source": source, "format": format, "options": asdict(options)})
 
 
-def _pictures(
-    target: Target,
-    paths: Mapping[int, Path],
-    journal: _Journal,
-    known: ExportFormat,
-    title: str,
-) -> Iterator[Picture]:
-    """The images that are left, each noted as done once the next is asked for."""
+def _pictures(target: Target, paths: Mapping[int, Path], title: str) -> Iterator[Picture]:
+    """The images, each done once the next is asked for."""
     images = target.file.images
-    done = journal.done if known.file_each else frozenset[int]()
-    with track(title, len(images), done=len(done)) as tracker:
+    with track(title, len(images)) as tracker:
         for image in images:
-            if image.id in done:
-                continue
             stop_if_asked()
             yield Picture(
                 image,
@@ -150,86 +142,25 @@ def _pictures(
                 target.places[image.id],
                 target.file.annotations[image.id],
             )
-            if known.file_each:
-                journal.add(image.id, target.notes)
             tracker.advance()
 
 
-class _Journal:
-    """What an export has done so far, in its folder, so that a kill loses none of it.
-
-    Args:
-        folder: The export's.
-        settings: What it depends on.
-        overwrite: Throw away what is of other settings, or finished.
-
-    Raises:
-        RunError: If the folder holds something else, or cannot be written.
-    """
-
-    def __init__(self, folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -> None:
-        self._folder = folder
-        self._path = folder / _JOURNAL
-        self._settings = settings
-        self._entries: list[list[Any]] = []
-        try:
-            self._open(overwrite)
-        except OSError as error:
-            raise cannot_write(folder, error) from error
-
-    @property
-    def done(self) -> frozenset[int]:
-        """Ids of the images that are finished."""
-        return frozenset(image_id for image_id, _ in self._entries)
-
-    def notes(self) -> Counter[Note]:
-        """The notes so far."""
-        last = self._entries[-1][1] if self._entries else {}
-        return Counter({Note[name]: count for name, count in last.items()})
-
-    def add(self, image_id: int, notes: Mapping[Note, int]) -> None:
-        """Notes an image as done."""
-        line = json.dumps([image_id, _plain(notes)])
-        with appending(self._path), self._path.open("a", encoding="utf-8") as file:
-            file.write(f"{line}\n")
-
-    def finish(self, summary: ExportSummary) -> None:
-        """Closes the export: what it was made of stays in its folder."""
-        counts = {"images": summary.images, "masks": summary.masks}
-        content = {**self._settings, **counts, "notes": _plain(summary.notes)}
-        write_json(self._folder / SUMMARY, content, indent=2)
-        self._path.unlink(missing_ok=True)
-
-    def _open(self, overwrite: bool) -> None:
-        folder = self._folder
-        if folder.exists() and not folder.is_dir():
-            raise RunError(f"--out must be a folder, {shown(folder)} is a file; choose another")
-        folder.mkdir(parents=True, exist_ok=True)
-        finished = (folder / SUMMARY).is_file()
-        if finished or self._path.is_file():
-            if not finished and self._resume():
-                remove_leftovers(folder)
-                return
-            if not overwrite:
-                what = "an export" if finished else "an unfinished export of other settings"
-                raise RunError(
-                    f"{shown(folder)} holds {what}; add --overwrite to replace it, or choose "
-                    "another --out"
-                )
-            shutil.rmtree(folder)
-        elif any(folder.iterdir()):
-            raise RunError(f"{shown(folder)} holds files that are no export; choose another --out")
-        write_text(self._path, json.dumps(self._settings) + "\n")
-
-    def _resume(self) -> bool:
-        """Reads what an export of the same settings left; False if it is of others."""
-        lines = self._path.read_text(encoding="utf-8").split("\n")[:-1]  # A cut line goes.
-        if not lines or json.loads(lines[0]) != self._settings:
-            return False
-        self._entries = [json.loads(line) for line in lines[1:]]
-        write_text(self._path, "".join(f"{line}\n" for line in lines))
-        return True
-
-
-def _plain(notes: Mapping[Note, int]) -> dict[str, int]:
-    return {note.name: count for note, count in notes.items() if count}
+def _open(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -> None:
+    """Makes the folder of an export, which says from what until the export is finished."""
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"--out must be a folder, {shown(folder)} is a file; choose another")
+    folder.mkdir(parents=True, exist_ok=True)
+    begun = folder / _BEGUN
+    finished = (folder / SUMMARY).is_file()
+    if finished or begun.is_file():
+        ours = not finished and json.loads(begun.read_text(encoding="utf-8")) == settings
+        if not ours and not overwrite:
+            what = "an export" if finished else "an unfinished export of other settings"
+            raise RunError(
+                f"{shown(folder)} holds {what}; add --overwrite to replace it, or choose "
+                "another --out"
+            )
+        shutil.rmtree(folder)
+    elif any(folder.iterdir()):
+        raise RunError(f"{shown(folder)} holds files that are no export; choose another --out")
+    write_json(begun, settings)

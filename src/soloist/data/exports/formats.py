@@ -23,8 +23,6 @@ class ExportFormat:
         write: Writes it.
         segmentations: How it can hold masks, the usual way first.
         images: What may become of the image files, the usual thing first.
-        file_each: Each image has files of its own, so that an export that was killed goes on
-            where it was; else it begins anew.
         holds_crowds: Regions of many objects are told from objects.
         needs_images: It cannot be made without the images.
     """
@@ -32,19 +30,14 @@ class ExportFormat:
     write: Write
     segmentations: tuple[Segmentation, ...]
     images: tuple[ImageFiles, ...] = ("none", "link", "copy")
-    file_each: bool = True
     holds_crowds: bool = False
     needs_images: bool = False
 
 
 EXPORT_FORMATS: dict[FormatName, ExportFormat] = {
-    "coco": ExportFormat(
-        write_coco_folder, ("mask", "polygon"), file_each=False, holds_crowds=True
-    ),
+    "coco": ExportFormat(write_coco_folder, ("mask", "polygon"), holds_crowds=True),
     "yolo": ExportFormat(write_yolo, ("polygon",), images=("link", "copy", "none")),
-    "label-studio": ExportFormat(
-        write_label_studio, ("mask", "polygon"), images=("none",), file_each=False
-    ),
+    "label-studio": ExportFormat(write_label_studio, ("mask", "polygon"), images=("none",)),
     "labelme": ExportFormat(write_labelme, ("polygon", "mask")),
     "label-maps": ExportFormat(write_label_maps, ("mask",)),
     "geojson": ExportFormat(write_geojson, ("polygon",)),

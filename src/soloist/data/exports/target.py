@@ -137,4 +137,4 @@ def _link(original: Path, temporary: Path, path: Path) -> None:
 
 
 Write = Callable[[Target, Iterator[Picture]], None]
-"""Writes all pictures in a format; a picture is done when the next is asked for."""
+"""Writes all pictures in a format."""

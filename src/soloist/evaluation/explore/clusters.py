@@ -1,24 +1,21 @@
-"""Groups of vectors by direction: spherical k-means, how many groups, and how good they are.
-
-scipy's k-means averages without putting centres back on the sphere, so that its groups are not
-those of the cosine; the few lines of the spherical kind (Dhillon and Modha, 2001) stand here.
-"""
+"""Groups of vectors by direction: k-means, how many groups, and how good they are."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from soloist.errors import require
+
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
 _ROUNDING = 1e-5
 """Differences of unit vectors shorter than this are rounding."""
-_FAR_ENOUGH = 1e-6
-"""Rows nearer to their centre than this lie on it; an empty group takes none of them."""
 
 
 @dataclass(frozen=True)
@@ -69,39 +66,38 @@ def centered(vectors: Floats, reference: Floats) -> Floats:
     return unit_vectors(offsets) if offsets.any() else vectors
 
 
-def spherical_kmeans(
-    vectors: Floats, count: int, *, seed: int = 0, restarts: int = 8, iterations: int = 100
-) -> Groups:
-    """Groups unit vectors so that each lies near the centre of its group, by cosine.
-
-    Starts are drawn as k-means++ does; of several starts the one of the highest mean similarity
-    wins. A group that loses its last vector takes the one farthest from its own centre.
+def kmeans(vectors: Floats, count: int, *, seed: int = 0, restarts: int = 8) -> Groups:
+    """Groups unit vectors by k-means; the centres are put back on the sphere.
 
     Args:
         vectors: (N, E) float32 unit vectors, as of `unit_vectors`.
         count: K, how many groups.
         seed: Of the starts; the same seed gives the same groups.
-        restarts: How many starts.
-        iterations: Most rounds of assigning and averaging for each start.
+        restarts: How many starts; the best result wins.
 
     Returns:
         `count` groups, or fewer if there are fewer different vectors.
 
     Raises:
+        ConfigError: If scikit-learn is absent.
         ValueError: If count is not in 1..N.
     """
     if not 1 <= count <= len(vectors):
         raise ValueError(f"count must be from 1 to the {len(vectors)} vectors, got {count}")
-    rng = np.random.default_rng(seed)
-    runs = [_kmeans(vectors, _first_centers(vectors, count, rng), iterations)]
-    for _ in range(restarts - 1):
-        runs.append(_kmeans(vectors, _first_centers(vectors, count, rng), iterations))
-    labels, centers = max(runs, key=lambda run: _mean_similarity(vectors, *run))
-    sizes = np.bincount(labels, minlength=count)
+    require("sklearn", extra="explore", wanted="grouping")
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        # Fewer different vectors than groups: the caller sees that from what comes back.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found = KMeans(count, n_init=restarts, random_state=seed).fit(vectors).labels_
+    sizes = np.bincount(found, minlength=count)
     order = np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)]
     rank = np.zeros(count, dtype=np.int64)
     rank[order] = np.arange(len(order))
-    labels, centers = rank[labels], centers[order]
+    labels: Integers = rank[found]
+    centers = unit_vectors(_sums(vectors, labels, len(order)))
     return Groups(labels, centers, _own_similarities(vectors, labels, centers))
 
 
@@ -152,35 +148,39 @@ def choose_count(
     Args:
         vectors: (N, E) float32 unit vectors.
         candidates: Numbers to try, at least one.
-        seed: As in `spherical_kmeans`.
+        seed: As in `kmeans`.
 
     Returns:
         The number, and the silhouette of every candidate.
     """
     scores = {
-        count: silhouette(vectors, spherical_kmeans(vectors, count, seed=seed).labels)
+        count: silhouette(vectors, kmeans(vectors, count, seed=seed).labels)
         for count in sorted(candidates)
     }
     return max(scores, key=scores.__getitem__), scores
 
 
-def normalized_mutual_information(labels: Integers, classes: Integers) -> float:
-    """Mutual information of groups and classes over the mean of their entropies.
+def mutual_information(labels: Integers, classes: Integers) -> tuple[float, float]:
+    """How much groups and classes tell about each other (Vinh et al., 2010).
 
     Args:
-        labels: (N,) int64 group of each object, from 0.
-        classes: (N,) int64 true class of each object, from 0.
+        labels: (N,) group of each object.
+        classes: (N,) true class of each object.
 
     Returns:
-        In [0, 1]; 1 if each tells the other, also where there is one group of one class.
+        normalized: Over the mean of both entropies, in [0, 1]; it grows with the number of groups.
+        adjusted: For chance: 0 on average for groups of random members, 1 if each tells the other.
+
+    Raises:
+        ConfigError: If scikit-learn is absent.
     """
-    joint = _contingency(labels, classes) / max(len(labels), 1)
-    of_labels, of_classes = joint.sum(axis=1), joint.sum(axis=0)
-    mean_entropy = (_entropy(of_labels) + _entropy(of_classes)) / 2
-    if mean_entropy == 0:
-        return 1.0
-    information = _entropy(of_labels) + _entropy(of_classes) - _entropy(joint.ravel())
-    return float(min(max(information / mean_entropy, 0.0), 1.0))
+    require("sklearn", extra="explore", wanted="comparing groups with classes")
+    from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
+
+    return (
+        float(normalized_mutual_info_score(classes, labels)),
+        float(adjusted_mutual_info_score(classes, labels)),
+    )
 
 
 def purity(labels: Integers, classes: Integers) -> float:
@@ -198,72 +198,6 @@ def purity(labels: Integers, classes: Integers) -> float:
     return float(_contingency(labels, classes).max(axis=1, initial=0).sum() / max(len(labels), 1))
 
 
-def chance_level(
-    labels: Integers, classes: Integers, *, seed: int = 0, shuffles: int = 100
-) -> tuple[float, float]:
-    """What groups of the same sizes give whose members are drawn at random.
-
-    Args:
-        labels: (N,) int64 group of each object, from 0.
-        classes: (N,) int64 true class of each object, from 0.
-        seed: Of the draws.
-        shuffles: How many draws are averaged.
-
-    Returns:
-        Mean normalised mutual information and mean purity.
-    """
-    rng = np.random.default_rng(seed)
-    shuffled = [rng.permutation(labels) for _ in range(shuffles)]
-    information = [normalized_mutual_information(one, classes) for one in shuffled]
-    purities = [purity(one, classes) for one in shuffled]
-    return float(np.mean(information)), float(np.mean(purities))
-
-
-def _first_centers(vectors: Floats, count: int, rng: np.random.Generator) -> Floats:
-    """(K, E) vectors far from each other: each drawn by its distance from those before it."""
-    chosen = [int(rng.integers(len(vectors)))]
-    distances = 1 - vectors @ vectors[chosen[0]]
-    for _ in range(count - 1):
-        weights = np.maximum(distances, 0).astype(np.float64)
-        total = weights.sum()
-        # All on a centre: groups stay empty, whichever is drawn.
-        chances = weights / total if total > 0 else None
-        chosen.append(int(rng.choice(len(vectors), p=chances)))
-        distances = np.minimum(distances, 1 - vectors @ vectors[chosen[-1]])
-    return vectors[chosen]
-
-
-def _kmeans(vectors: Floats, centers: Floats, iterations: int) -> tuple[Integers, Floats]:
-    labels: Integers | None = None
-    for _ in range(iterations):
-        similarities = vectors @ centers.T  # (N, K)
-        assigned: Integers = similarities.argmax(axis=1)
-        _fill_empty(assigned, similarities)
-        if labels is not None and np.array_equal(assigned, labels):
-            break
-        labels = assigned
-        sums = _sums(vectors, labels, len(centers))
-        # A group without vectors, or whose vectors cancel out, keeps its centre.
-        centers = np.where(np.linalg.norm(sums, axis=1)[:, None] > 0, unit_vectors(sums), centers)
-    assert labels is not None
-    return labels, centers
-
-
-def _fill_empty(labels: Integers, similarities: Floats) -> None:
-    """Moves, in place, the vectors farthest from their centres to the groups that have none."""
-    sizes = np.bincount(labels, minlength=similarities.shape[1])
-    empty = np.flatnonzero(sizes == 0)
-    if len(empty) == 0:
-        return
-    distances = 1 - similarities[np.arange(len(labels)), labels]
-    for row in np.argsort(-distances, kind="stable"):
-        if len(empty) == 0 or distances[row] <= _FAR_ENOUGH:
-            return
-        if sizes[labels[row]] > 1:
-            sizes[labels[row]] -= 1
-            labels[row], empty = empty[0], empty[1:]
-
-
 def _sums(vectors: Floats, labels: Integers, count: int) -> Floats:
     """(K, E) sum of the vectors of each group."""
     members = np.zeros((count, len(vectors)), dtype=np.float32)
@@ -276,17 +210,8 @@ def _own_similarities(vectors: Floats, labels: Integers, centers: Floats) -> Flo
     return similarities
 
 
-def _mean_similarity(vectors: Floats, labels: Integers, centers: Floats) -> float:
-    return float(_own_similarities(vectors, labels, centers).mean())
-
-
 def _contingency(labels: Integers, classes: Integers) -> NDArray[np.int64]:
     """(K, C) number of objects of each group and class."""
     counts = np.zeros((labels.max(initial=-1) + 1, classes.max(initial=-1) + 1), dtype=np.int64)
     np.add.at(counts, (labels, classes), 1)
     return counts
-
-
-def _entropy(shares: NDArray[np.float64]) -> float:
-    positive = shares[shares > 0]
-    return float(-(positive * np.log(positive)).sum())

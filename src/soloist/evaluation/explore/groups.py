@@ -18,12 +18,11 @@ from soloist.data.drawing.contact_sheets import SHEET_COLUMNS, CutOut, contact_s
 from soloist.errors import ConfigError, DataError
 from soloist.evaluation.explore.clusters import (
     centered,
-    chance_level,
     choose_count,
+    kmeans,
+    mutual_information,
     nearest_groups,
-    normalized_mutual_information,
     purity,
-    spherical_kmeans,
     unit_vectors,
 )
 from soloist.evaluation.explore.sources import in_order
@@ -107,7 +106,7 @@ def group_masks(
     if count is None:
         candidates = [number for number in CANDIDATES if number <= len(chosen)]
         count, silhouettes = choose_count(chosen, candidates, seed=seed)
-    centers = spherical_kmeans(chosen, count, seed=seed).centers
+    centers = kmeans(chosen, count, seed=seed).centers
     if len(centers) < count:
         logger.warning("only %d groups: no more masks differ from each other", len(centers))
     groups = nearest_groups(vectors, centers)
@@ -121,9 +120,7 @@ def group_masks(
     )
 
 
-def score_groups(
-    groups: MaskGroups, file: CocoFile, truth: CocoFile, *, seed: int = 0
-) -> dict[str, Any]:
+def score_groups(groups: MaskGroups, file: CocoFile, truth: CocoFile) -> dict[str, Any]:
     """How well groups agree with the classes of a ground truth, which they were made without.
 
     Masks the groups were learned from are paired with true objects by overlap, each with one at
@@ -133,11 +130,10 @@ def score_groups(
         groups: Groups of the file's masks.
         file: The masks.
         truth: A ground truth with classes.
-        seed: Of the shuffles behind the chance levels.
 
     Returns:
-        objects, matched, classes and groups (counts among the matched objects), nmi and purity,
-        and what groups of random members of the same sizes give: chance_nmi and chance_purity.
+        objects, matched, classes and groups (counts among the matched objects), nmi, ami (adjusted
+        for chance) and purity.
 
     Raises:
         DataError: If the ground truth has one class, or matches no image or mask.
@@ -163,16 +159,15 @@ def score_groups(
         )
     group_of = np.unique(labels, return_inverse=True)[1].astype(np.int64)
     class_of = np.unique(classes, return_inverse=True)[1].astype(np.int64)
-    chance_nmi, chance_purity = chance_level(group_of, class_of, seed=seed)
+    normalized, adjusted = mutual_information(group_of, class_of)
     return {
         "objects": objects,
         "matched": len(labels),
         "classes": len(set(classes)),
         "groups": len(set(labels)),
-        "nmi": normalized_mutual_information(group_of, class_of),
+        "nmi": normalized,
+        "ami": adjusted,
         "purity": purity(group_of, class_of),
-        "chance_nmi": chance_nmi,
-        "chance_purity": chance_purity,
     }
 
 

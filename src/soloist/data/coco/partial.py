@@ -1,0 +1,236 @@
+"""Finished images of a COCO file that is being made, beside it, so that a kill loses none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soloist.data.coco.shard_rows import ShardFacts, ShardRow
+from soloist.data.coco.types import CocoImage
+from soloist.data.coco.write import embeddings_path
+from soloist.data.georeference import Georeference
+from soloist.data.sources import ImageRef
+from soloist.errors import RunError
+from soloist.runtime.files import (
+    atomic_path,
+    cannot_write,
+    plain_json,
+    remove_leftovers,
+    shown,
+    write_json,
+)
+
+logger = logging.getLogger(__name__)
+
+MOST_FILES = 5_000
+"""Shards beside an output; up to so many images, each is one of its own."""
+
+
+class PartialShards:
+    """The finished shards of one output file, in the folder `NAME.partial` beside it.
+
+    The file of a shard is two lines of JSON, its facts and its images, and the embeddings as raw
+    float32. It is named by its images, so that a command with other images takes what fits.
+
+    Args:
+        target: The COCO file to be made.
+        images: Its images in order; none where shards are written one after the other as they come.
+
+    Attributes:
+        folder: Where they are.
+    """
+
+    def __init__(self, target: Path, images: Sequence[ImageRef] = ()) -> None:
+        self.folder = target.with_name(f"{target.stem}.partial")
+        self._target = target
+        numbered = [
+            image if image.id is not None else replace(image, id=place)
+            for place, image in enumerate(images, start=1)
+        ]
+        size = max(1, -(-len(numbered) // MOST_FILES))
+        self._entries = [numbered[first : first + size] for first in range(0, len(images), size)]
+        self._files = [self._name(shard) for shard in range(len(self._entries))]
+
+    def open(self, settings: Mapping[str, Any], *, resume: bool = True) -> None:
+        """Makes the folder; what an earlier command left there stays if it can be gone on with.
+
+        Images that could not be read are tried again. Of several processes one calls this, before
+        the others write.
+
+        Args:
+            settings: What the results depend on; those of other settings are dropped.
+            resume: Go on with results of the same settings; else they are dropped too.
+
+        Raises:
+            RunError: If the folder cannot be made or read.
+        """
+        try:
+            self._target.parent.mkdir(parents=True, exist_ok=True)
+            for file in (self._target, embeddings_path(self._target)):
+                remove_leftovers(self._target.parent, of=file)
+            self._drop_others(plain_json(settings), resume=resume)
+        except OSError as error:
+            raise RunError(
+                f"cannot write beside {shown(self._target)} ({error.strerror}); choose another "
+                "--out"
+            ) from error
+
+    def entries(self, shard: int) -> list[ImageRef]:
+        """The images of one shard, all with an id."""
+        return self._entries[shard]
+
+    def finished(self) -> list[int]:
+        """Numbers of the shards that are there, ascending."""
+        there = set(os.listdir(self.folder))
+        return [shard for shard, name in enumerate(self._files) if name in there]
+
+    def missing(self) -> list[int]:
+        """Numbers of the shards that are not, ascending."""
+        return sorted(set(range(len(self._files))).difference(self.finished()))
+
+    def add(self, rows: Sequence[ShardRow]) -> None:
+        """Writes the next shard, where the images were not known before."""
+        self._files.append(f"{len(self._files):06d}.rows")
+        self.write(len(self._files) - 1, rows)
+
+    def write(self, shard: int, rows: Sequence[ShardRow]) -> None:
+        """Writes a shard, whole or not at all.
+
+        Args:
+            shard: Its number.
+            rows: What became of its images, in their order.
+
+        Raises:
+            RunError: If the file cannot be written.
+            ValueError: If the embeddings differ in size.
+        """
+        facts = ShardFacts.of(rows)
+        records = [
+            {
+                "file_name": row.file_name,
+                "image": row.image and asdict(row.image),
+                "annotations": row.annotations,
+                "error": row.error,
+            }
+            for row in rows
+        ]
+        with (
+            atomic_path(self.folder / self._files[shard]) as temporary,
+            temporary.open("wb") as file,
+        ):
+            for line in (asdict(facts), records):
+                file.write(json.dumps(line, allow_nan=False).encode("ascii") + b"\n")
+            for row in rows:
+                file.write(np.ascontiguousarray(row.embeddings, dtype="<f4").tobytes())
+
+    def facts(self, shard: int) -> ShardFacts:
+        """What is in a finished shard."""
+        with self._opened(shard) as file:
+            return _facts(file)
+
+    def images(self, shard: int) -> Iterator[CocoImage]:
+        """The images of a finished shard that could be read."""
+        for record in self._records(shard):
+            if (image := record["image"]) is not None:
+                place = image.pop("georeference")
+                yield CocoImage(**image, georeference=place and Georeference.from_dict(place))
+
+    def annotations(self, shard: int) -> Iterator[dict[str, Any]]:
+        """The objects of a finished shard as COCO's; their ids count up in each image."""
+        for record in self._records(shard):
+            yield from record["annotations"]
+
+    def embeddings(self, shard: int) -> NDArray[np.float32]:
+        """(N, E) embeddings of the objects of a finished shard."""
+        with self._opened(shard) as file:
+            facts = _facts(file)
+            file.readline()
+            content = np.frombuffer(file.read(), dtype="<f4")
+        return content.reshape(facts.instances, facts.embedding_size)
+
+    def remove(self) -> None:
+        """Removes the folder, which holds nothing that is not in the output.
+
+        Raises:
+            RunError: If it cannot be removed.
+        """
+        try:
+            for file in self.folder.iterdir():
+                if file != self._head:
+                    file.unlink()
+            # Last: what is left without it would be taken for finished.
+            self._head.unlink()
+            self.folder.rmdir()
+        except OSError as error:
+            raise cannot_write(self.folder, error) from error
+
+    @property
+    def _head(self) -> Path:
+        return head_path(self._target)
+
+    def _name(self, shard: int) -> str:
+        images = [(image.name, image.id) for image in self._entries[shard]]
+        digest = hashlib.sha256(json.dumps(images).encode("ascii")).hexdigest()
+        return f"{digest[:20]}.rows"
+
+    def _drop_others(self, settings: Mapping[str, Any], *, resume: bool) -> None:
+        same = resume and self._head.is_file()
+        if same and json.loads(self._head.read_text("utf-8")) != settings:
+            logger.warning("partial results of other settings are dropped: %s", self.folder)
+            same = False
+        if not same and self.folder.exists():
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(exist_ok=True)
+        if not same:
+            write_json(self._head, settings)
+        remove_leftovers(self.folder)
+        for shard in self.finished():
+            if self._is_damaged(shard) or self.facts(shard).failed:
+                (self.folder / self._files[shard]).unlink()
+
+    def _is_damaged(self, shard: int) -> bool:
+        """Whether a file is cut off, as files may be when a machine fails."""
+        try:
+            self.embeddings(shard)
+        except (ValueError, TypeError):
+            return True
+        return False
+
+    def _records(self, shard: int) -> list[dict[str, Any]]:
+        with self._opened(shard) as file:
+            file.readline()
+            records: list[dict[str, Any]] = json.loads(file.readline())
+        return records
+
+    def _opened(self, shard: int) -> BinaryIO:
+        return (self.folder / self._files[shard]).open("rb")
+
+
+def is_finished(target: Path) -> bool:
+    """Whether an output file is there, and not by a process that was killed before it tidied up.
+
+    That one left its shards, which began before the file. It is gone on with like any other.
+    """
+    if not target.exists():
+        return False
+    head = head_path(target)
+    return not head.exists() or head.stat().st_mtime_ns > target.stat().st_mtime_ns
+
+
+def head_path(target: Path) -> Path:
+    """Where the settings of the unfinished results of an output file are."""
+    return target.with_name(f"{target.stem}.partial") / "settings.json"
+
+
+def _facts(file: BinaryIO) -> ShardFacts:
+    return ShardFacts(**json.loads(file.readline()))
