@@ -38,8 +38,6 @@ logger = logging.getLogger(__name__)
 # Images decoded ahead of the one in work; of those that are never reduced, which may be large, one.
 LOOKAHEAD = 4
 LOOKAHEAD_WHOLE = 1
-# The estimate printed early rests on this many images.
-IMAGES_FOR_ESTIMATE = 5
 
 Objects = Instances | EncodedInstances
 Labeler = Callable[[NDArray[np.uint8], tuple[int, int]], Objects]
@@ -135,9 +133,6 @@ def label_images(
                         on_result(image, found.pixels, found.instances)
                     place = read_georeference(image.path)
                     journal.add(CocoImage(number, image.name, *found.size, place), found.instances)
-                if count == IMAGES_FOR_ESTIMATE and len(own) > 2 * count and is_main():
-                    rest = (time.monotonic() - start) / count * (len(own) - count)
-                    logger.info("%s: %d images, about %s", title, len(left), duration(rest))
                 # The others are about as far.
                 advanced = min(processes(), len(left) - (count - 1) * processes())
                 tracker.advance(advanced, note=f"{len(journal)} masks")
