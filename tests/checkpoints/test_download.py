@@ -139,7 +139,7 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(
         raise URLError(ConnectionRefusedError("refused"))
 
     monkeypatch.setattr("soloist.checkpoints.download.request.urlopen", refuse)
-    with pytest.raises(CheckpointError, match=r"no folder or file me/net here, and the hub .* can"):
+    with pytest.raises(CheckpointError, match=r"no folder or file me/net here, and .* cannot"):
         fetch(HubReference("me/net"))
     assert asked == [hub.url]
     assert hub.asked == []

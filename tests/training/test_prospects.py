@@ -55,15 +55,16 @@ def test_the_warning_comes_before_the_steps_are_made(
     runtime: Runtime,
 ) -> None:
     caplog.set_level(logging.INFO, logger="soloist")
+    config = replace(tiny_config, train=replace(tiny_config.train, steps=100))
     images, coarse = find_images(scenes / "images"), load_coco(scenes / "annotations.json")
     with open_run(
-        tmp_path / "run", command="fit", inputs={}, config=tiny_config, overwrite=False
+        tmp_path / "run", command="fit", inputs={}, config=config, overwrite=False
     ) as run:
         train(
             images,
             coarse,
             run,
-            tiny_config,
+            config,
             runtime,
             model_folder=run.model,
             budget_seconds=1.0,

@@ -63,12 +63,12 @@ def fetch(
 
     name = file or reference.file or MODEL_FILE
     where = f"{constants.ENDPOINT}/{reference.repo}"
-    cached = try_to_load_from_cache(
-        reference.repo, name, cache_dir=cache_dir, revision=reference.revision
-    )
-    if not (isinstance(cached, str) or local_files_only or constants.HF_HUB_OFFLINE):
-        _check_reachable(constants.ENDPOINT, reference)
     try:
+        cached = try_to_load_from_cache(
+            reference.repo, name, cache_dir=cache_dir, revision=reference.revision
+        )
+        if not (isinstance(cached, str) or local_files_only or constants.HF_HUB_OFFLINE):
+            _check_reachable(constants.ENDPOINT, reference, f"{name} of {where}")
         path = Path(
             hf_hub_download(
                 reference.repo,
@@ -111,7 +111,7 @@ def fetch(
     return path
 
 
-def _check_reachable(hub: str, reference: HubReference) -> None:
+def _check_reachable(hub: str, reference: HubReference, wanted: str) -> None:
     """Asks the hub once: its library asks five times, with pauses, before it gives up.
 
     Raises:
@@ -128,8 +128,9 @@ def _check_reachable(hub: str, reference: HubReference) -> None:
         if isinstance(reason, ssl.SSLError):
             return
         raise CheckpointError(
-            f"no folder or file {reference.repo} here, and the hub {hub} cannot be reached "
-            f"({reason}); check the path or the network, or fetch the files elsewhere"
+            f"no folder or file {reference.repo} here, and {wanted} is not in the hub's cache and "
+            f"cannot be fetched now ({reason}); check the network, or fetch the file elsewhere and "
+            "give its path"
         ) from error
 
 
