@@ -27,6 +27,7 @@ class ExportFormat:
             where it was; else it begins anew.
         holds_crowds: Regions of many objects are told from objects.
         needs_images: It cannot be made without the images.
+        has_addresses: It names images by address.
     """
 
     write: Write
@@ -35,6 +36,7 @@ class ExportFormat:
     file_each: bool = True
     holds_crowds: bool = False
     needs_images: bool = False
+    has_addresses: bool = False
 
 
 EXPORT_FORMATS: dict[FormatName, ExportFormat] = {
@@ -43,7 +45,11 @@ EXPORT_FORMATS: dict[FormatName, ExportFormat] = {
     ),
     "yolo": ExportFormat(write_yolo, ("polygon",), images=("link", "copy", "none")),
     "label-studio": ExportFormat(
-        write_label_studio, ("mask", "polygon"), images=("none",), file_each=False
+        write_label_studio,
+        ("mask", "polygon"),
+        images=("none",),
+        file_each=False,
+        has_addresses=True,
     ),
     "labelme": ExportFormat(write_labelme, ("polygon", "mask")),
     "label-maps": ExportFormat(write_label_maps, ("mask",)),
