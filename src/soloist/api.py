@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,8 @@ from soloist.training.finetuning import choose_labelled, finetune_config, with_c
 from soloist.training.finetuning import finetune as finetune_run
 from soloist.training.run_folder import open_run
 from soloist.training.self_training import fit as fit_run
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["evaluate", "extract_masks", "finetune", "fit"]
 
@@ -113,6 +116,7 @@ def fit(
             found, run, config, runtime, budget_seconds=budget_seconds, ground_truth=truth
         )
         on_main(partial(write_run_report, run, result.images, result.gallery, ground_truth=truth))
+        _warn(on_main(result.warning))
         run.finish()
     return load(run.path, device=device, precision=precision)
 
@@ -168,5 +172,11 @@ def finetune(
     ) as run:
         result = finetune_run(chosen, run, config, runtime, init=str(init), ground_truth=truth)
         on_main(partial(write_run_report, run, result.images, result.gallery, ground_truth=truth))
+        _warn(on_main(result.warning))
         run.finish()
     return load(run.path, device=device, precision=precision)
+
+
+def _warn(warning: str | None) -> None:
+    if warning is not None:
+        logger.warning("done, but %s", warning)

@@ -62,4 +62,4 @@ def require(package: str, *, extra: str, wanted: str) -> None:
         ConfigError: If it is absent.
     """
     if find_spec(package) is None:
-        raise ConfigError(f"{wanted} needs {package}; pip install 'soloist[{extra}]'")
+        raise ConfigError(f"{wanted} needs {package}; pip install '.[{extra}]' in Soloist's folder")

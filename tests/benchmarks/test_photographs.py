@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks.photographs import command as bench, entries, rows, sets, tables
+from benchmarks.photographs import command as bench
+from benchmarks.photographs import entries, rows, sets, tables
 from benchmarks.photographs.baselines import felzenszwalb, otsu_watershed
 from benchmarks.photographs.proposals import Proposals
 from benchmarks.photographs.scores import score

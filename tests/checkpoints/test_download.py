@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import huggingface_hub.constants
 import pytest
@@ -126,3 +127,19 @@ def test_the_hub_s_own_settings_hold(repo: Any, tmp_path: Path) -> None:
     path = Path(done.stdout.strip())
     assert path.is_relative_to(tmp_path / "home")
     assert path.read_bytes() == CONTENT
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(
+    hub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def refuse(request: Any, timeout: float) -> None:
+        asked.append(request.full_url)
+        raise URLError(ConnectionRefusedError("refused"))
+
+    monkeypatch.setattr("soloist.checkpoints.download.request.urlopen", refuse)
+    with pytest.raises(CheckpointError, match=r"no folder or file me/net here, and .* cannot"):
+        fetch(HubReference("me/net"))
+    assert asked == [hub.url]
+    assert hub.asked == []

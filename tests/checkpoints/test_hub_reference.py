@@ -52,6 +52,9 @@ def test_another_form_is_told(text: str) -> None:
         pytest.param(Path("me/net"), "me/net", id="as-a-path"),
         pytest.param("hf:me/net@v1", "me/net", id="marked"),
         pytest.param("runs/here", None, id="a-path-that-exists"),
+        pytest.param("runs/mime", None, id="a-mistyped-run"),
+        pytest.param("there/mime", None, id="in-a-folder-that-exists"),
+        pytest.param("hf:there/net", "there/net", id="marked-whatever-exists"),
         pytest.param("me/net.pth", None, id="a-file"),
         pytest.param("net", None, id="one-word"),
         pytest.param("a/b/c", None, id="a-deeper-path"),
@@ -63,6 +66,7 @@ def test_a_model_is_on_the_hub_or_here(
     name: str | Path, repo: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "runs" / "here").mkdir(parents=True)
+    (tmp_path / "there").mkdir()
     monkeypatch.chdir(tmp_path)
     reference = model_reference(name)
     assert (reference and reference.repo) == repo

@@ -78,7 +78,6 @@ def test_backbone_features_need_no_embeddings_but_the_images(
         pytest.param("cluster masks.json --groups 99", "wanted at least 99 masks", id="few-masks"),
         pytest.param("cluster masks.json --groups 0", "must be auto, or 1 or more", id="no-groups"),
         pytest.param("cluster masks.json --groups some", "--groups", id="no-number"),
-        pytest.param("cluster masks.json", "--groups requires an argument", id="groups-left-out"),
         pytest.param("cluster none.json --groups 2", "No such file", id="no-file"),
         pytest.param("cluster masks.json --groups 2 --out bare.json", "add --overwrite",
                      id="exists"),

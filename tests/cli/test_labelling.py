@@ -15,6 +15,7 @@ import yaml
 
 from soloist.cli import run_command, runs
 from soloist.cli.runs import DONE, SOME_FAILED, USER_ERROR
+from soloist.data.coco.read import load_coco
 from soloist.runtime.launch import Launch
 
 
@@ -118,8 +119,8 @@ def test_overlays_are_drawn_from_shards_too() -> None:
                      id="foreign"),
         pytest.param("masks photos --out tiny.yaml --shard-size 5", "is a file", id="file"),
         pytest.param("masks photos --out new.json --engine ray", "add --shard-size", id="ray"),
-        pytest.param("masks photos --out new --shard-size 5 --ray-workers 0", "at least 1",
-                     id="no-worker"),
+        pytest.param("masks photos --out new --shard-size 5 --engine ray --ray-workers 0",
+                     "at least 1", id="no-worker"),
         pytest.param("masks photos --out new --engine spark", "Choose from", id="engine"),
         pytest.param("predict photos --out new.json --tile 20", "at least 64, got 20", id="tile"),
         pytest.param("predict photos --out new.json --tile-overlap 20", "need --tile, such as",
@@ -169,7 +170,7 @@ def test_an_absent_package_is_told_with_its_remedy(
         "soloist.errors.find_spec", lambda name: None if name in absent else object()
     )
     assert run(command) == USER_ERROR
-    told = f"needs {package}; pip install 'soloist[{extra}]'\n"
+    told = f"needs {package}; pip install '.[{extra}]' in Soloist's folder\n"
     assert capsys.readouterr().err.endswith(told)
 
 
@@ -182,3 +183,112 @@ def test_shards_are_proposed_for_very_many_images(
         monkeypatch.setattr(runs, "MANY_IMAGES", most)
         assert run(f"masks photos --out {most}.json --config tiny.yaml {FAST}") == DONE
         assert ("--shard-size 1000" in caplog.text) == told
+
+
+# What is shown
+
+
+def scored_model(model_folder: Path, **inference: float) -> Path:
+    """The model, with other values in its record."""
+    folder = Path("scored")
+    shutil.copytree(model_folder, folder, dirs_exist_ok=True)
+    record = json.loads((folder / "config.json").read_text())
+    record["inference"] |= inference
+    (folder / "config.json").write_text(json.dumps(record))
+    return folder
+
+
+def scores_of(path: str) -> list[float]:
+    annotations = load_coco(path).annotations.values()
+    return sorted(one.score for several in annotations for one in several)
+
+
+def test_pictures_and_formats_show_what_the_model_recommends(
+    model_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="soloist")
+    assert run(f"predict photos --out all.json --model {model_folder} {FAST}") in (0, 1)
+    scores = scores_of("all.json")
+    middle = scores[len(scores) // 2]
+    good = sum(score >= middle for score in scores)
+    model = scored_model(model_folder, recommended_score=middle)
+    caplog.clear()
+    command = f"predict photos --out some.json --overlays drawn --model {model} {FAST}"
+    assert run(f"{command} --format coco") == DONE
+    assert scores_of("some.json") == scores  # All, as precision and recall need them.
+    assert f"{good} masks of score {middle:g} or more are drawn; some.json has all" in caplog.text
+    assert len(load_coco("some-coco/annotations/instances_default.json")) == good
+    assert run("convert some.json --format coco --min-score 0 --out every") == DONE
+    assert len(load_coco("every/annotations/instances_default.json")) == len(scores)
+    assert run(f"{command} --min-score {middle} --overwrite") == DONE
+    assert len(scores_of("some.json")) == good
+
+
+def test_nothing_found_or_shown_is_told_and_in_the_exit_status(
+    model_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    how = f"--model {scored_model(model_folder, recommended_score=1.0)} {FAST}"
+    assert run(f"predict photos --out low.json {how}") == SOME_FAILED
+    assert "has the score 1 that is shown, the best has" in caplog.text
+    assert run(f"predict photos --out none.json --min-score 1 {how}") == SOME_FAILED
+    assert "predict: done, but nothing was found; try another --model" in caplog.text
+    assert len(load_coco("none.json")) == 0
+
+
+def test_lines_of_json_are_all_that_is_printed(
+    model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("photos/000003.jpg").write_text("no picture")
+    how = f"--model {scored_model(model_folder, recommended_score=0.0)} {FAST}"
+    assert run(f"predict photos --out new.json --json {how}") == SOME_FAILED
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    file = load_coco("new.json")
+    assert [one["image"] for one in lines] == [
+        *(one.file_name for one in file.images),
+        "000003.jpg",
+    ]
+    assert "it is not an image" in lines[-1]["error"]
+    assert Path(lines[0]["path"]).is_file()
+    found = file.annotations[file.images[0].id]
+    assert [one["id"] for one in lines[0]["objects"]] == [one.id for one in found]
+    assert lines[0]["objects"][0]["mask"]["counts"] == found[0].rle["counts"]
+
+
+# Where it goes without --out
+
+
+def test_predictions_of_other_images_do_not_collide(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    how = f"--model {scored_model(model_folder, recommended_score=0.0)} {FAST}"
+    for pattern in ("photos/*1.jpg", "photos/*2.jpg", "photos/*1.jpg"):
+        assert run(f"predict {pattern} {how}") == DONE
+    folders = [f"runs/predict/{name}" for name in ("photos", "photos-2", "photos-3")]
+    told = capsys.readouterr().out.splitlines()
+    assert told == [f"{folder}/{what}" for folder in folders for what in ("masks.json", "pictures")]
+    assert run(f"predict photos/*2.jpg --overwrite {how}") == DONE
+    assert [one.file_name for one in load_coco(f"{folders[0]}/masks.json").images] == ["000002.jpg"]
+    # What the same command began is resumed, what another one began is left.
+    for images, folder in (
+        ("photos/*4.jpg", folders[0]),
+        ("photos/*5.jpg", "runs/predict/photos-4"),
+    ):
+        Path("runs/predict/photos-4").mkdir(exist_ok=True)
+        begun = {"images": ["photos/*5.jpg"], "model": str(how.split()[1])}
+        Path("runs/predict/photos-4/masks.partial.json").write_text(json.dumps(begun))
+        capsys.readouterr()
+        assert run(f"predict {images} {how}") == DONE
+        wanted = "runs/predict/photos-5" if images == "photos/*4.jpg" else folder
+        assert capsys.readouterr().out.startswith(f"{wanted}/masks.json")
+
+
+def test_an_output_that_is_there_is_told_before_the_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(*arguments: object, **options: object) -> None:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("soloist.inference.segmenter.load", load)
+    Path("there.json").write_text("{}")
+    assert run("predict photos --out there.json") == USER_ERROR
+    assert "'there.json' exists; add --overwrite" in capsys.readouterr().err

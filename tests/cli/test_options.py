@@ -9,6 +9,7 @@ import pytest
 
 from soloist.cli import run_command
 from soloist.cli.options import given, option_group
+from soloist.cli.runs import USER_ERROR
 from soloist.config.presets import load_config
 from soloist.data.coco.read import load_coco
 
@@ -68,3 +69,80 @@ def test_a_word_that_is_no_backbone_is_told(
     told = capsys.readouterr().err
     assert "no backbone named 'vit_smal'; " in told
     assert told.count("\n") == 1
+
+
+# Options without effect
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("predict a --min-area 5", "--min-area has no effect without --format"),
+        ("predict a --tolerance 0", "--tolerance has no effect without --format"),
+        ("predict a --label cat", "--label has no effect without --format"),
+        ("predict a --out b.json --overlay-score 0.5", "--overlay-score has no effect without --o"),
+        ("predict a --min-score 0.5 --inference.score-threshold 0.4", "beside --min-score"),
+        ("predict a --preset tiny", "--preset has no effect without --model"),
+        ("predict a --model {model} --preset tiny", "has its own record; leave out the preset"),
+        ("predict a --track-score 0.5", "--track-score is for a video"),
+        ("predict a.mp4 --min-score 0.5", "--min-score is for images"),
+        ("predict a.mp4 --json", "--json is for images"),
+        ("predict a --json --format coco", "--json has no effect beside --format"),
+        ("predict a --json --shard-size 5", "--json has no effect with --shard-size"),
+        ("predict a --ray-workers 2", "--ray-workers has no effect without --engine ray"),
+        ("predict a --inference.nms-threshold 0.4", "--inference.nms-threshold has no effect with"),
+        ("predict a --format coco --tolerance 2", "--tolerance is for polygons"),
+        ("predict a --format yolo --image-url /x", "--image-url is for label-studio"),
+        ("convert a.json --format label-maps --out b --tolerance 2", "--tolerance is for polygons"),
+        ("masks a --out b.json --regions.max-masks 5", "--regions.max-masks has no effect where"),
+        (
+            "fit a --out b --preset soloist --free-mask.max-masks 5",
+            "--free-mask.max-masks has no effect where masks are merged regions",
+        ),
+        ("fit a --out b --budget 5m --train.steps 9", "--train.steps has no effect with --budget"),
+        ("fit a --out b --rounds 1 --self-training.rounds 2", "beside --rounds"),
+        (
+            "fit a --out b --rounds 0 --self-training.max-per-image 5",
+            "--self-training.max-per-image has no effect without a round",
+        ),
+        ("train a --masks b --out c --init d --backbone.weights none", "--backbone.weights has no"),
+        ("train a --masks b --out c --augment.no-strong --augment.blur 0", "--augment.blur has no"),
+        ("cluster a.json --device cpu", "--device has no effect on embeddings"),
+        ("cluster a.json --preset tiny", "--preset has no effect on embeddings"),
+        ("cluster a.json --extract.margin 8", "--extract.margin has no effect on embeddings"),
+        ("cluster a.json --images b", "--images has no effect without --sheets"),
+        ("search a.json 3 --images b", "--images has no effect without --out"),
+    ],
+)
+def test_an_option_without_effect_is_refused_at_once(
+    command: str,
+    told: str,
+    model_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(command.format(model=model_folder).split()) == USER_ERROR
+    line = capsys.readouterr().err
+    assert told in line
+    assert line.endswith("leave it out\n") or "leave out" in line
+    assert line.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+# Help
+
+
+def test_help_shows_the_defaults_of_presets(capsys: pytest.CaptureFixture[str]) -> None:
+    told = {}
+    for verb in ("fit", "predict", "convert", "finetune"):
+        run_command([verb, "--help"])
+        told[verb] = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "[default: 0.7 (paper, paper-r101); 0.73 (small, tiny, soloist)]" in told["fit"]
+    assert "Seed of everything that draws random numbers. [default: 0]" in told["fit"]
+    assert "[default: the model's]" in told["predict"]
+    assert "[default: 1]" in told["convert"]
+    # Of true masks the semantic loss has no weight, whatever the preset.
+    section = told["finetune"].partition("--loss.semantic")[2]
+    assert section.partition("--loss")[0].strip().endswith("[default: 0]")

@@ -249,7 +249,7 @@ def test_a_command_that_starts_over_leaves_nothing_when_asked_to_stop(
         made = server.run(*verbs["masks"], "--out", found)
         command = ["cluster", str(found), "--groups", "2", "--sheets", str(tmp_path / "sheets")]
     else:
-        pytest.importorskip("pyarrow", reason="shards need it: pip install 'soloist[parquet]'")
+        pytest.importorskip("pyarrow", reason="shards need it: pip install '.[parquet]'")
         made = server.run(*verbs["masks"], "--out", tmp_path / "shards", "--shard-size", "2")
         command = ["merge", str(tmp_path / "shards")]
     assert made.status == 0, made.err
@@ -275,7 +275,7 @@ def test_a_command_on_ray_asked_to_stop_keeps_finished_shards(
     verbs: Mapping[str, list[str]],
     faults: Callable[[str], Any],
 ) -> None:
-    pytest.importorskip("ray", reason="the engine needs Ray: pip install 'soloist[ray]'")
+    pytest.importorskip("ray", reason="the engine needs Ray: pip install '.[ray]'")
     row = faults("SIGTERM during masks on Ray")
     images = tmp_path / "images"
     images.mkdir()

@@ -268,4 +268,6 @@ def test_an_absent_package_is_told_with_its_remedy(
 ) -> None:
     monkeypatch.setattr("soloist.errors.find_spec", lambda name: None)
     assert run_command(["predict", "a.mp4", "--out", "masks.json"]) == USER_ERROR
-    assert capsys.readouterr().err.endswith("needs av; pip install 'soloist[video]'\n")
+    assert capsys.readouterr().err.endswith(
+        "needs av; pip install '.[video]' in Soloist's folder\n"
+    )

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from tests.faults.table import fault
 
-pytest.importorskip("ray", reason="the engine needs Ray: pip install 'soloist[ray]'")
+pytest.importorskip("ray", reason="the engine needs Ray: pip install '.[ray]'")
 
 import ray
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from soloist.errors import ConfigError
+from soloist.errors import ConfigError, DataError
 from soloist.inference.onnx import runtime as onnx_runtime
 from soloist.inference.segmenter import Result
 
@@ -133,6 +133,33 @@ def test_some_objects_are_a_result_of_the_same_image(
     for name in ROWS:
         kept = np.asarray(getattr(result, name))[rows]
         np.testing.assert_array_equal(np.asarray(getattr(some, name)), kept)
+
+
+@pytest.mark.parametrize(
+    ("keep", "count"),
+    [
+        pytest.param(None, 2, id="recommended"),
+        pytest.param(0.6, 4, id="score"),
+        pytest.param(np.float32(0.6), 4, id="score-of-numpy"),
+        pytest.param(torch.tensor(0.6), 4, id="score-of-torch"),
+        pytest.param(0, 5, id="all"),
+        pytest.param(1.0, 0, id="none"),
+        pytest.param([True, False, False, False, True], 2, id="bools"),
+        pytest.param([3, 1], 2, id="indices"),
+    ],
+)
+def test_filter_takes_a_score_or_places(make: Callable[..., Either], keep: Any, count: int) -> None:
+    result = make(squares(), recommended_score=0.75)
+    some = result.filter() if keep is None else result.filter(keep)
+    assert len(some) == count
+    assert type(some) is type(result)
+    assert some.recommended_score == 0.75
+
+
+@pytest.mark.parametrize("keep", [1.5, -0.1, 40, float("nan")])
+def test_a_score_that_is_none_is_refused(result: Either, keep: float) -> None:
+    with pytest.raises(DataError, match=r"a least score must be in \[0, 1\], got"):
+        result.filter(keep)
 
 
 def test_scores_choose(result: Either) -> None:
@@ -338,3 +365,27 @@ def test_a_copied_result_can_be_used_on(result: Either) -> None:
     copied = pickle.loads(pickle.dumps(result))
     assert np.array_equal(np.asarray(copied.plot()), np.asarray(result.plot()))
     assert copied[1:3].to_coco() == result[1:3].to_coco()
+
+
+# Files
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_gets_a_picture_of_the_images_name(
+    make: Callable[..., Either], pixels: NDArray[np.uint8], tmp_path: Path, there: bool
+) -> None:
+    result = make(squares(), pixels=pixels, path=tmp_path / "photo 1.jpg")
+    folder = tmp_path / "out"
+    if there:
+        folder.mkdir()
+    written = result.save(folder if there else f"{folder}/")
+    assert written == folder / "photo 1.png"
+    with Image.open(written) as drawn:
+        assert drawn.size == SIZE[::-1]
+
+
+@pytest.mark.parametrize("name", ["masks", "masks.foo", "masks.hdf"])
+def test_a_picture_of_no_kind_is_refused(result: Either, tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=r"wanted a picture such as masks.png, masks.json or a"):
+        result.save(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []

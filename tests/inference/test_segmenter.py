@@ -181,20 +181,6 @@ def test_images_of_any_size_are_segmented(segmenter: Segmenter, size: tuple[int,
     assert found.boxes.isfinite().all()
 
 
-@pytest.mark.parametrize(
-    ("pixels", "got"),
-    [
-        pytest.param(np.zeros((5, 5), np.uint8), r"\(5, 5\) uint8", id="grey"),
-        pytest.param(np.zeros((5, 5, 4), np.uint8), r"\(5, 5, 4\) uint8", id="four-channels"),
-        pytest.param(np.zeros((5, 5, 3)), r"\(5, 5, 3\) float64", id="floats"),
-        pytest.param(np.zeros((0, 5, 3), np.uint8), r"\(0, 5, 3\) uint8", id="no-pixel"),
-    ],
-)
-def test_pixels_of_another_kind_are_refused(segmenter: Segmenter, pixels: Any, got: str) -> None:
-    with pytest.raises(ValueError, match=rf"pixels must be \(H, W, 3\) uint8.* got {got}"):
-        segmenter.predict(pixels)
-
-
 def test_what_cannot_be_read_is_told(tmp_path: Path, segmenter: Segmenter) -> None:
     (tmp_path / "a.jpg").write_text("no picture")
     with pytest.raises(DataError, match="it is not an image"):

@@ -120,7 +120,7 @@ def test_without_images_there_is_no_page(masks: Path, images: Path) -> None:
 @pytest.fixture
 def shards(tmp_path: Path, images: Path) -> Path:
     """A folder of shards of two images; the third is not finished."""
-    pytest.importorskip("pyarrow", reason="wants pyarrow: pip install 'soloist[parquet]'")
+    pytest.importorskip("pyarrow", reason="wants pyarrow: pip install '.[parquet]'")
     from soloist.data.coco.manifest import write_manifest
     from soloist.data.coco.shard_rows import ShardRow
     from soloist.data.coco.shards import MANIFEST, ShardFolder

@@ -57,6 +57,22 @@ def test_a_line_now_and_then_tells_how_long_the_rest_takes(
     ]
 
 
+def test_the_first_line_comes_early_and_the_next_ones_follow_the_load(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="soloist")
+    with track("masks", 100) as tracker:
+        for seconds in [1.0] * 5 + [5.0] * 12 + [1.0] * 30:
+            clock.now += seconds
+            tracker.advance()
+    assert [message.split(",")[1] for message in caplog.messages] == [
+        " 2 min left ",  # 1 s each so far.
+        " 7 min left ",  # 5 s each by now, whatever it was before.
+        " 7 min left ",
+        " 2 min left ",  # Quicker again: the mean of all, which is slower.
+    ]
+
+
 def test_what_an_earlier_run_did_does_not_count_for_the_pace(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import ssl
 from dataclasses import replace
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib import request
+from urllib.error import HTTPError
 
 from soloist.checkpoints.hub_reference import HubReference
 from soloist.errors import CheckpointError
@@ -15,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 MODEL_FILE = "model.safetensors"
 """What most repositories, timm's and ours, call their weights."""
+PATIENCE = 10.0
+"""Seconds that the hub may take to answer at all."""
 CONFIG_FILE = "config.json"
 """What tells the network of a trained model of ours."""
 
@@ -44,7 +50,7 @@ def fetch(
         CheckpointError: If the file cannot be had, or is not the one that was wanted.
     """
     # The hub's library takes a third of a second to import.
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -58,6 +64,11 @@ def fetch(
     name = file or reference.file or MODEL_FILE
     where = f"{constants.ENDPOINT}/{reference.repo}"
     try:
+        cached = try_to_load_from_cache(
+            reference.repo, name, cache_dir=cache_dir, revision=reference.revision
+        )
+        if not (isinstance(cached, str) or local_files_only or constants.HF_HUB_OFFLINE):
+            _check_reachable(constants.ENDPOINT, reference, f"{name} of {where}")
         path = Path(
             hf_hub_download(
                 reference.repo,
@@ -98,6 +109,29 @@ def fetch(
     if file is None and reference.sha256 is not None:
         check_sha256(path, reference.sha256)
     return path
+
+
+def _check_reachable(hub: str, reference: HubReference, wanted: str) -> None:
+    """Asks the hub once: its library asks five times, with pauses, before it gives up.
+
+    Raises:
+        CheckpointError: If nothing answers.
+    """
+    asked = request.Request(hub, method="HEAD", headers={"User-Agent": "soloist"})
+    try:
+        request.urlopen(asked, timeout=PATIENCE).close()
+    except HTTPError:
+        return  # Something is there.
+    except (OSError, HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        # The library brings its own certificates.
+        if isinstance(reason, ssl.SSLError):
+            return
+        raise CheckpointError(
+            f"no folder or file {reference.repo} here, and {wanted} is not in the hub's cache and "
+            f"cannot be fetched now ({reason}); check the network, or fetch the file elsewhere and "
+            "give its path"
+        ) from error
 
 
 def fetch_model(

@@ -15,6 +15,8 @@ _REFERENCE = re.compile(
     rf"hf:(?P<repo>{_REPO})(?:/(?P<file>[^@#]+))?(?:@(?P<revision>[^@#]+))?"
     r"(?:#(?P<sha256>[0-9a-fA-F]{64}))?"
 )
+# Folders of runs and models, which nobody on the hub is called like.
+_FOLDERS = ("runs", "model", "models", "weights", "checkpoints")
 # A local file of weights; no repository is called like one.
 _FILES = (".safetensors", ".pth", ".pt", ".pkl", ".tar", ".json", ".yaml")
 
@@ -67,7 +69,8 @@ class HubReference:
 def model_reference(path_or_id: str | Path) -> HubReference | None:
     """What a trained model's name means on the hub; None for a path.
 
-    `hf:owner/repo` is always a repository, `owner/repo` if there is no such path here.
+    `hf:owner/repo` is always a repository, `owner/repo` if it does not look like a path: there is
+    nothing of that name here, nor a folder `owner`, and it is not `runs`, where runs are.
 
     Raises:
         ConfigError: If a text begins with `hf:` but is no reference.
@@ -76,5 +79,8 @@ def model_reference(path_or_id: str | Path) -> HubReference | None:
     if text.startswith(PREFIX):
         return HubReference.parse(text)
     if Path(text).exists() or text.endswith(_FILES) or not re.fullmatch(_REPO, text):
+        return None
+    owner = text.partition("/")[0]
+    if owner in _FOLDERS or Path(owner).is_dir():
         return None
     return HubReference(text)

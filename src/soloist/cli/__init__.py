@@ -63,7 +63,10 @@ app.command(data)
 
 
 def main() -> None:
-    """Runs the command line and exits: 0 done, 1 some images failed, 2 the user's mistake."""
+    """Runs the command line and exits.
+
+    0: done. 1: done, but some images failed or nothing was found. 2: the user's mistake.
+    """
     # Of several processes the main one speaks for all.
     level = logging.INFO if launched().rank == 0 else logging.ERROR
     # A file may be called anything; what cannot be printed is escaped.

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from soloist.cli.options import all_optional, option_group
 from soloist.config import TileConfig, TrackConfig
+from soloist.config.presets import supervised as as_supervised
 from soloist.data.exports.options import ExportOptions as ExportFields
 
 Images = Annotated[
@@ -27,6 +28,12 @@ PRESETS_HELP = (
     "small, but with what is not in the paper)."
 )
 Preset = Annotated[str, Parameter(help=PRESETS_HELP)]
+ModelPreset = Annotated[
+    str | None,
+    Parameter(
+        help="What a file of weights was trained with, such as `paper-r101`; for files only."
+    ),
+]
 ConfigFile = Annotated[Path | None, Parameter(help="YAML file whose values win over the preset's.")]
 Device = Annotated[str, Parameter(help="`auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")]
 Precision = Annotated[str, Parameter(help="`auto`, `bf16` or `fp32`.")]
@@ -49,6 +56,8 @@ RayWorkers = Annotated[
     int | None, Parameter(help="Processes on Ray; by default one a GPU, else one a core.")
 ]
 
+TRACK_FLAGS = "--every", "--track-score", "--track-gap", "--track-overlap", "--track-least"
+
 # A dataclass made at import has no static type; its values are checked by `load_config`.
 if TYPE_CHECKING:
     PretrainOptions = Any
@@ -59,6 +68,7 @@ if TYPE_CHECKING:
     FinetuneOptions = Any
     FinetuneTableOptions = Any
     PredictOptions = Any
+    InferenceOptions = Any
     FeatureOptions = Any
     ExportOptions = Any
     TileOptions = Any
@@ -82,15 +92,15 @@ else:
     FitOptions = option_group("reading", *everything, "seed")
     AblateOptions = option_group(*everything)
     supervised = "backbone", "model", "loss", "augment", "train", "inference"
-    FinetuneOptions = option_group("reading", *supervised, "seed")
-    FinetuneTableOptions = option_group(*supervised)
-    PredictOptions = option_group("reading", "inference")
+    FinetuneOptions = option_group("reading", *supervised, "seed", change=as_supervised)
+    FinetuneTableOptions = option_group(*supervised, change=as_supervised)
+    PredictOptions = option_group("reading", "inference", of_model=True)
+    InferenceOptions = option_group("inference", of_model=True)
     FeatureOptions = option_group("backbone", "extract")
     ExportOptions = all_optional(ExportFields)
     tile_flags = "--tile", "--tile-overlap", "--tile-agreement", "--tile-duplicates", "--tile-whole"
     TileOptions = all_optional(TileConfig, tile_flags)
-    track_flags = "--every", "--track-score", "--track-gap", "--track-overlap", "--track-least"
-    TrackOptions = all_optional(TrackConfig, track_flags)
+    TrackOptions = all_optional(TrackConfig, TRACK_FLAGS)
 
 Flat = Parameter(name="*")
 ForExport = Parameter(name="*", group="Format")

@@ -99,5 +99,6 @@ def write_format(
 
 
 def _told(format: str, summary: ExportSummary) -> list[str]:
-    head = f"{format}: {summary.masks:,} masks on {summary.images:,} images"
+    above = f" of score {summary.min_score:g} or more" if summary.min_score else ""
+    head = f"{format}: {summary.masks:,} masks{above} on {summary.images:,} images"
     return [head, *(f"  {count:,} {note.value}" for note, count in summary.notes.items() if count)]

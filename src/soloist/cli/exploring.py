@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from cyclopts.types import NonNegativeInt, PositiveInt
 
 from soloist.cli.arguments import (
+    PRESETS_HELP,
     ConfigFile,
     Device,
     FeatureOptions,
@@ -18,9 +19,8 @@ from soloist.cli.arguments import (
     MaskImages,
     Overwrite,
     Precision,
-    Preset,
 )
-from soloist.cli.options import given
+from soloist.cli.options import flags_of, given, refuse_idle
 from soloist.cli.runs import DONE, failures_status
 from soloist.config.presets import load_config
 
@@ -31,16 +31,16 @@ SHOWN_IMAGES = 10
 def cluster(
     predictions: Path,
     *,
-    groups: int | Literal["auto"],
+    groups: int | Literal["auto"] = "auto",
     out: Path | None = None,
     sheets: Path | None = None,
     gt: Path | None = None,
     images: MaskImages = None,
-    min_score: float = 0.0,
+    min_score: float | None = None,
     features: Literal["embeddings", "backbone"] = "embeddings",
     center: bool = True,
     seed: NonNegativeInt = 0,
-    preset: Preset = "tiny",
+    preset: Annotated[str | None, Parameter(help=f"{PRESETS_HELP} [default: tiny]")] = None,
     config: ConfigFile = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -55,7 +55,8 @@ def cluster(
         out: COCO file to write; without it `NAME-groups.json` beside the predictions.
         sheets: Folder for contact sheets, one a group and one of all.
         gt: COCO file with classes, to compare the groups with; nothing is learned from it.
-        min_score: Masks below it do not shape the groups; they get the nearest one.
+        min_score: Masks below it do not shape the groups; they get the nearest one. Without it the
+            score that the model recommends.
         features: What is compared: the masks' embeddings, or the mean of a backbone's features
             under each mask. The options below choose that backbone.
         center: Compare without the direction that all masks share.
@@ -80,24 +81,37 @@ def cluster(
     from soloist.runtime.device import choose_runtime
     from soloist.runtime.stopping import STARTS_OVER, at_once, listening
 
+    chosen = given(options)
+    from_backbone = features == "backbone"
+    if not from_backbone:
+        refuse_idle(
+            {
+                "--preset": preset,
+                "--config": config,
+                "--device": None if device == "auto" else device,
+                "--precision": None if precision == "auto" else precision,
+                **flags_of(chosen, "backbone", "extract"),
+            },
+            "on embeddings: add --features backbone",
+        )
+        if sheets is None:
+            refuse_idle({"--images": images}, "without --sheets: no image is opened")
     out = out or predictions.with_name(f"{predictions.stem}-groups.json")
     with listening(STARTS_OVER), opened_output(out, overwrite=overwrite) as errors:
-        made_with = {"features": features, "min_score": min_score, "center": center, "seed": seed}
         with at_once():
             file = load_coco(predictions)
+            least = file.recommended_score if min_score is None else min_score
+            made_with = {"features": features, "min_score": least, "center": center, "seed": seed}
             truth = None if gt is None else load_ground_truth(gt)
-            from_backbone = features == "backbone"
             paths = image_paths(file, images or []) if from_backbone or sheets is not None else {}
             if from_backbone:
-                settings = load_config(preset, config, given(options))
+                settings = load_config(preset or "tiny", config, chosen)
                 extractor = FreeMaskExtractor(settings, choose_runtime(device, precision))
                 vectors = pool_features(file, paths, extractor, errors)
             else:
                 vectors = embeddings_of(file)
             count = None if groups == "auto" else groups
-            made = group_masks(
-                file, vectors, count, least_score=min_score, center=center, seed=seed
-            )
+            made = group_masks(file, vectors, count, least_score=least, center=center, seed=seed)
             scores = None if truth is None else score_groups(made, file, truth)
             drawn = [] if sheets is None else draw_groups(made, paths, sheets)
         write_groups(made, file, out, {**made_with, "scores": scores})
@@ -138,6 +152,8 @@ def search(
     from soloist.evaluation.explore.search import draw_look_alikes, look_alikes, match_table
     from soloist.evaluation.explore.sources import embeddings_of
 
+    if out is None:
+        refuse_idle({"--images": images}, "without --out: no image is opened")
     file = load_coco(predictions)
     paths = {} if out is None else image_paths(file, images or [])
     query, found = look_alikes(file, embeddings_of(file), mask_id, count=count, elsewhere=elsewhere)
@@ -150,7 +166,7 @@ def search(
 def estimate(
     images: Images,
     *,
-    model: str,
+    model: str | None = None,
     out: Path,
     against: str | None = None,
     gt: Path | None = None,
@@ -164,11 +180,13 @@ def estimate(
     come back are likely right.
 
     Args:
-        model: As for `predict`.
+        model: As for `predict`; without it the segmenter that comes with the package.
         out: JSON file for the estimates; the masks go to `NAME.masks.json` beside it.
         against: A second model, such as the run's `rounds/0`; its masks count as one more view.
         gt: COCO file of the true masks, to compare the estimates with; they do not depend on it.
     """
+    from dataclasses import asdict
+
     from rich.console import Console
 
     from soloist.data.sources import find_images
@@ -197,7 +215,13 @@ def estimate(
             ViewLabeler(segmenter, other),
             out.with_name(f"{out.stem}.masks.json"),
             short_side=segmenter.decoded_side,
-            settings={"command": "estimate", "images": images, "model": model, "against": against},
+            settings={
+                "command": "estimate",
+                "images": images,
+                "model": model or "bundled",
+                "against": against,
+                "inference": asdict(segmenter.config.inference),
+            },
             errors=errors,
             overwrite=overwrite,
         )

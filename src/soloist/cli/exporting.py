@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from soloist.cli.arguments import Flat, Overwrite, PredictOptions
+from soloist.cli.arguments import Flat, InferenceOptions, ModelPreset, Overwrite
 from soloist.cli.options import given
 from soloist.cli.runs import DONE
 
@@ -18,9 +18,9 @@ def export(
     *,
     out: Path,
     to: Annotated[Literal["onnx"], Parameter(help="Format of the file.")] = "onnx",
-    preset: str | None = None,
+    preset: ModelPreset = None,
     overwrite: Overwrite = False,
-    options: Annotated[PredictOptions, Flat] = PredictOptions(),  # noqa: B008  # immutable
+    options: Annotated[InferenceOptions, Flat] = InferenceOptions(),  # noqa: B008  # immutable
 ) -> int:
     """Write a segmenter as one file that runs without torch.
 
@@ -31,7 +31,6 @@ def export(
         model: Run folder of `fit`, `train` or `demo`, a file such as the released FreeSOLO's, or
             `owner/name` on the hub; without it the segmenter that comes with the package.
         out: File to write, such as model.onnx; it is complete, with options and categories.
-        preset: What a file was trained with, such as `paper-r101`; a run folder knows its own.
     """
     from dataclasses import replace
 

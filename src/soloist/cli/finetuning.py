@@ -16,7 +16,7 @@ from soloist.cli.arguments import (
     Precision,
     Preset,
 )
-from soloist.cli.options import given
+from soloist.cli.options import given, refuse_idle_values
 from soloist.cli.runs import finish, open_command, tell_plan
 
 logger = logging.getLogger("soloist")
@@ -57,7 +57,9 @@ def finetune(
     from soloist.training.finetuning import choose_labelled, finetune_config, with_classes
     from soloist.training.finetuning import finetune as run_finetune
 
-    settings = finetune_config(preset, config, given(options), init=init)
+    values = given(options)
+    settings = finetune_config(preset, config, values, init=init)
+    refuse_idle_values(values, settings)
     chosen = choose_labelled(
         find_images(images or data, settings.reading), data, labels, settings.seed
     )
@@ -76,4 +78,4 @@ def finetune(
         result = run_finetune(chosen, run, settings, runtime, init=init, ground_truth=gt)
         on_main(lambda: write_run_report(run, result.images, result.gallery, ground_truth=gt))
         print_results(result.metrics, title="percent")
-        return finish(run)
+        return finish(run, on_main(result.warning))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from soloist.cli.arguments import Device, Overwrite, Precision
+from soloist.cli.arguments import Device, ModelPreset, Overwrite, Precision
 from soloist.cli.runs import DONE, SOME_FAILED, finish, open_command
 
 
@@ -31,7 +31,7 @@ def demo(*, out: Path = Path("runs/demo"), overwrite: Overwrite = False) -> int:
 def app(
     *,
     model: str | None = None,
-    preset: str | None = None,
+    preset: ModelPreset = None,
     device: Device = "auto",
     precision: Precision = "auto",
     port: int = 7860,
@@ -42,7 +42,6 @@ def app(
     Args:
         model: Run folder of `fit`, `train` or `demo`, a file such as the released FreeSOLO's, or
             `owner/name` on the hub; without it the segmenter that comes with the package.
-        preset: What a file was trained with, such as `paper-r101`; a run folder knows its own.
         port: Where the page is served.
     """
     import logging

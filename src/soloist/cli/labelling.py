@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from cyclopts import Parameter
+
 from soloist.cli.arguments import (
+    TRACK_FLAGS,
     ConfigFile,
     Device,
     DryRun,
@@ -19,6 +22,7 @@ from soloist.cli.arguments import (
     ForVideo,
     Images,
     MasksOptions,
+    ModelPreset,
     Overwrite,
     Precision,
     PredictOptions,
@@ -29,8 +33,8 @@ from soloist.cli.arguments import (
     TrackOptions,
 )
 from soloist.cli.converting import convert_predictions
-from soloist.cli.options import given
-from soloist.cli.runs import DONE, Sharding, folder_for, label, tell_plan
+from soloist.cli.options import given, refuse_idle, refuse_idle_values
+from soloist.cli.runs import DONE, Sharding, Shown, folder_for, label, tell_plan
 from soloist.cli.videos import predict_video, wanted_video
 from soloist.config import TileConfig, TrackConfig
 from soloist.config.presets import load_config
@@ -41,6 +45,12 @@ from soloist.errors import ConfigError
 if TYPE_CHECKING:
     from soloist.inference.label import Labeler
     from soloist.inference.segmenter import Segmenter
+
+NO_COARSE_MASK = "try --preset soloist, or a lower --free-mask.score-threshold"
+NO_OBJECT = (
+    "try another --model, or learn from your own images: soloist fit FOLDER --preset soloist"
+)
+"""What helps where nothing is found."""
 
 
 def masks(
@@ -73,7 +83,9 @@ def masks(
     from soloist.training.dry_run import plan_masks
 
     sharding = Sharding.checked(out, shard_size, engine, ray_workers)
-    settings = load_config(preset, config, given(options))
+    values = given(options)
+    settings = load_config(preset, config, values)
+    refuse_idle_values(values, settings)
     runtime = choose_runtime(device, precision)
     if dry_run:
         return tell_plan(
@@ -88,7 +100,7 @@ def masks(
         # On Ray the worker's machine is asked, not this one.
         lambda: FreeMaskExtractor(settings, choose_runtime(device, precision)),
         out=out,
-        overlays=overlays,
+        shown=Shown(pictures=overlays, remedy=NO_COARSE_MASK),
         short_side=decoded_side(settings),
         settings=settings_of(settings),
         reading=settings.reading,
@@ -102,13 +114,14 @@ def predict(
     *,
     model: str | None = None,
     out: Path | None = None,
-    preset: str | None = None,
+    preset: ModelPreset = None,
     device: Device = "auto",
     precision: Precision = "auto",
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     overlays: Path | None = None,
-    overlay_score: float = 0.15,
+    overlay_score: float | None = None,
+    json: Annotated[bool, Parameter(name="--json", negative="")] = False,
     shard_size: ShardSize = None,
     engine: Engine = "local",
     ray_workers: RayWorkers = None,
@@ -125,10 +138,12 @@ def predict(
         model: Run folder of `fit`, `train` or `demo`, a file such as the released FreeSOLO's, or
             `owner/name` on the hub; without it the segmenter that comes with the package.
         out: COCO file to write; its embeddings go beside it. With --shard-size, a folder. Without
-            it `runs/predict/NAME/masks.json` after the first of the images, pictures beside it.
-        preset: What a file was trained with, such as `paper-r101`; a run folder knows its own.
+            it `runs/predict/NAME/masks.json` after the first of the images, pictures beside it;
+            `NAME-2` and so on where there is one already.
         overlays: Folder for pictures of the masks.
-        overlay_score: Masks of a lower score are in the file, but not in the pictures.
+        overlay_score: Masks of a lower score are in the file, but not in the pictures; without it
+            --min-score, else the model's recommended score.
+        json: Print a line of JSON for each image instead of the paths of what was written.
         overlay_video: Of a video: another to write, with a colour for each object that keeps it.
         format: Write the masks in the format of another tool too, to a folder `NAME-FORMAT` beside
             the COCO file, as `soloist convert` does.
@@ -138,44 +153,69 @@ def predict(
     from soloist.config.presets import override
     from soloist.data.exports.export import check_options
     from soloist.data.sources import find_images
+    from soloist.inference.label import check_output
     from soloist.inference.segmenter import load
     from soloist.inference.tiles import TiledLabeler
     from soloist.runtime.distributed import join
     from soloist.training.dry_run import plan_predict
 
-    chosen = Chosen(**given(export))
+    written = given(export)
+    chosen = Chosen(**written)
     tiles = chosen_tiles(given(tile))
     tracking = TrackConfig(**given(track))
+    tracked = dict(zip(TRACK_FLAGS, vars(track).values(), strict=True))
     video = wanted_video(
         images,
-        of_video={"--overlay-video": overlay_video, "--every": given(track).get("every")},
+        of_video={"--overlay-video": overlay_video, **tracked},
         of_images={
             "--overlays": overlays,
+            "--overlay-score": overlay_score,
+            "--min-score": chosen.min_score,
             "--shard-size": shard_size,
             "--format": format,
+            "--json": json or None,
             "--dry-run": dry_run or None,
         },
     )
-    if format is not None:
+    if format is None:
+        others = {name: value for name, value in written.items() if name != "min_score"}
+        flags = {f"--{name}".replace("_", "-"): value for name, value in others.items()}
+        refuse_idle(flags, "without --format, such as --format coco")
+    else:
         check_options(format, chosen)
         if shard_size is not None:
             raise ConfigError(
                 "--format makes its folder of one COCO file: leave out --shard-size, or give "
                 "`soloist merge` and `soloist convert` afterwards"
             )
+        refuse_idle({"--json": json}, "beside --format")
+    if shard_size is not None:
+        refuse_idle({"--json": json}, "with --shard-size; `soloist merge` makes one file")
+    if model is None:
+        refuse_idle({"--preset": preset}, "without --model")
     if out is None:
-        folder = folder_for(images)
+        folder = folder_for(images, model, overwrite=overwrite, reuse=format is not None)
         out = folder / ("masks.json" if shard_size is None else "shards")
         overlays = overlays or (None if video else folder / "pictures")
+    elif format is None and shard_size is None:
+        # Before the model is loaded.
+        check_output(out, overwrite=overwrite)
+    if overlays is None:
+        refuse_idle({"--overlay-score": overlay_score}, "without --overlays FOLDER")
     sharding = Sharding.checked(out, shard_size, engine, ray_workers)
+    values = {name: dict(given(options).get(name, {})) for name in ("reading", "inference")}
+    if chosen.min_score is not None:
+        least = {"--inference.score-threshold": values["inference"].get("score_threshold")}
+        refuse_idle(least, "beside --min-score")
+        values["inference"]["score_threshold"] = chosen.min_score
 
     def loaded() -> Segmenter:
         segmenter = load(model, preset=preset, device=device, precision=precision)
-        chosen = {name: given(options).get(name, {}) for name in ("reading", "inference")}
-        segmenter.config = override(segmenter.config, chosen, where="options")
+        segmenter.config = override(segmenter.config, values, where="options")
         return segmenter
 
     segmenter = loaded()
+    refuse_idle_values(values, segmenter.config)
     reading = segmenter.config.reading
     # On Ray the worker's machine is asked, not this one.
     make_segmenter = loaded if engine == "ray" else lambda: segmenter
@@ -205,13 +245,18 @@ def predict(
             overwrite=overwrite,
         )
     join(segmenter.runtime.device)
+    given_scores = (overlay_score, chosen.min_score, segmenter.config.inference.recommended_score)
     status = label(
         "predict",
         images,
         make_labeler,
         out=out,
-        overlays=overlays,
-        overlay_score=overlay_score,
+        shown=Shown(
+            score=next(score for score in given_scores if score is not None),
+            pictures=overlays,
+            as_json=json,
+            remedy=NO_OBJECT,
+        ),
         reading=reading,
         short_side=None if tiles else segmenter.decoded_side,
         settings={

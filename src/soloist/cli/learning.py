@@ -19,7 +19,7 @@ from soloist.cli.arguments import (
     PretrainOptions,
     TrainOptions,
 )
-from soloist.cli.options import given
+from soloist.cli.options import given, refuse_idle, refuse_idle_values
 from soloist.cli.runs import finish, open_command, parse_duration, tell_plan
 from soloist.config.presets import load_config
 
@@ -96,7 +96,12 @@ def train(
     from soloist.training.dry_run import plan_train
     from soloist.training.train import train as run_train
 
-    settings = load_config(preset, config, given(options))
+    values = given(options)
+    settings = load_config(preset, config, values)
+    refuse_idle_values(values, settings)
+    if init is not None:
+        weights = {"--backbone.weights": values.get("backbone", {}).get("weights")}
+        refuse_idle(weights, "with --init, which has its own")
     found = find_images(images, settings.reading)
     labels = load_coco(masks)
     start_from = None if init is None else model_folder(init)
@@ -145,8 +150,16 @@ def fit(
 
     values = given(options)
     if rounds is not None:
+        refuse_idle(
+            {"--self-training.rounds": values.get("self_training", {}).get("rounds")},
+            "beside --rounds",
+        )
         values["self_training"] = {**values.get("self_training", {}), "rounds": rounds}
     settings = load_config(preset, config, values)
+    refuse_idle_values(values, settings)
+    if budget is not None:
+        steps = {"--train.steps": values.get("train", {}).get("steps")}
+        refuse_idle(steps, "with --budget, which plans the steps")
     seconds = None if budget is None else parse_duration(budget)
     found = find_images(images, settings.reading)
     runtime = choose_runtime(device, precision)
@@ -158,4 +171,4 @@ def fit(
         result = run_fit(found, run, settings, runtime, budget_seconds=seconds, ground_truth=gt)
         on_main(lambda: write_run_report(run, result.images, result.gallery, ground_truth=gt))
         print_results(result.metrics)
-        return finish(run)
+        return finish(run, on_main(result.warning))

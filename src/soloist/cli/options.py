@@ -9,8 +9,8 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
-from collections.abc import Mapping
-from dataclasses import field, fields, is_dataclass, make_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, field, fields, is_dataclass, make_dataclass
 from functools import cache
 from itertools import pairwise, repeat
 from typing import Annotated, Any, get_type_hints
@@ -19,6 +19,8 @@ from cyclopts import Parameter
 
 from soloist.checkpoints.published import backbone_choice
 from soloist.config import Config
+from soloist.config.presets import PRESETS
+from soloist.errors import ConfigError
 
 CHOICE = "backbone_choice"
 CHOICE_HELP = (
@@ -28,12 +30,23 @@ CHOICE_HELP = (
 READING_FLAGS = "--channels", "--stretch", "--stretch-percentiles", "--max-pixels"
 
 
-def option_group(*sections: str) -> type[Any]:
+SHOWN_PRESETS = ("paper", "paper-r101", "small", "tiny", "soloist")
+"""Presets whose values help names."""
+
+Change = Callable[[Config], Config]
+
+
+def option_group(
+    *sections: str, of_model: bool = False, change: Change = lambda config: config
+) -> type[Any]:
     """A dataclass whose fields are the named sections of `Config`, every value optional.
 
     Args:
         sections: Fields of `Config`, such as `free_mask`; plain fields (`seed`) may be named too.
+        of_model: What is not given is the model's own, not a preset's.
+        change: What the verb makes of a preset, for the defaults that help shows.
     """
+    presets = {} if of_model else {name: change(PRESETS[name]) for name in SHOWN_PRESETS}
     hints = get_type_hints(Config)
     docs = field_docs(Config)
     made: list[tuple[str, Any, Any]] = []
@@ -41,7 +54,8 @@ def option_group(*sections: str) -> type[Any]:
         kind = hints[name]
         if is_dataclass(kind):
             flags = READING_FLAGS if name == "reading" else ()
-            options = all_optional(kind, flags)  # type: ignore[arg-type]  # a class, not an instance
+            own = {preset: getattr(config, name) for preset, config in presets.items()}
+            options = _all_optional(kind, flags, own)  # type: ignore[arg-type]  # a class
             title = name.replace("_", " ").capitalize()
             if name == "backbone":
                 short = Parameter(name="--backbone", help=CHOICE_HELP, group=title)
@@ -49,7 +63,8 @@ def option_group(*sections: str) -> type[Any]:
             group = Parameter(group=title)
             made.append((name, Annotated[options, group], field(default=options())))
         else:
-            help_text = Parameter(help=docs[name])
+            own = {preset: config for preset, config in presets.items()}
+            help_text = Parameter(help=docs[name] + _defaults(name, own))
             made.append((name, Annotated[kind | None, help_text], field(default=None)))
     # cyclopts looks a dataclass's annotations up in its module.
     return make_dataclass("Options", made, frozen=True, namespace={"__module__": __name__})
@@ -71,6 +86,91 @@ def given(options: Any) -> dict[str, Any]:
         chosen = backbone_choice(values.pop(CHOICE))
         values["backbone"] = {**chosen, **values.get("backbone", {})}
     return values
+
+
+def flags_of(values: Mapping[str, Any], *sections: str) -> dict[str, Any]:
+    """The values of some sections by their flags, such as `--free-mask.max-masks`.
+
+    Args:
+        values: As `given` returns them.
+        sections: Names of sections.
+    """
+    return {
+        f"--{section}.{name}".replace("_", "-"): value
+        for section in sections
+        for name, value in values.get(section, {}).items()
+    }
+
+
+def refuse_idle(options: Mapping[str, object], because: str) -> None:
+    """Refuses options that have no effect in this mode.
+
+    Args:
+        options: Values by flag; None or False where not given.
+        because: What the mode is, or what is missing, after `has no effect`.
+
+    Raises:
+        ConfigError: If one is given.
+    """
+    for flag, value in options.items():
+        if value is not None and value is not False:
+            raise ConfigError(f"{flag} has no effect {because}; leave it out")
+
+
+def refuse_idle_values(values: Mapping[str, Any], config: Config) -> None:
+    """Refuses values of the method that other values switch off.
+
+    Args:
+        values: What the user gave, as `given` returns it.
+        config: All options of the run.
+
+    Raises:
+        ConfigError: If one is given.
+    """
+    for idle, names, because in (
+        (
+            config.extract.proposals == "regions",
+            ("free_mask",),
+            "where masks are merged regions (--extract.proposals)",
+        ),
+        (
+            config.extract.proposals == "free-mask",
+            ("regions",),
+            "where Free Mask makes the masks (--extract.proposals)",
+        ),
+        (
+            config.self_training.rounds == 0,
+            ("self_training",),
+            "without a round of self-training (--rounds)",
+        ),
+        (config.inference.nms == "matrix", ("inference.nms_threshold",), "with Matrix NMS"),
+        (
+            config.inference.nms == "mask",
+            ("inference.nms_kernel", "inference.nms_sigma"),
+            "with mask NMS",
+        ),
+        (
+            config.loss.pairwise_affinity == 0,
+            ("loss.pairwise_warmup_steps", "loss.color_threshold"),
+            "at --loss.pairwise-affinity 0",
+        ),
+        (
+            not config.augment.strong,
+            tuple(f"augment.{name}" for name in STRONG_VIEW),
+            "without strong views (--augment.strong)",
+        ),
+        (config.augment.copy_paste == 0, ("augment.paste_scale",), "at --augment.copy-paste 0"),
+    ):
+        for name in names if idle else ():
+            section, _, one = name.partition(".")
+            group = values.get(section, {})
+            found = {one: group[one]} if one in group else {} if one else group
+            found = {key: value for key, value in found.items() if key != "rounds"}
+            refuse_idle(flags_of({section: found}, section), because)
+
+
+STRONG_VIEW = ("copy_paste", "paste_scale", "color_jitter", "gray", "blur", "erase")
+"""Options of the strong view alone."""
 
 
 def field_docs(section: type[Any]) -> Mapping[str, str]:
@@ -106,6 +206,13 @@ def all_optional(section: type[Any], flags: tuple[str, ...] = ()) -> type[Any]:
         flags: What the options are called, in the order of the fields; else they have the names of
             the fields.
     """
+    return _all_optional(section, flags, None)
+
+
+def _all_optional(
+    section: type[Any], flags: tuple[str, ...], presets: Mapping[str, Any] | None
+) -> type[Any]:
+    """`all_optional`; help shows the section's values in presets, or its own where None."""
     hints = get_type_hints(section)
     docs = field_docs(section)
     made = [
@@ -115,7 +222,7 @@ def all_optional(section: type[Any], flags: tuple[str, ...] = ()) -> type[Any]:
                 hints[item.name] | None,
                 Parameter(
                     name=flag,
-                    help=docs[item.name],
+                    help=docs[item.name] + _defaults(item.name, presets, item),
                     negative_iterable="",
                     consume_multiple=flag is not None,
                 ),
@@ -126,3 +233,33 @@ def all_optional(section: type[Any], flags: tuple[str, ...] = ()) -> type[Any]:
     ]
     name = section.__name__.removesuffix("Config")
     return make_dataclass(name, made, frozen=True, namespace={"__module__": __name__})
+
+
+def _defaults(name: str, presets: Mapping[str, Any] | None, item: Any = None) -> str:
+    """What help says about the value of an option that is not given.
+
+    Args:
+        name: The field.
+        presets: The section in each preset; empty where a model has its own values, None where
+            the field has a default of its own.
+        item: The field of a dataclass, for that default.
+    """
+    if presets is None:
+        own = item.default if item.default is not MISSING else None
+        return "" if own is None else f" [default: {_shown(own)}]"
+    if not presets:
+        return " [default: the model's]"
+    by_value: dict[str, list[str]] = {}
+    for preset, section in presets.items():
+        by_value.setdefault(_shown(getattr(section, name)), []).append(preset)
+    if len(by_value) == 1:
+        return f" [default: {next(iter(by_value))}]"
+    parts = (f"{value} ({', '.join(names)})" for value, names in by_value.items())
+    return f" [default: {'; '.join(parts)}]"
+
+
+def _shown(value: object) -> str:
+    """A value as the command line takes it."""
+    if isinstance(value, tuple):
+        return " ".join(map(_shown, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,6 +27,23 @@ DONE, SOME_FAILED, USER_ERROR = 0, 1, 2
 MANY_IMAGES = 100_000
 
 logger = logging.getLogger("soloist")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a labelling shows to people and scripts beside its file.
+
+    Attributes:
+        score: Masks of a lower one are in the file, but not shown.
+        pictures: Folder for pictures of the masks; None for none.
+        as_json: Lines of JSON on standard output instead of paths.
+        remedy: What helps where nothing is found.
+    """
+
+    score: float = 0.0
+    pictures: Path | None = None
+    as_json: bool = False
+    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,6 +69,8 @@ class Sharding:
         Raises:
             ConfigError: If they do not fit each other, or need a package that is absent.
         """
+        if ray_workers is not None and engine != "ray":
+            raise ConfigError("--ray-workers has no effect without --engine ray; leave it out")
         if size is None:
             if engine == "ray":
                 raise ConfigError("--engine ray labels shards: add --shard-size, such as 1000")
@@ -89,10 +110,41 @@ def parse_duration(text: str) -> float:
     return hours * 3600 + minutes * 60 + seconds
 
 
-def folder_for(images: list[str]) -> Path:
-    """Where predictions go if nobody says: `runs/predict/` and the name of the first source."""
-    plain = [part for part in Path(images[0]).absolute().parts if not re.search(r"[*?\[]", part)]
-    return Path("runs", "predict", Path(plain[-1]).stem or "images")
+def folder_for(images: list[str], model: str | None, *, overwrite: bool, reuse: bool) -> Path:
+    """Where predictions go without --out: `runs/predict/` and the name of the first source.
+
+    Where other predictions are already, the name gets a number. What the same command began, or
+    with `reuse` finished, is resumed.
+
+    Args:
+        images: The sources.
+        model: As for `predict`.
+        overwrite: Take the folder without a number, whatever is in it.
+        reuse: A file that the same command finished is no obstacle.
+    """
+    from soloist.data.coco.partial import head_path, is_finished
+    from soloist.data.coco.read import read_json
+    from soloist.data.web import address_name, is_address
+
+    first = images[0]
+    if is_address(first):
+        first = address_name(first)
+    plain = [part for part in Path(first).absolute().parts if not re.search(r"[*?\[]", part)]
+    name = Path(plain[-1]).stem or "images"
+    for number in count(1):
+        folder = Path("runs", "predict", name if number == 1 else f"{name}-{number}")
+        file = folder / "masks.json"
+        begun = head_path(file)
+        if overwrite or not folder.exists():
+            return folder
+        if is_finished(file):
+            made = read_json(file).get("info", {}) if reuse else {}
+        else:
+            made = read_json(begun) if begun.is_file() else None
+        ours = {"images": images, "model": model or "bundled"}
+        if made is None or ours.items() <= made.items():
+            return folder
+    raise AssertionError("there is always another number")
 
 
 @contextmanager
@@ -119,15 +171,24 @@ def tell_plan(command: str, out: Path, plan: Callable[[], list[str]]) -> int:
     return DONE
 
 
-def finish(run: RunFolder) -> int:
-    """Closes a run that is done and tells how it went."""
+def finish(run: RunFolder, warning: str | None = None) -> int:
+    """Closes a run that is done and tells how it went.
+
+    Args:
+        run: The run.
+        warning: What is wrong with its result; the exit code tells of it too.
+    """
     from soloist.runtime.distributed import on_main
 
     run.finish()
     if launched().rank == 0 and (run.path / "report.html").is_file():
         sys.stdout.write(f"report: {run.path / 'report.html'}\n")
     # What failed in an earlier session stands in the main process's file alone.
-    return failures_status(on_main(lambda: run.errors.count), run.errors.path)
+    status = failures_status(on_main(lambda: run.errors.count), run.errors.path)
+    if warning is None:
+        return status
+    logger.warning("done, but %s", warning)
+    return SOME_FAILED
 
 
 def failures_status(count: int, path: Path | None) -> int:
@@ -144,12 +205,11 @@ def label(
     make_labeler: Any,
     *,
     out: Path,
-    overlays: Path | None,
+    shown: Shown,
     reading: ReadingConfig,
     short_side: int | None,
     settings: dict[str, Any],
     overwrite: bool,
-    overlay_score: float = 0.0,
     sharding: Sharding | None,
     categories: Mapping[int, str] | None = None,
     reuse: bool = False,
@@ -177,8 +237,8 @@ def label(
         logger.info("%s is finished already", out)
         return failures_status(len(read_errors(errors_path(out))), errors_path(out))
     on_result = None
-    if overlays is not None:
-        on_result = OverlayWriter(overlays.absolute(), score_threshold=overlay_score)
+    if shown.pictures is not None:
+        on_result = OverlayWriter(shown.pictures.absolute(), score_threshold=shown.score)
     if sharding is None:
         images = find_images(sources, reading)
         if len(images) > MANY_IMAGES:
@@ -218,8 +278,85 @@ def label(
             )
         failed, path = summary.failed, out / ERRORS
     report_labels(title, summary)
-    if launched().rank == 0:
-        sys.stdout.write(f"{out}\n")
-        if overlays is not None:
-            sys.stdout.write(f"{overlays}\n")
-    return failures_status(failed, path)
+    status = failures_status(failed, path)
+    if launched().rank != 0:
+        return status
+    if sharding is None and len(images) <= MANY_IMAGES:
+        status = max(status, _tell_found(title, out, shown))
+    elif summary.instances == 0:
+        status = _found_nothing(title, shown.remedy)
+    if shown.as_json:
+        sys.stdout.writelines(_json_lines(out, {one.name: one.path for one in images}, path))
+    else:
+        paths = [out] if shown.pictures is None else [out, shown.pictures]
+        sys.stdout.write("".join(f"{one}\n" for one in paths))
+    return status
+
+
+def _tell_found(title: str, out: Path, shown: Shown) -> int:
+    """Says how many masks of a file are shown, and what to do where there is none.
+
+    Returns:
+        The exit code.
+    """
+    from soloist.data.coco.read import load_coco
+
+    file = load_coco(out)
+    scores = [one.score for several in file.annotations.values() for one in several]
+    if not scores:
+        return _found_nothing(title, shown.remedy)
+    good = sum(score >= shown.score for score in scores)
+    if good == 0:
+        logger.warning(
+            "%s: none of the %d masks has the score %g that is shown, the best has %.2f; "
+            "--min-score %.2g shows it; %s",
+            title,
+            len(scores),
+            shown.score,
+            max(scores),
+            max(scores) * 0.9,
+            shown.remedy,
+        )
+        return SOME_FAILED
+    if shown.score > 0:
+        logger.info(
+            "%s: %d masks of score %g or more%s; %s has all %d",
+            title,
+            good,
+            shown.score,
+            "" if shown.pictures is None else " are drawn",
+            out.name,
+            len(scores),
+        )
+    return DONE
+
+
+def _found_nothing(title: str, remedy: str) -> int:
+    logger.warning("%s: done, but nothing was found; %s", title, remedy)
+    return SOME_FAILED
+
+
+def _json_lines(out: Path, paths: Mapping[str, Path], errors: Path | None) -> Iterator[str]:
+    """A line of JSON for each image of a COCO file, then for each image that failed."""
+    from soloist.data.coco.read import load_coco
+    from soloist.runtime.error_log import read_errors
+
+    file = load_coco(out)
+    for image in file.images:
+        objects = [
+            {
+                "id": one.id,
+                "category": file.categories.get(one.category_id),
+                "score": one.score,
+                "box_xywh": one.box_xywh,
+                "area": one.area,
+                "mask": one.segmentation,
+            }
+            for one in file.annotations[image.id]
+        ]
+        path = paths.get(image.file_name)
+        head = {"image": image.file_name, "path": None if path is None else path.as_posix()}
+        size = {"height": image.height, "width": image.width}
+        yield json.dumps({**head, **size, "objects": objects}) + "\n"
+    for entry in [] if errors is None else read_errors(errors):
+        yield json.dumps({"image": entry["image"], "error": entry["error"]}) + "\n"

@@ -31,7 +31,8 @@ def wanted_video(
         ConfigError: If they do not fit each other, or PyAV is absent.
     """
     videos = [source for source in sources if Path(source).suffix.lower() in SUFFIXES]
-    unfit = [flag for flag, value in (of_images if videos else of_video).items() if value]
+    idle = of_images if videos else of_video
+    unfit = [flag for flag, value in idle.items() if value is not None and value is not False]
     if unfit:
         what = "images, not for a video" if videos else "a video, such as clip.mp4"
         raise ConfigError(f"{unfit[0]} is for {what}; leave it out")

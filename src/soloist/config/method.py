@@ -283,6 +283,9 @@ class InferenceConfig:
     """Least score after the suppression of duplicates (released)."""
     max_per_image: int = 100
     """Most masks per image (released)."""
+    recommended_score: float = 0.3
+    """Score from which masks are shown to people and written for other tools by default; files of
+    masks have the others too (ours)."""
     largest_part: bool = False
     """Keep only the largest connected part of each mask (ours)."""
     masks: Literal["network", "regions", "reranked"] = "network"
@@ -299,7 +302,7 @@ class InferenceConfig:
         at_least(1, self, "inference", "max_before_nms", "max_per_image")
         at_most(20_000, self, "inference", "short_side", "max_side")
         above_zero(self, "inference", "nms_sigma")
-        share(self, "inference", "nms_threshold", "outline_radius")
+        share(self, "inference", "nms_threshold", "outline_radius", "recommended_score")
 
 
 @dataclass(frozen=True)

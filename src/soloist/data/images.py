@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ __all__ = [
     "exif_orientation",
     "find_images",
     "image_size",
+    "is_pixels",
     "own_pixels",
     "read_image",
     "read_with_size",
@@ -75,6 +76,10 @@ _PLAIN_MODES = {"L", "LA", "RGB", "RGBA", "RGBX", "I", "F", "I;16", "I;16B", "I;
 _JPEG = {6, 7}  # Of a TIFF's compressions.
 # Red, green, blue and transparency.
 _MOST_SAMPLES = 4
+_PIXELS_WANTED = (
+    "pixels must be (H, W) or (H, W, C), of a tensor also (C, H, W), with 1, 3 or 4 channels of "
+    "uint8, uint16, or floats in [0, 1]"
+)
 _pixel_limit_lock = threading.Lock()
 
 
@@ -324,19 +329,58 @@ def _opaque(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(image.convert("RGB")).copy()
 
 
-def own_pixels(source: NDArray[np.uint8] | Image.Image) -> NDArray[np.uint8]:
-    """Pixels in memory as (H, W, 3) uint8 RGB of their own: what the caller does stays his.
+def is_pixels(source: object) -> bool:
+    """Whether a source is an image in memory: an array, a tensor or a Pillow image."""
+    return isinstance(source, np.ndarray | Image.Image) or _is_tensor(source)
+
+
+def own_pixels(source: Any, reading: ReadingConfig = AS_USUAL) -> NDArray[np.uint8]:
+    """A copy of an image in memory, as (H, W, 3) uint8 RGB.
+
+    Args:
+        source: A Pillow image; an array, (H, W) or (H, W, C); or a tensor, (H, W), (C, H, W) or
+            (H, W, C). C is 1, 3, or 4 with opacity. Values are uint8, uint16 (read as a file of 16
+            bits is) or floats in [0, 1].
+        reading: As in `read_image`.
 
     Raises:
-        ValueError: If an array is of another shape or type, or a picture cannot be converted.
+        DataError: If it is of another shape or type, or cannot be converted.
     """
-    if isinstance(source, Image.Image):
-        return to_rgb(source)
-    if source.ndim != 3 or source.shape[2] != 3 or source.size == 0 or source.dtype != np.uint8:
-        raise ValueError(
-            f"pixels must be (H, W, 3) uint8, at least one, got {source.shape} {source.dtype}"
-        )
-    return source.copy()
+    try:
+        if isinstance(source, Image.Image):
+            return to_rgb(source, reading)
+        values = _plain_array(source) if _is_tensor(source) else np.asarray(source)
+        channels = values[..., None] if values.ndim == 2 else values
+        known = channels.ndim == 3 and channels.size and channels.shape[2] in (1, 3, 4)
+        if not known or channels.dtype.kind not in "uf" or channels.dtype.itemsize > 8:
+            raise ValueError(_PIXELS_WANTED)
+        if channels.dtype.kind == "f":
+            if not (channels.min() >= 0 and channels.max() <= 1):
+                raise ValueError(f"{_PIXELS_WANTED}; divide them by their greatest value")
+            channels = np.rint(channels * 255).astype(np.uint8)
+        if channels.dtype != np.uint8:
+            return to_rgb8(channels, reading, colour=True)
+        single = channels.shape[2] == 1
+        return to_rgb(Image.fromarray(channels[..., 0] if single else channels), reading)
+    except DataError:
+        raise
+    except _DECODE_ERRORS as error:
+        got = f"{tuple(source.shape)} {source.dtype}" if hasattr(source, "shape") else source.mode
+        raise DataError(f"{one_line(error)}, got {got}") from error
+
+
+def _is_tensor(source: object) -> bool:
+    # By its looks: torch is not imported, and may be absent.
+    return hasattr(source, "detach") and hasattr(source, "numpy") and hasattr(source, "ndim")
+
+
+def _plain_array(tensor: Any) -> NDArray[Any]:
+    """A tensor's values as an array, its channels last."""
+    if tensor.is_floating_point():
+        tensor = tensor.float()
+    values: NDArray[Any] = tensor.detach().cpu().numpy()
+    first = values.ndim == 3 and values.shape[0] in (1, 3, 4)
+    return np.moveaxis(values, 0, -1) if first else values
 
 
 def _ceil(value: float) -> int:

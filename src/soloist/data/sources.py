@@ -15,6 +15,7 @@ from typing import Any
 from PIL import Image
 
 from soloist.config import AS_USUAL, ReadingConfig
+from soloist.data.web import fetch_image, is_address
 from soloist.errors import DataError
 from soloist.runtime.files import one_line, shown
 
@@ -91,6 +92,8 @@ def find_images(
       looked for in the file's folder, in `images/` and `<stem>/` beside it, in the standard
       layout's `../<stem without instances_>/`, in CVAT's `../images/<that>/`, and in the folder
       above.
+    - An http or https address: the image there, which is fetched; in lists and COCO files such
+      addresses are not.
     - A sequence of those, one after the other; a file found twice is kept once. If two names
       or ids would be equal, names become relative to the files' common folder, or ids None.
 
@@ -158,6 +161,9 @@ def _is_image_name(name: str) -> bool:
 
 
 def _find_in(source: str | Path) -> list[ImageRef]:
+    if is_address(source):
+        fetched = fetch_image(str(source))
+        return [ImageRef(fetched, fetched.name)]
     path = Path(os.path.expanduser(source))
     # These take names of any length, which pathlib refuses.
     if os.path.isdir(path):
@@ -172,8 +178,8 @@ def _find_in(source: str | Path) -> list[ImageRef]:
     if glob.has_magic(str(path)):
         return _find_by_pattern(path)
     raise DataError(
-        f"wanted an image, folder, glob pattern, list (.txt) or COCO file (.json), got "
-        f"{shown(path)}, which does not exist; check the path"
+        f"wanted an image, folder, glob pattern, list (.txt), COCO file (.json) or https address, "
+        f"got {shown(path)}, which does not exist; check the path"
     )
 
 

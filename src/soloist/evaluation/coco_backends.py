@@ -48,7 +48,7 @@ def choose_backend(name: str) -> Backend:
     if not installed:
         raise ConfigError(
             "wanted the backend faster-coco-eval, which is not installed; "
-            "pip install 'soloist[fast]', or use --backend pycocotools"
+            "pip install '.[fast]', or use --backend pycocotools"
         )
     return FASTER
 

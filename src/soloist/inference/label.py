@@ -39,8 +39,6 @@ logger = logging.getLogger(__name__)
 # Images decoded ahead of the one in work; of those that are never reduced, which may be large, one.
 LOOKAHEAD = 4
 LOOKAHEAD_WHOLE = 1
-# The estimate printed early rests on this many images.
-IMAGES_FOR_ESTIMATE = 5
 
 Objects = Instances | EncodedInstances
 Labeler = Callable[[NDArray[np.uint8], tuple[int, int]], Objects]
@@ -135,9 +133,6 @@ def label_images(
                 failures.append((row.file_name, row.error))
                 errors.add(row.file_name, title, row.error)
             found += len(row.annotations)
-            if count == IMAGES_FOR_ESTIMATE and len(own_images) > 2 * count and is_main():
-                rest = (time.monotonic() - start) / count * (len(own_images) - count)
-                logger.info("%s: %d images, about %s", title, count_left, duration(rest))
             # The others are about as far.
             advanced = min(processes(), count_left - (count - 1) * processes())
             tracker.advance(advanced, note=f"{found} masks")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -12,26 +13,56 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from soloist.config import AS_USUAL, ReadingConfig
+from soloist.config import AS_USUAL, InferenceConfig, ReadingConfig
 from soloist.data.coco.rle import decode_mask, encode_masks
 from soloist.data.coco.types import CocoImage
 from soloist.data.coco.write import instances_to_annotations, write_coco
 from soloist.data.drawing.pictures import draw_masks, jpeg_bytes, resize_masks, thumbnail
-from soloist.data.images import read_image
+from soloist.data.images import is_pixels, own_pixels, read_image
+from soloist.data.sources import ImageRef, find_images
 from soloist.errors import DataError, require
+from soloist.runtime.files import shown
 
 if TYPE_CHECKING:
     from supervision import Detections
     from torch import Tensor
 
-Source = str | Path | NDArray[np.uint8] | Image.Image | Sequence[str | Path]
-"""A path or several, (H, W, 3) uint8 RGB, or a Pillow image."""
+Source = Any
+"""What is segmented: what `find_images` takes (paths, patterns, https addresses); an image in
+memory, as `own_pixels` takes it; or several of these in a list, or in one tensor or array."""
 
 SHOWN_SIDE = 480
 """Pixels of the long side of a picture in a notebook."""
 _MOST_SCORES = 20  # More of them hide a small picture.
 _ROWS = ("scores", "boxes", "embeddings", "labels", "agreements")
 """Fields with a row an object, beside the masks."""
+
+
+def each_source(source: Source, reading: ReadingConfig) -> Iterator[ImageRef | NDArray[np.uint8]]:
+    """The images of a source one by one: files to be read, and (H, W, 3) uint8 RGB pixels.
+
+    Raises:
+        DataError: If a source does not exist, or is nothing that can be segmented.
+    """
+    several = is_pixels(source) and getattr(source, "ndim", 0) == 4
+    if is_pixels(source) and not several:
+        # A copy: a result outlives what the caller does with the array.
+        yield own_pixels(source, reading)
+        return
+    if isinstance(source, str | Path):
+        yield from find_images(source, reading)
+        return
+    if not isinstance(source, Iterable) and not several:
+        raise DataError(
+            "wanted a path, pattern, https address, array, tensor, Pillow image or a list of "
+            f"these, got {type(source).__name__}"
+        )
+    sources = list(source)
+    if any(map(is_pixels, sources)):
+        for one in sources:
+            yield from each_source(one, reading)
+        return
+    yield from find_images(sources, reading)
 
 
 class Presentable:
@@ -52,13 +83,31 @@ class Presentable:
     pixels: NDArray[np.uint8] | None
     categories: Mapping[int, str]
     reading: ReadingConfig = AS_USUAL
+    recommended_score: float = InferenceConfig().recommended_score
 
     if TYPE_CHECKING:
 
         def __len__(self) -> int: ...
 
-        def filter(self, keep: Any) -> Self:
-            """Some of the objects."""
+    def filter(self, keep: Any = None) -> Self:
+        """Some of the objects, as a result of the same image.
+
+        Args:
+            keep: The least score, a number; (N,) bools; or (K,) indices in the order wanted. None
+                takes the score that the model recommends.
+
+        Raises:
+            DataError: If a score is not in [0, 1].
+        """
+        if keep is None:
+            keep = self.recommended_score
+        if np.ndim(keep) == 0 and np.asarray(keep).dtype.kind in "iuf":
+            if not 0 <= keep <= 1:
+                raise DataError(
+                    f"a least score must be in [0, 1], got {keep}; indices go in a list"
+                )
+            keep = np.asarray(self.scores) >= float(keep)
+        return self._rows(keep)
 
     def __getitem__(
         self, chosen: int | slice | Sequence[int] | Sequence[bool] | NDArray[Any] | Tensor
@@ -73,7 +122,11 @@ class Presentable:
             TypeError: If it is none of these.
         """
         if isinstance(chosen, slice):
-            return self.filter(np.arange(*chosen.indices(len(self))))
+            chosen = np.arange(*chosen.indices(len(self)))
+        return self._rows(chosen)
+
+    def _rows(self, chosen: Any) -> Self:
+        """`__getitem__` without slices."""
         asked = np.asarray(chosen)
         if asked.ndim == 0 and asked.dtype.kind in "iu":
             asked = asked[None]
@@ -84,7 +137,9 @@ class Presentable:
                 "wanted an index, a slice, indices or one bool for each object, got "
                 f"{asked.shape} {asked.dtype}"
             )
-        return self.filter(np.arange(len(self))[asked])
+        # Of the class of objects that this one is mixed with.
+        some: Self = super().filter(np.arange(len(self))[asked])  # type: ignore[misc]
+        return some
 
     def __iter__(self) -> Iterator[Self]:
         """One result an object, in their order."""
@@ -136,12 +191,17 @@ class Presentable:
         """Writes `plot()` as a picture, or, to a path that ends in `.json`, the COCO file.
 
         Args:
-            path: Where to; its folder is made if needed.
+            path: Where to; its folder is made if needed. In a folder (one that is there, or whose
+                name ends in a slash) the picture is called as its image, with `.png`.
 
         Returns:
-            The path.
+            The path of the file.
+
+        Raises:
+            DataError: If pictures of that suffix cannot be written, or as `plot`.
         """
-        path = Path(path)
+        is_folder = str(path).endswith(("/", os.sep)) or Path(path).is_dir()
+        path = Path(path, f"{Path(self._name()).stem}.png") if is_folder else Path(path)
         if path.suffix.lower() == ".json":
             image = CocoImage(1, self._name(), *self.image_size)
             write_coco(
@@ -152,6 +212,12 @@ class Presentable:
                 categories=self.categories,
             )
             return path
+        Image.init()
+        if Image.EXTENSION.get(path.suffix.lower()) not in Image.SAVE:
+            raise DataError(
+                f"wanted a picture such as masks.png, masks.json or a folder, got {shown(path)}; "
+                "end its name in .png, .jpg or .json, or a folder's in a slash"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         self.plot().save(path)
         return path

@@ -19,14 +19,14 @@ from torchvision.transforms import v2
 
 from soloist.checkpoints.download import fetch_model
 from soloist.checkpoints.hub_reference import model_reference
-from soloist.config import AS_USUAL, Config, ReadingConfig, TileConfig
+from soloist.config import AS_USUAL, Config, InferenceConfig, ReadingConfig, TileConfig
 from soloist.data.coco.encoded import EncodedInstances
 from soloist.data.coco.types import CATEGORIES
 from soloist.data.drawing.pictures import draw_large
-from soloist.data.images import own_pixels, read_with_size, resized_size
-from soloist.data.sources import ImageRef, find_images
+from soloist.data.images import read_with_size, resized_size
+from soloist.data.sources import ImageRef
 from soloist.errors import CheckpointError
-from soloist.inference.results import SHOWN_SIDE, Presentable, Source
+from soloist.inference.results import SHOWN_SIDE, Presentable, Source, each_source
 from soloist.inference.tiles import TiledLabeler
 from soloist.models.backbones import Backbone, NameFormat
 from soloist.models.build import load_categories, load_judge, load_solo, normalize, save_solo
@@ -53,7 +53,7 @@ after FreeSOLO (arXiv 2202.12181).
 import soloist
 
 segmenter = soloist.load("owner/name")  # the name of this repository
-segmenter.predict("photo.jpg")[0].save("masks.png")
+segmenter.predict("photo.jpg")[0].filter().save("masks.png")
 ```
 """
 
@@ -65,24 +65,26 @@ BUNDLED = Path(str(files("soloist") / "weights" / "segmenter"))
 
 
 @dataclass(frozen=True)
-class Result(Instances, Presentable):
+class Result(Presentable, Instances):
     """Objects found on one image, best first; see `Instances` for the other fields.
 
-    `result[0]`, `result[2:5]`, `result[result.scores > 0.5]` and iteration give results of the
-    same image with some of its objects. A pickle holds masks as run lengths, and `pixels` as they
-    are: predict from paths to keep it small.
+    `result.filter()` has those of the score that the model recommends, `result.filter(0.5)` those
+    of another one; `result[0]`, `result[2:5]` and iteration choose by place. A pickle holds masks
+    as run lengths, and `pixels` as they are: predict from paths to keep it small.
 
     Attributes:
         path: The image file; None when pixels were given.
         pixels: (H, W, 3) uint8 RGB; None when they are to be read from `path` when needed.
         categories: Names of classes by category id; label k is the k-th of them.
         reading: How the file is read.
+        recommended_score: What `filter()` keeps.
     """
 
     path: Path | None = None
     pixels: NDArray[np.uint8] | None = None
     categories: Mapping[int, str] = field(default_factory=lambda: CATEGORIES)
     reading: ReadingConfig = AS_USUAL
+    recommended_score: float = InferenceConfig().recommended_score
 
     __repr__ = Presentable.__repr__
 
@@ -92,7 +94,7 @@ class Result(Instances, Presentable):
 
 
 @dataclass(frozen=True)
-class LargeResult(EncodedInstances, Presentable):
+class LargeResult(Presentable, EncodedInstances):
     """Objects found on tiles of an image, best first: a `Result` whose masks stay compressed.
 
     `masks[k]` decodes the k-th mask; `plot` draws on a reduced picture, without scores.
@@ -102,12 +104,14 @@ class LargeResult(EncodedInstances, Presentable):
         pixels: As in `Result`.
         categories: As in `Result`.
         reading: As in `Result`.
+        recommended_score: As in `Result`.
     """
 
     path: Path | None = None
     pixels: NDArray[np.uint8] | None = None
     categories: Mapping[int, str] = field(default_factory=lambda: CATEGORIES)
     reading: ReadingConfig = AS_USUAL
+    recommended_score: float = InferenceConfig().recommended_score
 
     def plot(self) -> Image.Image:
         """The image, reduced to at most 2048 pixels a side, with its masks drawn over it."""
@@ -338,7 +342,8 @@ class Segmenter(
         """Segments an image, or all images of a folder, glob, list or COCO file.
 
         Args:
-            source: A path or several, an (H, W, 3) uint8 RGB array, or a Pillow image.
+            source: A path, pattern or https address; an array, tensor or Pillow image (as
+                `soloist.data.images.own_pixels` takes them); or several of these in a list.
             stream: Yield one result at a time, so that memory stays flat.
             tile: Cut large images into tiles of this side in pixels, or as the options say
                 (docs/large-images.md); masks then stay compressed.
@@ -358,29 +363,25 @@ class Segmenter(
         return results if stream else list(results)
 
     def _large_results(self, source: Source, labeler: TiledLabeler) -> Iterator[LargeResult]:
-        if isinstance(source, Image.Image | np.ndarray):
-            pixels = own_pixels(source)
-            found = labeler(pixels, (pixels.shape[0], pixels.shape[1]))
-            yield LargeResult(**vars(found), pixels=pixels, categories=self.categories)
-            return
-        for image in find_images(source, self.config.reading):
+        told: dict[str, Any] = {
+            "categories": self.categories,
+            "recommended_score": self.config.inference.recommended_score,
+        }
+        for image in each_source(source, self.config.reading):
+            if isinstance(image, np.ndarray):
+                found = labeler(image, (image.shape[0], image.shape[1]))
+                yield LargeResult(**vars(found), pixels=image, **told)
+                continue
             found = labeler(*read_with_size(image.path, reading=image.reading))
-            yield LargeResult(
-                **vars(found),
-                path=image.path,
-                categories=self.categories,
-                reading=image.reading,
-            )
+            yield LargeResult(**vars(found), path=image.path, reading=image.reading, **told)
 
     def _results(self, source: Source) -> Iterator[Result]:
-        if isinstance(source, Image.Image | np.ndarray):
-            # Of their own: a result outlives what the caller does with the array.
-            pixels = own_pixels(source)
-            size = (pixels.shape[0], pixels.shape[1])
-            yield self._result(self(pixels, size), None, pixels)
-            return
-        for image in find_images(source, self.config.reading):
-            yield self.predict_file(image)
+        for image in each_source(source, self.config.reading):
+            if isinstance(image, np.ndarray):
+                size = (image.shape[0], image.shape[1])
+                yield self._result(self(image, size), None, image)
+            else:
+                yield self.predict_file(image)
 
     def backbone_state_dict(self, format: NameFormat = "torchvision") -> dict[str, Tensor]:
         """Copies of the backbone's weights under another library's names.
@@ -420,6 +421,7 @@ class Segmenter(
             path=path,
             pixels=pixels,
             categories=self.categories,
+            recommended_score=self.config.inference.recommended_score,
         )
 
 

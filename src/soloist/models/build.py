@@ -173,8 +173,9 @@ def model_folder(path: Path) -> Path:
     """
     folder = path / "model" if (path / "model").is_dir() else path
     if not (folder / CONFIG_FILE).is_file() or not (folder / MODEL_FILE).is_file():
+        where = path if path.exists() else f"{path}, which does not exist"
         raise CheckpointError(
-            f"no trained model in {path}; wanted the --out folder of a finished `soloist train`, "
+            f"no trained model in {where}; wanted the --out folder of a finished `soloist train`, "
             "`fit` or `demo`"
         )
     return folder
@@ -188,11 +189,17 @@ def load_solo(path: Path, preset: str | None = None) -> tuple[SOLO, Config]:
         preset: What tells the architecture of a file; a folder has its own record.
 
     Raises:
-        CheckpointError: If there is no complete model, or it does not fit its record or preset.
+        CheckpointError: If there is no complete model, it does not fit its record or preset, or
+            a folder is given a preset.
     """
     if path.is_file():
         return load_official_solo(path, preset)
     folder = model_folder(path)
+    if preset is not None:
+        raise CheckpointError(
+            f"a preset tells the architecture of a file, {path} has its own record; leave out "
+            f"the preset {preset!r}"
+        )
     with _record_of(folder) as record:
         backbone = override(BackboneConfig(), record["backbone"], where=str(folder))
         model = override(ModelConfig(), record["model"], where=str(folder))

@@ -22,6 +22,8 @@ from soloist.runtime.distributed import is_main
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 30.0
+FIRST_UNITS = 5
+"""Units after which the first line is written, if the others take longer than a line does."""
 
 
 class Tracker:
@@ -33,7 +35,9 @@ class Tracker:
         self._first = done
         self._done = done
         self._start = time.monotonic()
-        self._last_line = self._start
+        self._last_line: float | None = None
+        # Time and units of the last line: what comes after it is the pace now.
+        self._before = (self._start, done)
         self._bar = bar
         self._task = bar.add_task(title, total=total, completed=done, note="") if bar else None
 
@@ -45,11 +49,26 @@ class Tracker:
         if self._bar is not None or not is_main():
             return
         now = time.monotonic()
-        if now - self._last_line >= SECONDS_BETWEEN_LINES:
+        if self._is_due(now):
             self._last_line = now
-            rate = max(self._done - self._first, 1) / (now - self._start)
-            left = duration((self._total - self._done) / rate)
+            left = duration((self._total - self._done) / self._rate(now))
+            self._before = (now, self._done)
             logger.info("%s %d/%d, %s left %s", self._title, self._done, self._total, left, note)
+
+    def _is_due(self, now: float) -> bool:
+        if self._last_line is None and self._done - self._first >= FIRST_UNITS:
+            left = (self._total - self._done) / self._rate(now)
+            if left >= SECONDS_BETWEEN_LINES:
+                return True
+        return now - (self._last_line or self._start) >= SECONDS_BETWEEN_LINES
+
+    def _rate(self, now: float) -> float:
+        """Units a second: the slower of the pace since the last line and that of all.
+
+        Other programs come and go, and the first units are rarely the dearest.
+        """
+        paces = ((self._start, self._first), self._before)
+        return min(max(self._done - done, 1) / max(now - since, 1e-6) for since, done in paces)
 
     def reach(self, done: int) -> None:
         """Counts what other processes did: at least `done` units are finished."""

@@ -16,6 +16,7 @@ from soloist.models.build import build_backbone, build_solo, carry_over
 from soloist.runtime.device import Runtime
 from soloist.training.data.train_data import match_labels
 from soloist.training.finetuning import Labelled, check_truth, new_parts, start_from
+from soloist.training.prospects import least_steps
 
 
 def plan_pretrain(images: Sequence[ImageRef], config: Config, runtime: Runtime) -> list[str]:
@@ -102,7 +103,11 @@ def plan_fit(
     rounds = config.self_training.rounds
     training = _training("SOLO", config.train.steps, config.train.batch_size, len(images))
     if budget is not None:
-        training = f"SOLO: steps of {config.train.batch_size} images, as many as {budget} allow"
+        least = least_steps(len(images), config.train.batch_size)
+        training = (
+            f"SOLO: steps of {config.train.batch_size} images, as many as {budget} allow; fewer "
+            f"than {least} find next to nothing"
+        )
     return [
         *plan_masks(images, config, runtime),
         _network(config),

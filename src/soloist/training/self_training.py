@@ -26,6 +26,7 @@ from soloist.proposals.propose import decoded_side
 from soloist.runtime.device import Runtime
 from soloist.runtime.distributed import on_main
 from soloist.runtime.files import write_json
+from soloist.training.prospects import warn_of_few_masks
 from soloist.training.pseudo_labels import write_pseudo_labels
 from soloist.training.run_folder import RunFolder
 from soloist.training.stages import StageGallery, stage_title
@@ -67,6 +68,16 @@ class FitResult:
     metrics: dict[str, Metrics]
     gallery: list[StageGallery]
     images: list[ImageRef]
+
+    def warning(self) -> str | None:
+        """What is wrong with the model and what to do; None if it finds something on `images`."""
+        if len(load_coco(self.gallery[-1].predictions)) > 0:
+            return None
+        return (
+            f"the model finds nothing on any of {len(self.images)} images; train it longer "
+            "(--budget, --train.steps) or on more images, or use the bundled segmenter: "
+            "`soloist predict` without --model"
+        )
 
 
 def fit(
@@ -114,6 +125,8 @@ def fit(
             with run.timed(f"pseudo-labels {number}"):
                 write_pseudo_labels(images, labels, previous, run, config, runtime)
         coarse = load_coco(labels)
+        if previous is None:
+            on_main(partial(warn_of_few_masks, coarse, images, config))
         if previous is not None and len(coarse) == 0:
             logger.warning(
                 "no mask reaches self_training.score_threshold %s: the segmenter before round %d "

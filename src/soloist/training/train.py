@@ -40,6 +40,7 @@ from soloist.training.bad_steps import BadSteps
 from soloist.training.data.batches import lost_workers_told, step_batches
 from soloist.training.data.step_targets import batch_targets, targets_to
 from soloist.training.data.train_data import TrainBatch, TrainBatches, pad_batch, padded_side
+from soloist.training.prospects import least_steps, warn_of_few_steps
 from soloist.training.run_folder import Metrics, RunFolder
 from soloist.training.schedule import learning_rate, make_optimizer, set_rate
 
@@ -130,7 +131,8 @@ def train(
     metrics = Metrics(run.path / "metrics.jsonl", resume_step=first, round_number=round_number)
     criterion = FreeSOLOCriterion(config.loss, add_up=add_up, processes=processes())
     peak = options.learning_rate * options.batch_size / SCHEDULE_BATCH
-    plan = StepPlan(run, round_number, options.steps, budget_seconds, first=first)
+    wanted = least_steps(len(images), options.batch_size)
+    plan = StepPlan(run, round_number, options.steps, budget_seconds, first=first, wanted=wanted)
     prepared = step_batches(
         batches, first=first, end=plan.end, workers=workers, device=runtime.device
     )
@@ -236,7 +238,8 @@ class TrainingState:
 class StepPlan:
     """How many steps a round takes; with a budget, planned once and kept in the run's state.
 
-    The main process plans for all. Steps before `first` were done by an earlier session.
+    The main process plans for all. Steps before `first` were done by an earlier session; a plan
+    of fewer steps than `wanted` is warned of.
 
     The learning rate depends on the plan only after the warm-up, so a resumed run, which reads
     the plan, repeats what an unbroken one does.
@@ -257,8 +260,10 @@ class StepPlan:
         budget_seconds: float | None,
         *,
         first: int = 0,
+        wanted: int = 0,
     ) -> None:
         self._run = run
+        self._wanted = wanted
         self._first = first
         self._key = f"steps of round {round_number}"
         self._budget = budget_seconds
@@ -289,6 +294,7 @@ class StepPlan:
         plans = {**self._run.state.get("plan", {}), self._key: steps}
         self._run.update_state(plan=plans)
         logger.info("%.2f s a step: planned %d steps", pace, steps)
+        warn_of_few_steps(steps, self._wanted, pace)
         return steps
 
 

@@ -78,7 +78,7 @@ def model(model_folder: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def server(model: Path, tmp_path: Path) -> Iterator[Server]:
     """The command on the model, in an empty folder, with a proxy nobody answers for."""
-    pytest.importorskip("gradio", reason="wants gradio: pip install 'soloist[app]'")
+    pytest.importorskip("gradio", reason="wants gradio: pip install '.[app]'")
     for name in ("here", "temporary"):
         (tmp_path / name).mkdir()
     proxy = f"http://{LOOPBACK}:9"
@@ -207,7 +207,7 @@ def test_without_gradio_the_remedy_is_told(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("soloist.cli.studio.server.find_spec", lambda name: None)
-    assert "pip install 'soloist[app]'" in told_by(capsys, "--model", "none")
+    assert "pip install '.[app]'" in told_by(capsys, "--model", "none")
 
 
 @pytest.mark.usefixtures("with_gradio")

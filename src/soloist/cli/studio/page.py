@@ -33,9 +33,6 @@ choose among what it found. Nothing leaves this machine.
 """
 _FIRST = "No picture yet."
 
-_FIRST_SCORE = 0.25
-"""Where the score's slider stands at first; clear objects mostly score above it."""
-
 # Given a file of the server, the browser saves it under its own name.
 _SAVE = """file => {
   const link = document.createElement("a");
@@ -70,7 +67,8 @@ def build_page(segmenter: Segmenter, folder: Path) -> Any:
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
                 file = gr.File(label="Picture", file_types=["image"], height=150)
-                score = gr.Slider(0, 1, _FIRST_SCORE, step=0.01, label="Least score")
+                recommended = segmenter.config.inference.recommended_score
+                score = gr.Slider(0, 1, recommended, step=0.01, label="Least score")
                 least = gr.Slider(0, 25, 0, step=0.1, label="Least area", info=percent)
                 most = gr.Slider(0, 100, 100, step=1, label="Largest area", info=percent)
                 gr.Markdown("Download what is shown:")

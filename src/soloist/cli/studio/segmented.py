@@ -83,7 +83,11 @@ class Segmented:
             return f"{width} × {height} pixels: the network found nothing."
         count = int(self.chosen(choice).sum())
         masks = "1 mask" if len(self.result) == 1 else f"{len(self.result)} masks"
-        return f"{width} × {height} pixels: {count} of {masks} shown."
+        line = f"{width} × {height} pixels: {count} of {masks} shown."
+        best = float(self.result.scores.max())
+        if best < choice.least_score:
+            line += f" The best score is {best:.2f}: lower the least score to see more."
+        return line
 
     def save_coco(self, choice: Choice, folder: Path) -> Path:
         """Writes the chosen objects as a COCO file of compressed run lengths and scores."""

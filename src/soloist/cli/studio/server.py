@@ -28,7 +28,9 @@ def check_ready(port: int) -> None:
         RunError: If the port cannot be had.
     """
     if find_spec("gradio") is None:
-        raise ConfigError("soloist app wants gradio, which is absent: pip install 'soloist[app]'")
+        raise ConfigError(
+            "soloist app wants gradio, which is absent; pip install '.[app]' in Soloist's folder"
+        )
     if not 1 <= port <= 65535:
         raise ConfigError(f"--port must be from 1 to 65535, got {port}")
     with socket.socket() as probe:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from soloist.config import AS_USUAL, ReadingConfig
+from soloist.config import AS_USUAL, InferenceConfig, ReadingConfig
 from soloist.config.presets import override
 from soloist.data.coco.rle import decode_masks, mask_box_xywh
 from soloist.data.georeference import Georeference
@@ -125,6 +125,18 @@ class CocoFile:
         recorded = self.info.get("reading")
         where = f"info.reading of {self.path}"
         return override(AS_USUAL, recorded if isinstance(recorded, dict) else {}, where=where)
+
+    @property
+    def recommended_score(self) -> float:
+        """Score from which masks are shown by default: as the model that made them records it.
+
+        A file of a model whose record has none gets the default, one without a model 0.
+        """
+        inference = self.info.get("inference")
+        if not isinstance(inference, dict):
+            return 0.0
+        score = inference.get("recommended_score", InferenceConfig().recommended_score)
+        return float(score) if isinstance(score, int | float) else 0.0
 
     @property
     def boxes_alone(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,14 @@ class ExportSummary:
         masks: Masks it has.
         notes: What was left out or changed, and how often.
         failed: Images that could not be read.
+        min_score: Masks of a lower score were left out.
     """
 
     images: int
     masks: int
     notes: Mapping[Note, int]
     failed: int
+    min_score: float
 
 
 def export(
@@ -73,6 +75,8 @@ def export(
     """
     known = EXPORT_FORMATS[format]
     check_options(format, options)
+    if options.min_score is None:
+        options = replace(options, min_score=file.recommended_score)
     if known.needs_images and not paths:
         raise DataError(
             f"wanted the images of {shown(file.path)} for {format}, found none of them; add "
@@ -99,7 +103,9 @@ def export(
     )
     known.write(target, _pictures(target, paths, format))
     notes += target.notes
-    summary = ExportSummary(len(file.images), len(chosen), notes, target.errors.count)
+    summary = ExportSummary(
+        len(file.images), len(chosen), notes, target.errors.count, options.min_score or 0.0
+    )
     counts = {"images": summary.images, "masks": summary.masks}
     told = {note.name: count for note, count in notes.items() if count}
     write_json(folder / SUMMARY, {**settings, **counts, "notes": told}, indent=2)
@@ -114,6 +120,12 @@ def check_options(format: FormatName, options: ExportOptions) -> None:
         ConfigError: If it does not.
     """
     known = EXPORT_FORMATS[format]
+    if options.tolerance != ExportOptions().tolerance:
+        asked = options.segmentation or known.segmentations[0]
+        if asked != "polygon":
+            raise ConfigError(f"--tolerance is for polygons, {format} has masks here; leave it out")
+    if options.image_url != ExportOptions().image_url and not known.has_addresses:
+        raise ConfigError(f"--image-url is for label-studio, got {format}; leave it out")
     for name, value, possible in (
         ("--segmentation", options.segmentation, known.segmentations),
         ("--with-images", options.with_images, known.images),

@@ -25,6 +25,7 @@ class ExportFormat:
         images: What may become of the image files, the usual thing first.
         holds_crowds: Regions of many objects are told from objects.
         needs_images: It cannot be made without the images.
+        has_addresses: It names images by address.
     """
 
     write: Write
@@ -32,12 +33,15 @@ class ExportFormat:
     images: tuple[ImageFiles, ...] = ("none", "link", "copy")
     holds_crowds: bool = False
     needs_images: bool = False
+    has_addresses: bool = False
 
 
 EXPORT_FORMATS: dict[FormatName, ExportFormat] = {
     "coco": ExportFormat(write_coco_folder, ("mask", "polygon"), holds_crowds=True),
     "yolo": ExportFormat(write_yolo, ("polygon",), images=("link", "copy", "none")),
-    "label-studio": ExportFormat(write_label_studio, ("mask", "polygon"), images=("none",)),
+    "label-studio": ExportFormat(
+        write_label_studio, ("mask", "polygon"), images=("none",), has_addresses=True
+    ),
     "labelme": ExportFormat(write_labelme, ("polygon", "mask")),
     "label-maps": ExportFormat(write_label_maps, ("mask",)),
     "geojson": ExportFormat(write_geojson, ("polygon",)),

@@ -17,8 +17,9 @@ ImageFiles = Literal["none", "link", "copy"]
 class ExportOptions:
     """Which masks are written, and how."""
 
-    min_score: float = 0.0
-    """Leave out masks of a lower score."""
+    min_score: float | None = None
+    """Leave out masks of a lower score; without it, for other tools, those below the score that the
+    model recommends."""
     min_area: int = 0
     """Leave out masks of fewer pixels."""
     max_per_image: int | None = None
@@ -35,7 +36,9 @@ class ExportOptions:
     """For label-studio: what stands before an image's name in its address."""
 
     def __post_init__(self) -> None:
-        at_least(0, self, "export", "min_score", "min_area", "tolerance")
+        at_least(0, self, "export", "min_area", "tolerance")
+        score = self.min_score
+        check(score is None or score >= 0, f"export.min_score must be at least 0, got {score}")
         most = self.max_per_image
         check(most is None or most >= 1, f"export.max_per_image must be at least 1, got {most}")
         check(self.label is None or self.label.strip() != "", "export.label must not be empty")

@@ -146,7 +146,7 @@ def _noted(one: CocoAnnotation, options: ExportOptions, crowds: bool, notes: Cou
         (one.segmentation is None, Note.BOX_ALONE),
         (area == 0, Note.NO_PIXEL),
         (one.iscrowd and not crowds, Note.CROWD),
-        (one.score < options.min_score, Note.LOW_SCORE),
+        (one.score < (options.min_score or 0), Note.LOW_SCORE),
         (area < options.min_area, Note.SMALL),
     )
     reason = next((note for holds, note in reasons if holds), None)

@@ -25,7 +25,7 @@ class Note(Enum):
 
     BOX_ALONE = "boxes without a mask, left out"
     NO_PIXEL = "masks without a pixel, left out"
-    LOW_SCORE = "masks below --min-score, left out"
+    LOW_SCORE = "masks of a lower score, left out; --min-score 0 keeps all"
     SMALL = "masks below --min-area, left out"
     BEYOND_COUNT = "masks beyond --max-per-image, left out"
     CROWD = "crowd regions, which the format does not know, left out"

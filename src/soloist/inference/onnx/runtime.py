@@ -1,7 +1,7 @@
 """Running a network that `soloist export` wrote, by ONNX Runtime and NumPy, without torch.
 
     segmenter = soloist.inference.onnx.runtime.load("model.onnx")
-    segmenter.predict("photo.jpg")[0].save("masks.png")
+    segmenter.predict("photo.jpg")[0].filter().save("masks.png")
 
 Nothing this module imports may import torch, torchvision or timm.
 """
@@ -16,13 +16,12 @@ from typing import Any, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from soloist.config import InferenceConfig, ModelConfig
+from soloist.config import AS_USUAL, InferenceConfig, ModelConfig
 from soloist.config.presets import override
 from soloist.data.coco.types import CATEGORIES
-from soloist.data.images import own_pixels, read_with_size, resized_size
-from soloist.data.sources import ImageRef, find_images
+from soloist.data.images import read_with_size, resized_size
+from soloist.data.sources import ImageRef
 from soloist.errors import CheckpointError, require
 from soloist.inference.onnx.numpy_postprocess import (
     Objects,
@@ -31,7 +30,7 @@ from soloist.inference.onnx.numpy_postprocess import (
     select_objects,
 )
 from soloist.inference.onnx.numpy_resize import Floats, resize_pixels
-from soloist.inference.results import Presentable, Source
+from soloist.inference.results import Presentable, Source, each_source
 from soloist.runtime.files import one_line, shown
 
 EXTRA = "onnx"
@@ -48,7 +47,7 @@ _MESSAGE_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
-class Result(Objects, Presentable):
+class Result(Presentable, Objects):
     """Objects found on one image, best first; see `Objects` for the other fields.
 
     Choosing, iterating and pickling are those of `soloist.Result`.
@@ -57,11 +56,13 @@ class Result(Objects, Presentable):
         path: The image file; None when pixels were given.
         pixels: (H, W, 3) uint8 RGB; None when they are to be read from `path` when needed.
         categories: Names of classes by category id; label k is the k-th of them.
+        recommended_score: What `filter()` keeps.
     """
 
     path: Path | None = None
     pixels: NDArray[np.uint8] | None = None
     categories: Mapping[int, str] = field(default_factory=lambda: CATEGORIES)
+    recommended_score: float = InferenceConfig().recommended_score
 
     __repr__ = Presentable.__repr__
 
@@ -169,7 +170,7 @@ class OnnxSegmenter:
         """Segments an image, or all images of a folder, glob, list or COCO file.
 
         Args:
-            source: A path or several, an (H, W, 3) uint8 RGB array, or a Pillow image.
+            source: As for `Segmenter.predict`.
             stream: Yield one result at a time, so that memory stays flat.
 
         Returns:
@@ -182,13 +183,12 @@ class OnnxSegmenter:
         return results if stream else list(results)
 
     def _results(self, source: Source) -> Iterator[Result]:
-        if isinstance(source, Image.Image | np.ndarray):
-            pixels = own_pixels(source)
-            size = (pixels.shape[0], pixels.shape[1])
-            yield self._result(self(pixels, size), None, pixels)
-            return
-        for image in find_images(source):
-            yield self.predict_file(image)
+        for image in each_source(source, AS_USUAL):
+            if isinstance(image, np.ndarray):
+                size = (image.shape[0], image.shape[1])
+                yield self._result(self(image, size), None, image)
+            else:
+                yield self.predict_file(image)
 
     def predict_file(self, image: ImageRef) -> Result:
         """Segments one image file."""
@@ -198,7 +198,13 @@ class OnnxSegmenter:
     def _result(
         self, objects: Objects, path: Path | None, pixels: NDArray[np.uint8] | None
     ) -> Result:
-        return Result(**vars(objects), path=path, pixels=pixels, categories=self.categories)
+        return Result(
+            **vars(objects),
+            path=path,
+            pixels=pixels,
+            categories=self.categories,
+            recommended_score=self.config.recommended_score,
+        )
 
 
 def load(
