@@ -15,6 +15,7 @@ import yaml
 
 from soloist.cli import run_command, runs
 from soloist.cli.runs import DONE, SOME_FAILED, USER_ERROR
+from soloist.data.coco.partial import head_path
 from soloist.data.coco.read import load_coco
 from soloist.runtime.launch import Launch
 
@@ -275,7 +276,9 @@ def test_predictions_of_other_images_do_not_collide(
     ):
         Path("runs/predict/photos-4").mkdir(exist_ok=True)
         begun = {"images": ["photos/*5.jpg"], "model": str(how.split()[1])}
-        Path("runs/predict/photos-4/masks.partial.json").write_text(json.dumps(begun))
+        head = head_path(Path("runs/predict/photos-4/masks.json"))
+        head.parent.mkdir(exist_ok=True)
+        head.write_text(json.dumps(begun))
         capsys.readouterr()
         assert run(f"predict {images} {how}") == DONE
         wanted = "runs/predict/photos-5" if images == "photos/*4.jpg" else folder
