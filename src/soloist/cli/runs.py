@@ -162,6 +162,7 @@ def label(
     from soloist.data.drawing.overlays import OverlayWriter
     from soloist.data.sources import find_images
     from soloist.inference.label import (
+        changes_since,
         errors_path,
         is_made,
         label_images,
@@ -174,8 +175,12 @@ def label(
     categories = categories or CATEGORIES
     settings = {"command": title, "images": sources, **settings}
     if reuse and not overwrite and is_made(out, settings):
-        logger.info("%s is finished already", out)
-        return failures_status(len(read_errors(errors_path(out))), errors_path(out))
+        changes = [] if sharding is not None else changes_since(out, find_images(sources, reading))
+        if not changes:
+            logger.info("%s is finished already", out)
+            return failures_status(len(read_errors(errors_path(out))), errors_path(out))
+        logger.warning("%s: images since: %s; it is made again", out, ", ".join(changes))
+        overwrite = True
     on_result = None
     if overlays is not None:
         on_result = OverlayWriter(overlays.absolute(), score_threshold=overlay_score)

@@ -26,7 +26,7 @@ from soloist.data.stretch import to_rgb8
 from soloist.data.tiffs import is_tiff, read_tiff, tiff_size
 from soloist.errors import DataError
 from soloist.runtime.error_log import ErrorLog
-from soloist.runtime.files import one_line, shown
+from soloist.runtime.files import LFS_REMEDY, is_lfs_pointer, one_line, shown
 
 logger = logging.getLogger(__name__)
 
@@ -223,6 +223,8 @@ def _decoding(path: str | Path) -> Iterator[None]:
         if isinstance(error, UnidentifiedImageError):
             empty = os.path.getsize(path) == 0
             reason = "the file is empty" if empty else "it is not an image, whatever its suffix"
+            if is_lfs_pointer(path):
+                raise DataError(f"cannot read image {shown(path)}: {LFS_REMEDY}") from error
         elif isinstance(error, OSError) and error.strerror:
             reason = error.strerror
         else:

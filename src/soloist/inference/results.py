@@ -6,7 +6,7 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeGuard, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,22 @@ if TYPE_CHECKING:
     from supervision import Detections
     from torch import Tensor
 
-Source = str | Path | NDArray[np.uint8] | Image.Image | Sequence[str | Path]
+One = str | Path | NDArray[np.uint8] | Image.Image
+Source = One | Sequence[One]
+
+
+def holds_pixels(source: Source) -> TypeGuard[Sequence[One]]:
+    """Whether there are images in memory among several."""
+    return isinstance(source, (list, tuple)) and any(
+        isinstance(one, (Image.Image, np.ndarray)) for one in source
+    )
+
+
+def files_of(source: Source) -> str | Path | Sequence[str | Path]:
+    """A source without images in memory."""
+    return cast("str | Path | Sequence[str | Path]", source)
+
+
 """A path or several, (H, W, 3) uint8 RGB, or a Pillow image."""
 
 SHOWN_SIDE = 480

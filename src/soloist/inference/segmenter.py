@@ -25,7 +25,7 @@ from soloist.data.coco.types import CATEGORIES
 from soloist.data.drawing.pictures import draw_large
 from soloist.data.images import own_pixels, read_with_size, resized_size
 from soloist.data.sources import ImageRef, find_images
-from soloist.inference.results import SHOWN_SIDE, Presentable, Source
+from soloist.inference.results import SHOWN_SIDE, Presentable, Source, files_of, holds_pixels
 from soloist.inference.tiles import TiledLabeler
 from soloist.models.backbones import Backbone, NameFormat
 from soloist.models.build import load_categories, load_solo, normalize, save_solo
@@ -308,7 +308,7 @@ class Segmenter(
         """Segments an image, or all images of a folder, glob, list or COCO file.
 
         Args:
-            source: A path or several, an (H, W, 3) uint8 RGB array, or a Pillow image.
+            source: A path, an (H, W, 3) uint8 RGB array or a Pillow image, or several of them.
             stream: Yield one result at a time, so that memory stays flat.
             tile: Cut large images into tiles of this side in pixels, or as the options say
                 (docs/large-images.md); masks then stay compressed.
@@ -328,12 +328,16 @@ class Segmenter(
         return results if stream else list(results)
 
     def _large_results(self, source: Source, labeler: TiledLabeler) -> Iterator[LargeResult]:
+        if holds_pixels(source):
+            for one in source:
+                yield from self._large_results(one, labeler)
+            return
         if isinstance(source, Image.Image | np.ndarray):
             pixels = own_pixels(source)
             found = labeler(pixels, (pixels.shape[0], pixels.shape[1]))
             yield LargeResult(**vars(found), pixels=pixels, categories=self.categories)
             return
-        for image in find_images(source, self.config.reading):
+        for image in find_images(files_of(source), self.config.reading):
             found = labeler(*read_with_size(image.path, reading=image.reading))
             yield LargeResult(
                 **vars(found),
@@ -343,13 +347,17 @@ class Segmenter(
             )
 
     def _results(self, source: Source) -> Iterator[Result]:
+        if holds_pixels(source):
+            for one in source:
+                yield from self._results(one)
+            return
         if isinstance(source, Image.Image | np.ndarray):
             # Of their own: a result outlives what the caller does with the array.
             pixels = own_pixels(source)
             size = (pixels.shape[0], pixels.shape[1])
             yield self._result(self(pixels, size), None, pixels)
             return
-        for image in find_images(source, self.config.reading):
+        for image in find_images(files_of(source), self.config.reading):
             yield self.predict_file(image)
 
     def backbone_state_dict(self, format: NameFormat = "torchvision") -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from soloist.data.coco.results import read_results
 from soloist.data.coco.types import CocoAnnotation, CocoFile, CocoImage
 from soloist.data.sources import Identity, identity
 from soloist.errors import DataError
-from soloist.runtime.files import one_line, shown
+from soloist.runtime.files import LFS_REMEDY, is_lfs_pointer, one_line, shown
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ def read_records(
     if isinstance(content, list):
         raise DataError(
             f"wanted a COCO file with `images` and `annotations`, got {shown(path)}, a list of "
-            "results; check that predictions and ground truth come in this order"
+            "results without `images`; check that predictions and ground truth come in this order"
         )
     for key in ("images", "annotations"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
@@ -345,4 +345,6 @@ def read_json(path: Path) -> Any:
         reason, remedy = error.strerror, "check the path"
     except (ValueError, RecursionError) as error:
         reason, remedy = f"it is not JSON: {one_line(error)}", "check how it was made"
+        if is_lfs_pointer(path):
+            raise DataError(f"wanted a COCO file, got {shown(path)}: {LFS_REMEDY}") from error
     raise DataError(f"wanted a COCO file, got {shown(path)}: {reason}; {remedy}")

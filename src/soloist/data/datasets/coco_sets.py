@@ -11,6 +11,7 @@ from soloist.data.coco.faults import Report
 from soloist.data.coco.read import read_json, read_records
 from soloist.data.coco.types import CocoAnnotation
 from soloist.data.datasets.dataset import Dataset, DatasetImage
+from soloist.data.datasets.tool_files import tool_of
 from soloist.data.places import find_beside
 
 # Names that mean objects, whatever else lies beside them (captions, keypoints, ...).
@@ -73,7 +74,8 @@ def read_coco(path: Path, split: str, report: Report) -> Dataset:
 
 def _files(path: Path) -> dict[str, Path]:
     if path.is_file():
-        return {path.stem: path} if path.suffix.lower() == ".json" else {}
+        is_coco = path.suffix.lower() == ".json" and tool_of(path) is None
+        return {path.stem: path} if is_coco else {}
     for folder in _FOLDERS:
         for patterns in (_OBJECT_FILES, ("*.json",) if folder != "*" else ()):
             found = sorted({file for one in patterns for file in path.glob(f"{folder}/{one}")})

@@ -13,6 +13,12 @@ from soloist.data.datasets.cityscapes import cityscapes_splits, read_cityscapes
 from soloist.data.datasets.coco_sets import coco_splits, read_coco
 from soloist.data.datasets.dataset import Dataset, DatasetImage
 from soloist.data.datasets.label_maps import label_map_splits, read_label_maps
+from soloist.data.datasets.tool_files import (
+    labelme_splits,
+    read_labelme,
+    read_via,
+    via_splits,
+)
 from soloist.data.datasets.voc import ALL, read_voc, voc_splits
 from soloist.data.datasets.yolo import read_yolo, yolo_splits
 from soloist.data.sources import find_images
@@ -81,6 +87,13 @@ FORMATS = {
             label_map_splits,
             read_label_maps,
         ),
+        Format(
+            "labelme",
+            "a .json file of labelme or X-AnyLabeling for each image",
+            labelme_splits,
+            read_labelme,
+        ),
+        Format("via", "one .json file of VIA beside the images", via_splits, read_via),
         _FOLDER,
     )
 }

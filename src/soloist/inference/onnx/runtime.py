@@ -31,7 +31,7 @@ from soloist.inference.onnx.numpy_postprocess import (
     select_objects,
 )
 from soloist.inference.onnx.numpy_resize import Floats, resize_pixels
-from soloist.inference.results import Presentable, Source
+from soloist.inference.results import Presentable, Source, files_of, holds_pixels
 from soloist.runtime.files import one_line, shown
 
 EXTRA = "onnx"
@@ -182,12 +182,16 @@ class OnnxSegmenter:
         return results if stream else list(results)
 
     def _results(self, source: Source) -> Iterator[Result]:
+        if holds_pixels(source):
+            for one in source:
+                yield from self._results(one)
+            return
         if isinstance(source, Image.Image | np.ndarray):
             pixels = own_pixels(source)
             size = (pixels.shape[0], pixels.shape[1])
             yield self._result(self(pixels, size), None, pixels)
             return
-        for image in find_images(source):
+        for image in find_images(files_of(source)):
             yield self.predict_file(image)
 
     def predict_file(self, image: ImageRef) -> Result:
