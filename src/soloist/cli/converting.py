@@ -43,7 +43,8 @@ def convert(
         source: COCO file of `soloist predict` or of another tool; or a labelled data set.
         format: What to write.
         out: Folder to write.
-        source_format: `coco`, `voc`, `cityscapes`, `yolo` or `label-maps`; found out if not given.
+        source_format: `coco`, `voc`, `cityscapes`, `yolo`, `label-maps`, `labelme` or `via`; found
+            out if not given.
         split: Of a data set with several, such as `val2017`.
     """
     from soloist.data.datasets.labels import Reading

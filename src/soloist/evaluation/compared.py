@@ -54,6 +54,9 @@ def notes(predicted: CocoFile, truth: CocoFile, max_dets: int) -> list[str]:
         if count := file.boxes_alone:
             effect = "left out of the figures for masks" if are_compared else "no figures for masks"
             told.append(f"{count} of {len(file)} {what} are boxes alone: {effect}")
+    having = sum(bool(ones) for ones in predicted.annotations.values())
+    if len(predicted) and 2 * having < len(truth.images):
+        told.append(f"{having} of {len(truth.images)} images have predictions")
     crowded = Counter({key: len(ones) for key, ones in truth.annotations.items()}).most_common(1)
     if crowded and crowded[0][1] > max_dets:
         key, most = crowded[0]
@@ -163,21 +166,10 @@ def _check_ids(predicted: CocoFile, truth: CocoFile) -> None:
         return
     shifts = {key - min(counts) for key in known}
     shifted = any(shift and {key + shift for key in counts} <= known for shift in shifts)
-    if shifted or len(unknown) == len(counts):
-        listed = ", ".join(
-            f"{key} {truth.categories.get(key, '')}".strip() for key in sorted(known)[:8]
-        )
-        raise DataError(
-            f"wanted category ids of {shown(truth.path)} ({listed}), got {shown(predicted.path)}, "
-            f"whose ids are {', '.join(map(str, sorted(counts)[:8]))}"
-            f"{', as if counted from another number' if shifted else ''}; a list names no classes: "
-            "correct its ids, or give a COCO file with `categories`"
-        )
-    left_out = sum(counts[key] for key in unknown)
-    logger.warning(
-        "%s: %d predictions are of category ids that %s does not list, such as %d: left out",
-        shown(predicted.path),
-        left_out,
-        shown(truth.path),
-        unknown[0],
+    named = (f"{key} {truth.categories.get(key, '')}".strip() for key in sorted(known)[:8])
+    raise DataError(
+        f"wanted category ids of {shown(truth.path)} ({', '.join(named)}), got "
+        f"{shown(predicted.path)} with {', '.join(map(str, unknown[:8]))} among "
+        f"{len(counts)} ids{', as if counted from another number' if shifted else ''}; a list "
+        "names no classes: correct its ids, or give a COCO file with `categories`"
     )

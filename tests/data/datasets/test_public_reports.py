@@ -328,7 +328,7 @@ def test_classes_are_paired_by_name(files: Files) -> None:
 
 
 @pytest.mark.parametrize("shift", [1, 5])
-def test_a_list_with_shifted_classes_is_refused(files: Files, shift: int) -> None:
+def test_a_list_with_other_classes_is_refused(files: Files, shift: int) -> None:
     files.put_results(lambda one: one.update(category_id=one["category_id"] + shift))
     with pytest.raises(DataError, match="as if counted from another number"):
         files.figures(classes=True)
@@ -439,6 +439,25 @@ def test_upright_labels_of_turned_images_are_left_alone(files: Files) -> None:
     assert len(read_labels(files.truth, Reading(exif="upright"))[0]) == 4
 
 
+def test_fractions_of_images_as_stored_are_asked_about(tmp_path: Path) -> None:
+    """YOLO's labels state no size that could tell."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    Image.fromarray(scene()).save(tmp_path / "images/a.png", exif=exif)
+    lines = []
+    for box in BOXES:
+        points = np.reshape(outline(box), (-1, 2)) / (WIDTH, HEIGHT)
+        lines.append("0 " + " ".join(f"{side:.6f}" for side in points.ravel()))
+    (tmp_path / "labels/a.txt").write_text("\n".join(lines))
+    with pytest.raises(DataError, match="--exif stored"):
+        read_labels(tmp_path)
+    file, _ = read_labels(tmp_path, Reading(exif="stored"))
+    assert (file.images[0].height, file.images[0].width) == (WIDTH, HEIGHT)
+    assert [one.area for one in file.annotations[1]] == [300, 500]
+
+
 # Doubles
 
 
@@ -504,3 +523,15 @@ def test_crowds_alone_are_named(files: Files) -> None:
     assert files.faults() == {Fault.ALL_CROWD: 1}
     with pytest.raises(DataError, match="whose 4 objects are all crowd regions"):
         files.figures()
+
+
+def test_few_images_with_predictions_are_said(files: Files) -> None:
+    def more(content: Content) -> None:
+        content["images"] += [
+            {"id": key, "file_name": f"{key}.png", "height": 9, "width": 9} for key in range(3, 9)
+        ]
+
+    files.change(more)
+    files.put_results(lambda one: one.update(image_id=1))
+    notes = measure(files.predictions, files.truth).notes
+    assert notes == ["1 of 8 images have predictions"]

@@ -78,7 +78,9 @@ def settle(
         return as_shown, _refitted(dataset, as_shown, report)
     if stated == frame.shown:
         objects = dataset.objects(as_stated, report)
-        if frame.hides_turn and objects:
+        # Fractions of an image say nothing of its size.
+        unsaid = image.size is None and frame.orientation != 1
+        if (frame.hides_turn or unsaid) and objects:
             _report_turn(dataset, image, frame, report)
         return as_stated, objects
     if stated != frame.shown[::-1]:
