@@ -67,7 +67,7 @@ def score(
 
 def renamed(predicted: CocoFile, truth: CocoFile) -> CocoFile:
     """Predictions under the ids and names of the ground truth's images, on all of these."""
-    true_ids = match_images(predicted, truth)
+    predicted, true_ids = match_images(predicted, truth)
     moved: dict[int, list[CocoAnnotation]] = {image.id: [] for image in truth.images}
     for image_id, true_id in true_ids.items():
         moved[true_id] += predicted.annotations[image_id]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from soloist.config.presets import load_config
+from soloist.data.datasets.labels import Reading
 from soloist.data.sources import find_images
 from soloist.evaluation.evaluate import evaluate
 from soloist.inference.label import LabelSummary, label_images, opened_output
@@ -157,7 +158,8 @@ def finetune(
         SoloistError: For what a caller can cause.
     """
     config = finetune_config(preset, None, options or {}, init=str(init))
-    chosen = choose_labelled(find_images(images or data, config.reading), data, labels, config.seed)
+    how = Reading(images=images)
+    chosen = choose_labelled(data, labels, config.seed, how, reading=config.reading)
     config = with_classes(config, chosen.labels)
     truth = None if ground_truth is None else Path(ground_truth)
     inputs = {"data": str(data), "images": str(images), "init": str(init), "labels": labels}

@@ -51,3 +51,19 @@ def test_a_state_of_something_else_is_told_in_one_line(tmp_path: Path, state: An
         torch.nn.Linear(3, 1).load_state_dict(state["model"])
     assert "last.pt does not fit this training (" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".pkl"])
+def test_a_git_lfs_pointer_is_named(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"weights{suffix}"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(CheckpointError, match=r"a Git LFS pointer.*git lfs pull"):
+        load_tensors(path)
+
+
+def test_nobody_is_advised_to_run_what_a_file_holds(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_text("no weights")
+    with pytest.raises(CheckpointError) as caught:
+        load_tensors(path)
+    assert "weights_only" not in str(caught.value)

@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 
 import soloist
-from soloist.cli import labelling, run_command
+from soloist.cli import CLOSED_PIPE, labelling, run_command
 from soloist.cli.options import READING_FLAGS
 from soloist.cli.runs import DONE, SOME_FAILED, USER_ERROR, parse_duration
 from soloist.config import Config
@@ -824,3 +824,14 @@ logging.getLogger("soloist.training").info("progress")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "trouble\nprogress\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
+def test_a_closed_pipe_ends_a_command_quietly(scenes: Path) -> None:
+    command = [sys.executable, "-m", "soloist", "data", "check", str(scenes / "annotations.json")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == CLOSED_PIPE

@@ -116,7 +116,8 @@ def test_a_killed_conversion_goes_on_without_predicting_again(
         pytest.param("convert truth.json --format voc --out new", "Choose from", id="format"),
         pytest.param("convert photos --format yolo --out new", "with images alone", id="images"),
         pytest.param("convert bare.json --format yolo --out new", "a list of results", id="bare"),
-        pytest.param("convert broken.json --format yolo --out new", "annotations[0]", id="broken"),
+        pytest.param("convert broken.json --format yolo --out new --strict", "annotations[0]",
+                     id="broken"),
         pytest.param("convert truth.json --format yolo --out photos", "no export", id="foreign"),
         pytest.param("convert truth.json --format yolo --out truth.json", "is a file", id="file"),
         pytest.param("convert truth.json --format yolo --out new --segmentation mask",
@@ -149,3 +150,21 @@ def test_a_mistake_ends_in_one_line(
     assert err.startswith("soloist: ")
     assert err.count("\n") == 1
     assert not Path("new").exists()
+
+
+def test_a_folder_that_grew_or_shrank_is_labelled_anew(
+    model_folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    first = f"predict photos --out masks.json {FAST} --model {model_folder}"
+    assert run(f"{first} --format yolo") == DONE
+    made = Path("masks.json").stat().st_mtime_ns
+    # Nothing new: the same masks in another format.
+    assert run(f"{first} --format labelme") == DONE
+    assert Path("masks.json").stat().st_mtime_ns == made
+    shutil.copy("photos/000001.jpg", "photos/new.jpg")
+    Path("photos/000002.jpg").unlink()
+    assert run(f"{first} --format coco") == DONE
+    assert "1 new (such as 'new.jpg'), 1 vanished (such as '000002.jpg')" in caplog.text
+    names = {image.file_name for image in load_coco("masks.json").images}
+    assert "new.jpg" in names
+    assert "000002.jpg" not in names

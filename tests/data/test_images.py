@@ -189,7 +189,7 @@ def test_equal_ids_of_several_coco_files_are_dropped(tmp_path: Path) -> None:
         pytest.param("c.json", b'{"images": []}', "list `images`", id="coco-without-images"),
         pytest.param("c.json", b'{"images": [{"id": 1}]}', r"images\[0\]", id="no-file-name"),
         pytest.param(
-            "c.json", b'{"images": [{"id": "1", "file_name": "a"}]}', r"images\[0\]", id="text-id"
+            "c.json", b'{"images": [{"id": [], "file_name": "a"}]}', r"images\[0\]", id="list-as-id"
         ),
         pytest.param(
             "c.json",

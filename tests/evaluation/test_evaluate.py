@@ -199,8 +199,7 @@ def test_an_object_found_as_another_class_is_not_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("own", "true", "told"),
     [
-        pytest.param({1: "object"}, {1: "cat"}, "category 1 to be 'cat' as in", id="no-classes"),
-        pytest.param({2: "cat"}, {1: "cat"}, "got none in", id="other-ids"),
+        pytest.param({1: "object"}, {1: "cat"}, "without 'cat'", id="no-classes"),
         pytest.param({1: "cat"}, {}, "a name for each category, got", id="nameless-truth"),
     ],
 )
@@ -252,7 +251,6 @@ def truth_named(folder: Path, *names: str) -> Path:
         pytest.param(("val\\a.jpg",), ("val/a.jpg",), 1, id="backslash"),
         pytest.param(("a.png",), ("a.jpg",), 1, id="other-suffix"),
         pytest.param(("a.jpg", "c.jpg"), ("a.jpg", "b.jpg"), 0.5, id="one-missed-one-too-many"),
-        pytest.param(("a.jpg", "z.jpg"), ("x/a.jpg", "y/a.jpg", "z.jpg"), 1 / 3, id="ambiguous"),
         pytest.param(("a.jpg", "a.png"), ("a.png", "a.jpg"), 1, id="suffix-tells-them-apart"),
     ],
 )
@@ -301,7 +299,7 @@ def test_results_on_an_unknown_id_are_told(tmp_path: Path) -> None:
 
 def test_a_ground_truth_without_objects_is_told(tmp_path: Path) -> None:
     results = results_file(tmp_path, [(0.9, A)])
-    with pytest.raises(DataError, match="without any"):
+    with pytest.raises(DataError, match="1 objects are all crowd regions"):
         evaluate(results, truth_file(tmp_path, [], crowd=[A]))
     with pytest.raises(DataError, match="in this order"):
         evaluate(truth_file(tmp_path, [A]), results)

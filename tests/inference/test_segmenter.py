@@ -92,6 +92,17 @@ def test_path_text_array_and_picture_give_the_same(
     assert [one[0].path for one in results] == [picture, None, None, None, picture]
 
 
+def test_several_arrays_and_pictures_give_one_result_each(
+    segmenter: Segmenter, picture: Path, pixels: NDArray[np.uint8]
+) -> None:
+    from_path = segmenter.predict(picture)[0]
+    for several in ([pixels, pixels], (pixels, picture, Image.fromarray(pixels))):
+        results = segmenter.predict(several)
+        assert len(results) == len(several)
+        for one in results:
+            assert_same(one, from_path)
+
+
 @pytest.mark.parametrize(
     ("mode", "color"),
     [

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from soloist.checkpoints.pickles import load_pickle
 from soloist.errors import CheckpointError
-from soloist.runtime.files import atomic_path, one_line
+from soloist.runtime.files import LFS_REMEDY, atomic_path, is_lfs_pointer, one_line, shown
 
 WRAPPERS = ("state_dict", "model", "teacher", "student")
 """Where files keep their tensors: MoCo and OpenMMLab; detectron2; DINO, whose teacher is its
@@ -60,6 +60,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise CheckpointError(f"no file of weights at {path}; check the path")
+    if is_lfs_pointer(path):
+        raise CheckpointError(f"wanted a file of weights, got {shown(path)}: {LFS_REMEDY}")
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
@@ -155,6 +157,8 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
     except _LOAD_ERRORS as error:
         named = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
         reason = f"it names {named[1]}" if named else (str(error) or type(error).__name__)
+        if "weights_only" in reason:  # torch advises to run what is in it.
+            reason = "it is no file of torch, or holds other objects"
         raise CheckpointError(
             f"{path} is damaged or holds more than tensors and plain values "
             f"({reason.splitlines()[0]}); fetch it again, or save only its tensors"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 
 from cyclopts import App, CycloptsError
@@ -62,6 +63,10 @@ app.command(measuring.evaluate, name="eval")
 app.command(data)
 
 
+CLOSED_PIPE = 141
+"""What a shell says of a command that wrote where nobody reads."""
+
+
 def main() -> None:
     """Runs the command line and exits.
 
@@ -76,7 +81,14 @@ def main() -> None:
     # Of the libraries it uses only warnings are news.
     logging.basicConfig(level=max(level, logging.WARNING), format="%(message)s", stream=sys.stderr)
     logging.getLogger("soloist").setLevel(level)
-    sys.exit(run_command(sys.argv[1:]))
+    try:
+        status = run_command(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Who read this has had enough, as `head` has; nothing may be written at the exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = CLOSED_PIPE
+    sys.exit(status)
 
 
 def run_command(arguments: list[str]) -> int:

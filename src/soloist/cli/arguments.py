@@ -23,6 +23,20 @@ MaskImages = Annotated[
         negative="",
     ),
 ]
+Strict = Annotated[
+    bool,
+    Parameter(
+        help="Stop at anything that is wrong with the labels, instead of leaving that out.",
+        negative="",
+    ),
+]
+Exif = Annotated[
+    Literal["upright", "stored"] | None,
+    Parameter(
+        help="What labels of images with an EXIF orientation were made on: the images as they are "
+        "shown, or as they are stored; found out where the images tell."
+    ),
+]
 PRESETS_HELP = (
     "`paper` (= `paper-r50`), `paper-r101`, `small`, `tiny` (trains on a laptop) or `soloist` (as "
     "small, but with what is not in the paper)."

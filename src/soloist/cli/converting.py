@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from soloist.cli.arguments import ExportOptions, ForExport, MaskImages, Overwrite
+from soloist.cli.arguments import Exif, ExportOptions, ForExport, MaskImages, Overwrite, Strict
 from soloist.cli.options import given
 from soloist.cli.runs import failures_status
 from soloist.data.exports.options import ExportOptions as Chosen
@@ -30,6 +30,8 @@ def convert(
     images: MaskImages = None,
     source_format: str | None = None,
     split: str | None = None,
+    exif: Exif = None,
+    strict: Strict = False,
     overwrite: Overwrite = False,
     options: Annotated[ExportOptions, ForExport] = ExportOptions(),  # noqa: B008  # immutable
 ) -> int:
@@ -41,16 +43,19 @@ def convert(
         source: COCO file of `soloist predict` or of another tool; or a labelled data set.
         format: What to write.
         out: Folder to write.
-        source_format: `coco`, `voc`, `cityscapes`, `yolo` or `label-maps`; found out if not given.
+        source_format: `coco`, `voc`, `cityscapes`, `yolo`, `label-maps`, `labelme` or `via`; found
+            out if not given.
         split: Of a data set with several, such as `val2017`.
     """
+    from soloist.data.datasets.labels import Reading
     from soloist.data.exports.export import check_options
     from soloist.data.exports.source import read_source
     from soloist.runtime.stopping import STARTS_OVER, listening
 
     chosen = Chosen(**given(options))
     check_options(format, chosen)
-    file, paths = read_source(source, source_format, split, images or [])
+    how = Reading(source_format, split, images or None, strict=strict, exif=exif)
+    file, paths = read_source(source, how)
     with listening(STARTS_OVER):
         return write_format(file, paths, out, format, chosen, overwrite=overwrite)
 

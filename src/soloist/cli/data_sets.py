@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App
 
+from soloist.cli.arguments import Exif
 from soloist.cli.runs import DONE, SOME_FAILED
 
 if TYPE_CHECKING:
+    from soloist.data.coco.faults import FaultLog
     from soloist.data.datasets.check import Summary
-    from soloist.data.datasets.faults import FaultLog
 
 data = App(name="data", help="Look at labelled data sets: COCO, VOC, Cityscapes, YOLO and others.")
 
@@ -26,7 +27,8 @@ def check(
     *,
     format: str | None = None,
     split: str | None = None,
-    images: Path | None = None,
+    images: str | None = None,
+    exif: Exif = None,
 ) -> int:
     """Say what a data set holds, what is wrong with it and how to mend it.
 
@@ -35,13 +37,14 @@ def check(
 
     Args:
         path: A folder, a COCO file (.json) or YOLO's data.yaml.
-        format: `coco` (LVIS and UVO too), `voc`, `cityscapes`, `yolo`, `label-maps` or `folder`;
+        format: `coco` (LVIS and UVO too), `voc`, `cityscapes`, `yolo`, `label-maps`, `labelme`,
+            `via` or `folder`;
             found out if not given.
         split: Check this split only, such as `val2017`.
         images: Folder of the images, if they are elsewhere.
     """
+    from soloist.data.coco.faults import FaultLog
     from soloist.data.datasets.check import check_dataset
-    from soloist.data.datasets.faults import FaultLog
     from soloist.data.datasets.find import find_dataset, find_format
     from soloist.runtime.progress import track
 
@@ -53,12 +56,14 @@ def check(
         log = FaultLog()
         dataset = find_dataset(path, known.name, name, images=images, report=log)
         with track("check", len(dataset.images)) as tracker:
-            summary = check_dataset(dataset, log, tracker.advance)
+            summary = check_dataset(dataset, log, tracker.advance, exif=exif)
         head = f"{known.name}{f', {name}' if name else ''}: {dataset.path}"
         others = [other for other in names if other not in chosen]
         remarks = list(dataset.remarks)
         if others:
             remarks.insert(0, f"splits: {', '.join(others)}")
+        if dataset.matches is not None:
+            remarks.append(dataset.matches.account())
         if summary.turned:
             remarks.append(
                 f"{summary.turned} images have an EXIF orientation; Soloist turns them upright, "
@@ -104,11 +109,14 @@ def _notes(remarks: list[str]) -> list[str]:
 
 def _wrong(log: FaultLog) -> list[str]:
     """Lines about what is wrong."""
+    from soloist.data.coco.faults import Effect
+
     if not log.counts:
         return ["  nothing is wrong"]
     lines = []
     for fault, count in log.counts.items():
-        lines.append(f"wrong: {count} {fault.what}")
+        effect = "" if fault.effect is Effect.KEPT else f" ({fault.effect.value})"
+        lines.append(f"wrong: {count} {fault.what}{effect}")
         lines += [f"    {' '.join(example.split())}" for example in log.examples[fault]]
         lines.append(f"  remedy: {fault.remedy}")
     return lines

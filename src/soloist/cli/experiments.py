@@ -127,11 +127,11 @@ def ablate(
     tables = plan_tables(table, config, seeds=seeds, backbones=backbones, finetuning=finetuning)
     seconds = None if budget is None else parse_duration(budget)
     found = find_images(images)
-    load_ground_truth(load_coco(gt))
+    load_ground_truth(gt)
     if masks is not None:
         load_coco(masks)
     if labelled is not None:
-        choose_labelled(find_images(labelled), labelled, labels, seeds[0])
+        choose_labelled(labelled, labels, seeds[0])
     trials = trials_of(tables)
     check_backbones(trials)
     runtime = choose_runtime(device, precision)

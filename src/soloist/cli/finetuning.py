@@ -10,11 +10,13 @@ from soloist.cli.arguments import (
     ConfigFile,
     Device,
     DryRun,
+    Exif,
     FinetuneOptions,
     Flat,
     Overwrite,
     Precision,
     Preset,
+    Strict,
 )
 from soloist.cli.options import given, refuse_idle_values
 from soloist.cli.runs import finish, open_command, tell_plan
@@ -29,6 +31,9 @@ def finetune(
     out: Path,
     labels: str = "100%",
     images: str | None = None,
+    split: str | None = None,
+    exif: Exif = None,
+    strict: Strict = False,
     gt: Path | None = None,
     preset: Preset = "tiny",
     config: ConfigFile = None,
@@ -41,15 +46,17 @@ def finetune(
     """Learn classes from a few true labels: supervised SOLO, from a segmenter of `fit` or without.
 
     Args:
-        data: COCO file of true masks with categories; its images lie beside it.
+        data: COCO file of true masks with categories, or a data set of another format; its images
+            lie beside it.
         init: Where to start: the run folder or file of a segmenter, `backbone` (only that is
             pretrained) or `scratch` (nothing is).
         out: Run folder; the same command again resumes it.
         labels: How many of the labelled images are used: a percentage such as 5%, or a number.
         images: Folder of the images where they do not lie beside the file.
+        split: Of a data set with several, such as `train2017`.
         gt: COCO file of a validation set with the same categories, to evaluate on at the end.
     """
-    from soloist.data.sources import find_images
+    from soloist.data.datasets.labels import Reading
     from soloist.report.run import print_results, write_run_report
     from soloist.runtime.device import choose_runtime
     from soloist.runtime.distributed import join, on_main
@@ -60,9 +67,8 @@ def finetune(
     values = given(options)
     settings = finetune_config(preset, config, values, init=init)
     refuse_idle_values(values, settings)
-    chosen = choose_labelled(
-        find_images(images or data, settings.reading), data, labels, settings.seed
-    )
+    how = Reading(split=split, images=images, strict=strict, exif=exif)
+    chosen = choose_labelled(data, labels, settings.seed, how, reading=settings.reading)
     settings = with_classes(settings, chosen.labels)
     runtime = choose_runtime(device, precision)
     if dry_run:
@@ -72,7 +78,7 @@ def finetune(
             lambda: plan_finetune(chosen, settings, runtime, init=init, ground_truth=gt),
         )
     join(runtime.device)
-    inputs = {"labels": labels, "init": init, "folder": images, "gt": gt}
+    inputs = {"labels": labels, "init": init, "folder": images, "gt": gt, "split": split}
     with open_command("finetune", [str(data)], out, settings, overwrite, **inputs) as run:
         logger.info("finetune: %d images on %s", len(chosen.images), runtime)
         result = run_finetune(chosen, run, settings, runtime, init=init, ground_truth=gt)

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
-from soloist.cli.arguments import MaskImages
+from soloist.cli.arguments import Exif, MaskImages, Strict
 from soloist.cli.runs import DONE
 
 _WORST_SHOWN = 5
@@ -24,6 +24,8 @@ def evaluate(
     classes: Annotated[bool, Parameter(negative="")] = False,
     format: str | None = None,
     split: str | None = None,
+    exif: Exif = None,
+    strict: Strict = False,
     only: Path | None = None,
     per_image: Path | None = None,
     backend: str = "auto",
@@ -46,6 +48,7 @@ def evaluate(
         per_image: CSV file with a row for each image.
         backend: `pycocotools`, `faster-coco-eval` (equal, and faster), or `auto`.
     """
+    from soloist.data.datasets.labels import Reading
     from soloist.evaluation.evaluate import measure
     from soloist.evaluation.per_image import worst_images, write_per_image
     from soloist.report.run import print_results
@@ -57,8 +60,7 @@ def evaluate(
         max_dets=max_dets,
         classes=classes,
         backend=backend,
-        format=format,
-        split=split,
+        how=Reading(format, split, strict=strict, exif=exif),
         only=only,
     )
     if out is not None:
@@ -82,6 +84,9 @@ def report(
     out: Path | None = None,
     images: MaskImages = None,
     gt: Path | None = None,
+    split: str | None = None,
+    exif: Exif = None,
+    strict: Strict = False,
     max_images: PositiveInt = 500,
 ) -> int:
     """Write one page that shows a run or a file of masks: no other file, no network.
@@ -93,8 +98,10 @@ def report(
             the file or folder.
         gt: For a file of masks: COCO file or data set of the true objects, for figures and the
             worst and best images.
+        split: Split of --gt, if that has several.
         max_images: Most images shown, evenly spread; 500 stay below 30 MB.
     """
+    from soloist.data.datasets.labels import Reading
     from soloist.errors import ConfigError, require
 
     if out is not None and out.suffix.lower() not in (".html", ".htm"):
@@ -107,7 +114,12 @@ def report(
         from soloist.report.predictions import write_prediction_report
 
         page = write_prediction_report(
-            source, out=out, images=images or [], ground_truth=gt, max_images=max_images
+            source,
+            out=out,
+            images=images or [],
+            ground_truth=gt,
+            how=Reading(split=split, strict=strict, exif=exif),
+            max_images=max_images,
         )
     else:
         from soloist.report.run import rewrite_report

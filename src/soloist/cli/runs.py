@@ -222,6 +222,7 @@ def label(
     from soloist.data.drawing.overlays import OverlayWriter
     from soloist.data.sources import find_images
     from soloist.inference.label import (
+        changes_since,
         errors_path,
         is_made,
         label_images,
@@ -234,8 +235,12 @@ def label(
     categories = categories or CATEGORIES
     settings = {"command": title, "images": sources, **settings}
     if reuse and not overwrite and is_made(out, settings):
-        logger.info("%s is finished already", out)
-        return failures_status(len(read_errors(errors_path(out))), errors_path(out))
+        changes = [] if sharding is not None else changes_since(out, find_images(sources, reading))
+        if not changes:
+            logger.info("%s is finished already", out)
+            return failures_status(len(read_errors(errors_path(out))), errors_path(out))
+        logger.warning("%s: images since: %s; it is made again", out, ", ".join(changes))
+        overwrite = True
     on_result = None
     if shown.pictures is not None:
         on_result = OverlayWriter(shown.pictures.absolute(), score_threshold=shown.score)

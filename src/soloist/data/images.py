@@ -26,14 +26,13 @@ from soloist.data.stretch import to_rgb8
 from soloist.data.tiffs import is_tiff, read_tiff, tiff_size
 from soloist.errors import DataError
 from soloist.runtime.error_log import ErrorLog
-from soloist.runtime.files import one_line, shown
+from soloist.runtime.files import LFS_REMEDY, is_lfs_pointer, one_line, shown
 
 logger = logging.getLogger(__name__)
 
 __all__ = [
     "ErrorLog",
     "ImageRef",
-    "exif_orientation",
     "find_images",
     "image_size",
     "is_pixels",
@@ -165,29 +164,41 @@ def image_size(path: str | Path) -> tuple[int, int]:
     Raises:
         DataError: If the file is missing or not an image.
     """
-    with _decoding(path), _open(path, max_pixels=None) as image:
-        if image is None:
-            return tiff_size(path)
-        width, height = image.size
-        if isinstance(image, TiffImagePlugin.TiffImageFile):
-            # Versions of Pillow differ in whether a TIFF's size is upright before loading.
-            width = image.tag_v2[TiffImagePlugin.IMAGEWIDTH]
-            height = image.tag_v2[TiffImagePlugin.IMAGELENGTH]
-        swapped = _UPRIGHT.get(_orientation(image)) in _SWAPPING
-    return (width, height) if swapped else (height, width)
+    (height, width), orientation = image_header(path)
+    return (width, height) if _UPRIGHT.get(orientation) in _SWAPPING else (height, width)
 
 
-def exif_orientation(path: str | Path) -> int:
-    """How an image is stored, as EXIF numbers it: 1 is upright, 5 to 8 swap height and width.
+def image_header(path: str | Path) -> tuple[tuple[int, int], int]:
+    """Size of an image as it is stored, and how it is to be turned.
 
     Args:
         path: The file.
+
+    Returns:
+        size: (height, width) in pixels.
+        orientation: As EXIF numbers it: 1 is upright, 5 to 8 swap height and width.
 
     Raises:
         DataError: If the file is missing or not an image.
     """
     with _decoding(path), _open(path, max_pixels=None) as image:
-        return 1 if image is None else _orientation(image)
+        if image is None:
+            return tiff_size(path), 1
+        width, height = image.size
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            # Versions of Pillow differ in whether a TIFF's size is upright before loading.
+            width = image.tag_v2[TiffImagePlugin.IMAGEWIDTH]
+            height = image.tag_v2[TiffImagePlugin.IMAGELENGTH]
+        orientation = _orientation(image)
+    return (height, width), orientation if orientation in _UPRIGHT else 1
+
+
+def upright(mask: NDArray[np.bool_], orientation: int) -> NDArray[np.bool_]:
+    """A mask (H, W) of an image as stored, turned as EXIF's orientation turns the image."""
+    turn = _UPRIGHT.get(orientation)
+    if turn is None:
+        return mask
+    return np.asarray(Image.fromarray(mask.astype(np.uint8)).transpose(turn)).astype(np.bool_)
 
 
 def resized_size(size: tuple[int, int], short_side: int, max_side: int) -> tuple[int, int]:
@@ -217,6 +228,8 @@ def _decoding(path: str | Path) -> Iterator[None]:
         if isinstance(error, UnidentifiedImageError):
             empty = os.path.getsize(path) == 0
             reason = "the file is empty" if empty else "it is not an image, whatever its suffix"
+            if is_lfs_pointer(path):
+                raise DataError(f"cannot read image {shown(path)}: {LFS_REMEDY}") from error
         elif isinstance(error, OSError) and error.strerror:
             reason = error.strerror
         else:

@@ -15,11 +15,17 @@ from typing import Any
 from PIL import Image
 
 from soloist.config import AS_USUAL, ReadingConfig
+from soloist.data.places import find_beside
 from soloist.data.web import fetch_image, is_address
 from soloist.errors import DataError
 from soloist.runtime.files import one_line, shown
 
 logger = logging.getLogger(__name__)
+
+Identity = int | str
+"""An id as a file from outside has it."""
+_MOST_DIGITS = 4000  # Python refuses longer numbers.
+_MOST_BITS = 64  # Larger ids do not fit the tables of shards; their images are numbered anew.
 
 # Formats Pillow names but cannot decode by itself (stubs), or decodes by running Ghostscript.
 _UNSUPPORTED_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -40,39 +46,6 @@ class ImageRef:
     name: str
     id: int | None = None
     reading: ReadingConfig = AS_USUAL
-
-
-class ImagePlaces:
-    """Where the images of a COCO file may lie: in the file's folder, beside it, or below.
-
-    The place that had the last image is looked at first.
-
-    Args:
-        file: The COCO file.
-    """
-
-    def __init__(self, file: Path) -> None:
-        folder, stem = file.parent, file.stem
-        split = stem.removeprefix("instances_")
-        self._folders = [
-            folder,
-            folder / "images",
-            folder / stem,
-            folder.parent / split,
-            folder.parent / "images" / split,  # CVAT's and datumaro's.
-            folder.parent,  # LVIS names images by their folder, beside `annotations`.
-        ]
-
-    def find(self, name: str) -> Path:
-        """The first place where a file is; else the place that is most likely."""
-        for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
-            for folder in self._folders:
-                path = folder / spelling
-                if os.path.isfile(path):
-                    self._folders.remove(folder)
-                    self._folders.insert(0, folder)
-                    return path
-        return self._folders[0] / name
 
 
 def find_images(
@@ -270,25 +243,33 @@ def _find_in_coco(file: Path) -> list[ImageRef]:
             f"wanted a COCO file with a list `images`, got {shown(file)} without one; "
             "give the folder of the images instead"
         )
-    places = ImagePlaces(file)
-    refs: list[ImageRef] = []
-    seen: set[str] = set()
+    names: dict[str, int] = {}
+    keys: list[Identity] = []
     for index, record in enumerate(records):
         name = image_name(record) if isinstance(record, dict) else None
-        identity = record.get("id") if isinstance(record, dict) else None
-        if name is None or "\0" in name or type(identity) is not int:
+        key = identity(record.get("id")) if isinstance(record, dict) else None
+        if name is None or "\0" in name or key is None:
             raise DataError(
                 f"wanted a string `file_name` and an integer `id` in {shown(file)}, got "
                 f"images[{index}] = {_shortened(record)}; correct that entry"
             )
-        if name in seen:
+        if name in names:
             raise DataError(
                 f"wanted different images in {shown(file)}, got images[{index}] with the "
-                f"file_name {shown(name)} again; remove one of the two"
+                f"file_name {shown(name)} again, as images[{names[name]}]; see which of the two "
+                "the annotations refer to, and join them"
             )
-        seen.add(name)
-        refs.append(ImageRef(places.find(name), name, identity))
-    return refs
+        names[name] = index
+        keys.append(key)
+    paths, matches = find_beside(file, list(names))
+    matches.refuse_ambiguous(f"the folder of {shown(file)}")
+    if matches.missing or matches.by_ending:
+        logger.warning("%s: %s", shown(file), matches.account())
+    kept = all(isinstance(key, int) and key.bit_length() < _MOST_BITS for key in keys)
+    return [
+        ImageRef(path, name, key if kept and isinstance(key, int) else None)
+        for path, name, key in zip(paths, names, keys, strict=True)
+    ]
 
 
 def _names_below_common_folder(paths: list[Path]) -> list[str]:
@@ -315,9 +296,30 @@ def _shortened(value: object, length: int = 80) -> str:
     return text if len(text) <= length else f"{text[:length]}..."
 
 
+def identity(value: Any) -> Identity | None:
+    """What an id of a file from outside stands for; None if it is no id.
+
+    Integers of any size, also written as text or as a fraction of zero, are integers; other text
+    stays text.
+    """
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str):
+        plain = value.strip()
+        # Not 0007, which some tool wants to be told from 7.
+        is_number = plain.removeprefix("-").isdecimal() and len(plain) < _MOST_DIGITS
+        return int(plain) if is_number and str(int(plain)) == plain else plain or None
+    return value if type(value) is int else None
+
+
 def image_name(record: Mapping[str, Any]) -> str | None:
-    """The file of an entry of `images`; LVIS names it by the end of `coco_url` alone."""
+    """The file of an entry of `images`.
+
+    LVIS names it by the end of `coco_url` alone, COCO Annotator by `path` too.
+    """
     name = record.get("file_name")
     if name is None and isinstance(record.get("coco_url"), str):
         name = "/".join(record["coco_url"].split("/")[-2:])
+    if name is None:
+        name = record.get("path")
     return name if isinstance(name, str) and name else None

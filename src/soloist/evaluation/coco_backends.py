@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from soloist.data.coco.rle import mask_area
-from soloist.data.coco.types import CocoAnnotation, CocoFile, CocoImage
+from soloist.data.coco.types import CocoAnnotation, CocoFile
 from soloist.errors import ConfigError, near_names
 
 logger = logging.getLogger(__name__)
@@ -84,20 +84,29 @@ def accumulate(
         in [0, 1]; -1 where there is no object.
     """
     masked = iou_type == "segm"
+    # Libraries take ids for floats, 64-bit integers or false values: each gets numbers from 1.
+    images = {image.id: number for number, image in enumerate(truth.images, start=1)}
+    keys = {one.category_id for ones in truth.annotations.values() for one in ones}
+    category_ids = {key: number for number, key in enumerate(sorted(keys), start=1)}
     true_records = [
-        _record(annotation, image.id, annotation.area, masked, classes)
+        _record(annotation, images[image.id], annotation.area, masked)
+        | {"category_id": category_ids[annotation.category_id] if classes else 1}
         for image in truth.images
         for annotation in truth.annotations[image.id]
     ]
     records = []
     for image_id, true_id in true_ids.items():
         for annotation in predicted.annotations[image_id]:
+            if classes and annotation.category_id not in category_ids:
+                continue
             box_area = annotation.box_xywh[2] * annotation.box_xywh[3]
             area = mask_area(annotation.rle) if masked else box_area
-            record = _record(annotation, true_id, area, masked, classes)
-            records.append(record | {"iscrowd": 0})
-    ids = sorted({record["category_id"] for record in true_records})
-    files = [_dataset(truth.images, ids, entries) for entries in (true_records, records)]
+            record = _record(annotation, images[true_id], area, masked)
+            own = category_ids[annotation.category_id] if classes else 1
+            records.append(record | {"category_id": own, "iscrowd": 0})
+    ids = list(category_ids.values()) if classes else [1]
+    sizes = [(images[one.id], one.height, one.width) for one in truth.images]
+    files = [_dataset(sizes, ids, entries) for entries in (true_records, records)]
     evaluation = _faster(files, iou_type) if backend == FASTER else _reference(files, iou_type)
     evaluation.params.useCats = int(classes)
     evaluation.params.maxDets = list(max_dets)
@@ -127,23 +136,22 @@ def _faster(files: Sequence[dict[str, Any]], iou_type: IouType) -> Any:
 
 
 def _dataset(
-    images: Sequence[CocoImage], categories: Sequence[int], records: Sequence[dict[str, Any]]
+    images: Sequence[tuple[int, int, int]],
+    categories: Sequence[int],
+    records: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
     return {
-        "images": [
-            {"id": image.id, "height": image.height, "width": image.width} for image in images
-        ],
+        "images": [{"id": key, "height": height, "width": width} for key, height, width in images],
         "categories": [{"id": key, "name": str(key)} for key in categories],
         "annotations": [{**record, "id": index} for index, record in enumerate(records, start=1)],
     }
 
 
 def _record(
-    annotation: CocoAnnotation, image_id: int, area: float, masked: bool, classes: bool
+    annotation: CocoAnnotation, image_number: int, area: float, masked: bool
 ) -> dict[str, Any]:
     record = {
-        "image_id": image_id,
-        "category_id": annotation.category_id if classes else 1,
+        "image_id": image_number,
         "bbox": list(annotation.box_xywh),
         "area": area,
         "score": annotation.score,

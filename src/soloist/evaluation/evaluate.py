@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
+from soloist.data.coco.faults import Gate
 from soloist.data.coco.read import load_coco
 from soloist.data.coco.types import CocoFile
-from soloist.data.datasets.find import FORMATS, find_dataset
+from soloist.data.datasets.labels import Reading, read_labels
 from soloist.errors import ConfigError, DataError
 from soloist.evaluation.coco_backends import IouType, accumulate, backend_version, choose_backend
+from soloist.evaluation.compared import masks_compared, notes, same_classes
 from soloist.evaluation.image_matching import images_listed, match_images, part_of
 from soloist.evaluation.per_image import ImageScore, corloc, score_images
 from soloist.runtime.files import shown
@@ -126,9 +128,10 @@ def evaluate(
     the ground truth stay and are ignored as it defines. As usual, a mask's size is its own area
     and a box's its box area; the size of a true object is the `area` in the file.
 
-    Images are matched by file name, else by name without suffix where one file's path ends
-    with the other's; a bare result list by id. True images without predictions count as missed;
-    predictions on other images are left out. Both are reported as a warning.
+    Images are matched by file name, else where one path ends with the other, suffixes aside; a
+    bare result list by the file names in it, else by id. True images without predictions count
+    as missed; predictions on other images are left out. Both are reported as a warning. Objects
+    that cannot be used are left out, counted by kind and logged.
 
     Args:
         predictions: A COCO file with scores, or a bare COCO result list of any tool; a missing
@@ -144,7 +147,7 @@ def evaluate(
         mask_ap, mask_ap50, mask_ap75, mask_ap_s, mask_ap_m, mask_ap_l, mask_ar1, mask_ar10,
         mask_ar100 (its number is `max_dets`; above 100, both are there), and the same with
         box_, as fractions in [0, 1]. No prediction at all gives zeros. A size the ground truth
-        has no object of gives None, since JSON knows no NaN; so do all of mask_ if objects or
+        has no object of gives None, since JSON knows no NaN; so do all of mask_ if most objects or
         predictions are boxes alone.
 
     Raises:
@@ -165,8 +168,7 @@ def measure(
     max_dets: int = 100,
     classes: bool = False,
     backend: str = "auto",
-    format: str | None = None,
-    split: str | None = None,
+    how: Reading = Reading(),  # noqa: B008  # immutable
     only: Path | None = None,
 ) -> Evaluation:
     """`evaluate`, with CorLoc, each image by itself and the protocol.
@@ -179,8 +181,7 @@ def measure(
         max_dets: As in `evaluate`.
         classes: As in `evaluate`.
         backend: As in `evaluate`.
-        format: The ground truth's, where it cannot be found out; see `find_dataset`.
-        split: The ground truth's, where it has several.
+        how: How the ground truth is read.
         only: Text file with the names of the images that count, such as the list of COCO20K.
 
     Raises:
@@ -190,11 +191,11 @@ def measure(
     if max_dets <= 10:
         raise ConfigError(f"max_dets must be more than 10, got {max_dets}")
     chosen = choose_backend(backend)
-    whole = load_ground_truth(ground_truth, format=format, split=split)
+    whole = load_ground_truth(ground_truth, how)
     predicted = (
         predictions
         if isinstance(predictions, CocoFile)
-        else load_coco(predictions, images=whole.images, need_masks=False)
+        else load_predictions(predictions, whole, strict=how.strict)
     )
     truth = whole
     if only is not None:
@@ -202,18 +203,19 @@ def measure(
         # A result list may well be on all images.
         if predicted.bare:
             predicted = part_of(predicted, (image.id for image in truth.images))
-    if classes and not predicted.bare:
-        check_classes(predicted.categories, predicted.path, truth)
-    true_ids = match_images(predicted, truth)
+    predicted, true_ids = match_images(predicted, truth)
+    if classes:
+        predicted, truth = same_classes(predicted, truth)
     shared = part_of(predicted, true_ids)
-    notes = _notes(shared, truth)
+    masked = masks_compared(shared, truth)
     counts = sorted({1, 10, min(max_dets, _USUAL_MAX_DETS), max_dets})
     metrics: Metrics = {}
     for kind, iou_type in _KINDS:
-        if kind == "mask" and notes:
+        compared = masked if kind == "mask" else (shared, truth)
+        if compared is None:
             metrics |= {f"{kind}_{name}": None for name in _names(counts)}
             continue
-        accumulated = accumulate(shared, truth, true_ids, iou_type, counts, chosen, classes=classes)
+        accumulated = accumulate(*compared, true_ids, iou_type, counts, chosen, classes=classes)
         own = figures(accumulated, counts)
         metrics |= {f"{kind}_{name}": value for name, value in own.items()}
     return Evaluation(
@@ -225,82 +227,49 @@ def measure(
         objects=sum(not one.iscrowd for ones in truth.annotations.values() for one in ones),
         predictions=len(shared),
         true_ids=true_ids,
-        images_scored=score_images(shared, truth, true_ids, masks=not notes, max_dets=max_dets),
-        notes=notes,
+        images_scored=score_images(
+            *(masked or (shared, truth)), true_ids, masks=masked is not None, max_dets=max_dets
+        ),
+        notes=notes(shared, truth, max_dets),
     )
 
 
+def load_predictions(path: str | Path, truth: CocoFile, *, strict: bool = False) -> CocoFile:
+    """Predictions with or without masks; of a result list those on the ground truth's images.
+
+    Raises:
+        DataError: If they cannot be used, or anything is wrong with them and `strict` is set.
+    """
+    gate = Gate(strict=strict)
+    predicted = load_coco(path, images=truth.images, need_masks=False, report=gate)
+    gate.tell(path)
+    return predicted
+
+
 def load_ground_truth(
-    source: str | Path | CocoFile, *, format: str | None = None, split: str | None = None
+    source: str | Path | CocoFile,
+    how: Reading = Reading(),  # noqa: B008  # immutable
 ) -> CocoFile:
     """What can be evaluated against.
 
     Args:
         source: A COCO file, its path, or the path of another data set.
-        format: Its format, where it cannot be found out.
-        split: Its split, where it has several.
+        how: How a path is read.
 
     Raises:
         DataError: If it is malformed or has no object but crowd regions.
     """
-    if isinstance(source, CocoFile):
-        truth = source
-    elif format is None and split is None and not _is_other_data_set(Path(source)):
-        truth = load_coco(source, need_masks=False)
-    else:
-        truth = find_dataset(source, format, split).to_coco()
-    if truth.bare or all(
-        annotation.iscrowd
-        for annotations in truth.annotations.values()
-        for annotation in annotations
-    ):
+    truth = (
+        source if isinstance(source, CocoFile) else read_labels(source, how, need_images=False)[0]
+    )
+    crowds = [one.iscrowd for ones in truth.annotations.values() for one in ones]
+    if truth.bare or all(crowds):
+        got = f"whose {len(crowds)} objects are all crowd regions" if crowds else "without any"
         raise DataError(
-            f"wanted a ground truth with objects, got {shown(truth.path)} without any; "
+            f"wanted a ground truth with objects, got {shown(truth.path)} {got}; "
             "check that predictions and ground truth come in this order"
         )
     return truth
-
-
-def check_classes(categories: Mapping[int, str], source: Path, truth: CocoFile) -> None:
-    """Refuses to compare classes that are not the same.
-
-    Args:
-        categories: Names by id, of predictions or of a network.
-        source: What has them.
-        truth: The ground truth.
-
-    Raises:
-        DataError: If the ground truth names no category, or names one that it has objects of
-            otherwise than `categories` do.
-    """
-    used = {one.category_id for found in truth.annotations.values() for one in found}
-    for key in sorted(used):
-        name, own = truth.categories.get(key), categories.get(key)
-        if name is None:
-            raise DataError(
-                f"wanted a ground truth with a name for each category, got {shown(truth.path)} "
-                f"without one for category {key}; complete its `categories`"
-            )
-        if name != own:
-            got = "none" if own is None else repr(own)
-            raise DataError(
-                f"wanted category {key} to be {name!r} as in {shown(truth.path)}, got {got} in "
-                f"{shown(source)}; classes must be those of the ground truth"
-            )
-
-
-def _is_other_data_set(path: Path) -> bool:
-    """Whether a ground truth is anything but a COCO file."""
-    return path.is_dir() or bool(path.is_file() and FORMATS["yolo"].splits(path))
-
-
-def _notes(predicted: CocoFile, truth: CocoFile) -> list[str]:
-    """Why masks cannot be compared; empty if they can."""
-    return [
-        f"{count} of {len(file)} {what} are boxes alone: no figures for masks"
-        for file, what in ((truth, "true objects"), (predicted, "predictions"))
-        if (count := file.boxes_alone)
-    ]
 
 
 def _names(counts: Sequence[int]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ class Overlaps:
 
     Attributes:
         predicted: The N masks, in the file's order.
-        objects: The M true objects; crowd regions are none.
+        objects: The M true objects with a mask; crowd regions are none.
         ious: (N, M) float64 intersection over union.
     """
 
@@ -36,12 +37,17 @@ def overlaps(predicted: CocoFile, truth: CocoFile) -> dict[int, Overlaps]:
         DataError: If no image of the two matches, or images that match differ in size.
     """
     found = {}
-    for image_id, true_id in match_images(predicted, truth).items():
-        masks = predicted.annotations[image_id]
-        objects = tuple(one for one in truth.annotations[true_id] if not one.iscrowd)
+    predicted, true_ids = match_images(predicted, truth)
+    for image_id, true_id in true_ids.items():
+        masks = _masked(predicted.annotations[image_id])
+        objects = _masked(one for one in truth.annotations[true_id] if not one.iscrowd)
         ious = rle_iou([one.rle for one in masks], [one.rle for one in objects])
         found[image_id] = Overlaps(masks, objects, ious)
     return found
+
+
+def _masked(objects: Iterable[CocoAnnotation]) -> tuple[CocoAnnotation, ...]:
+    return tuple(one for one in objects if one.segmentation is not None)
 
 
 def pair_up(ious: NDArray[np.floating], threshold: float = 0.5) -> list[tuple[int, int]]:

@@ -27,7 +27,7 @@ from soloist.data.images import read_with_size
 from soloist.data.sources import ImageRef
 from soloist.errors import DataError, RunError
 from soloist.runtime.distributed import gather, is_main, on_main, processes, rank, together
-from soloist.runtime.error_log import ErrorLog
+from soloist.runtime.error_log import ErrorLog, read_errors
 from soloist.runtime.files import one_line, plain_json, shown
 from soloist.runtime.lock import locked_output
 from soloist.runtime.progress import Tracker, duration, track
@@ -282,6 +282,50 @@ def is_made(out: Path, settings: Mapping[str, Any]) -> bool:
         return isinstance(info, dict) and plain_json(settings).items() <= info.items()
 
     return on_main(look)
+
+
+def changes_since(out: Path, images: Sequence[ImageRef]) -> list[str]:
+    """How the images differ from those a finished file was made of: new, changed and vanished.
+
+    Args:
+        out: The file.
+        images: The images there are now.
+
+    Returns:
+        A phrase for each difference, with its number and an example.
+    """
+
+    def look() -> list[str]:
+        content = read_json(out)
+        known = {record["file_name"] for record in content["images"]}
+        known |= {entry["image"] for entry in read_errors(errors_path(out))}
+        made = out.stat().st_mtime_ns
+        names = {image.name for image in images}
+        differences = {
+            "new": [image.name for image in images if image.name not in known],
+            "changed": [
+                image.name
+                for image in images
+                if image.name in known and _last_change(image.path) > made
+            ],
+            "vanished": sorted(known - names),
+        }
+        return [
+            f"{len(found)} {what} (such as {shown(found[0])})"
+            for what, found in differences.items()
+            if found
+        ]
+
+    return on_main(look)
+
+
+def _last_change(path: Path) -> int:
+    """When a file was last written, in nanoseconds; 0 where it is not there."""
+    try:
+        # Not the time of its entry, which an export changes by linking the image.
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def check_output(out: Path, *, overwrite: bool, example: str = "masks.json") -> None:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from soloist.data.coco.entries import read_annotation_entry
+from soloist.data.coco.faults import Gate
 from soloist.data.coco.image_paths import image_paths
 from soloist.data.coco.read import load_coco
 from soloist.data.coco.types import CocoAnnotation, CocoFile, CocoImage
+from soloist.data.datasets.labels import Reading
 from soloist.data.sources import ImageRef
 from soloist.errors import ConfigError, DataError
 from soloist.evaluation.evaluate import Metrics, load_ground_truth, measure
@@ -33,6 +35,7 @@ def write_prediction_report(
     out: Path | None = None,
     images: Sequence[str] = (),
     ground_truth: Path | None = None,
+    how: Reading = Reading(),  # noqa: B008  # immutable
     max_images: int = MOST_IMAGES,
 ) -> Path:
     """Writes a page about the masks of a COCO file or of a folder of shards.
@@ -44,6 +47,7 @@ def write_prediction_report(
         out: The page; None is `NAME.report.html` beside the file or folder.
         images: Where the images are; if empty, where the file was made from, or beside it.
         ground_truth: COCO file or data set of the true objects.
+        how: How that is read.
         max_images: Most images shown.
 
     Returns:
@@ -54,13 +58,15 @@ def write_prediction_report(
         RunError: If the page cannot be written.
         ConfigError: If a folder of shards comes with a ground truth.
     """
-    truth = None if ground_truth is None else load_ground_truth(ground_truth)
+    truth = None if ground_truth is None else load_ground_truth(ground_truth, how)
     if predictions.is_dir():
         if truth is not None:
             raise ConfigError("--gt is for a file of masks; make one with `soloist merge`")
         file, refs, total = _sample(predictions, images, max_images)
     else:
-        file = load_coco(predictions, images=truth.images if truth else None)
+        gate = Gate(strict=how.strict)
+        file = load_coco(predictions, images=truth.images if truth else None, report=gate)
+        gate.tell(predictions)
         refs = _found(file, images, ground_truth)
         total = len(file.images)
     results: dict[str, Metrics] = {}

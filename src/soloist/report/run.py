@@ -21,7 +21,8 @@ from soloist.data.drawing.pictures import draw_matches, jpeg_bytes
 from soloist.data.images import read_image
 from soloist.data.sources import ImageRef, find_images, spread
 from soloist.errors import DataError, RunError
-from soloist.evaluation.evaluate import Metrics, format_table
+from soloist.evaluation.compared import masks_compared
+from soloist.evaluation.evaluate import Metrics, format_table, load_ground_truth
 from soloist.evaluation.image_matching import match_images
 from soloist.evaluation.per_image import ImageScore, score_images, write_per_image
 from soloist.models.backbones import Backbone
@@ -123,15 +124,17 @@ def rewrite_report(
     recipe = _read_json(folder / RECIPE_FILE)
     results_file = folder / "results.json"
     at = recipe["ground_truth"]
-    truth = None if at is None else load_coco(at, need_masks=False)
+    truth = None if at is None else load_ground_truth(at)
     stages = []
     for key, title, predictions in recipe["stages"]:
         predicted = load_coco(predictions)
         verdicts: Mapping[str, ImageVerdict] = {}
         if truth is not None:
-            true_ids = match_images(predicted, truth)
-            masks = truth.boxes_alone == 0
-            scores = score_images(predicted, truth, true_ids, masks=masks, max_dets=100)
+            fitted, true_ids = match_images(predicted, truth)
+            compared = masks_compared(fitted, truth)
+            scores = score_images(
+                *(compared or (fitted, truth)), true_ids, masks=compared is not None, max_dets=100
+            )
             verdicts = image_verdicts(predicted, truth, true_ids, scores)
         stages.append(ReportStage(key, title, predicted, verdicts))
     reading = load_config_file(folder / "config.yaml").reading

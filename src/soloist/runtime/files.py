@@ -36,9 +36,22 @@ def _temporary(stem: str) -> re.Pattern[str]:
 _TEMPORARY = _temporary(".*")
 
 
+_LFS_HEAD = b"version https://git-lfs"
+LFS_REMEDY = "it is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"
+
+
 def shown(path: str | Path) -> str:
     """A path in quotes on one line: line breaks and broken characters are escaped."""
     return repr(str(path))
+
+
+def is_lfs_pointer(path: str | Path) -> bool:
+    """Whether a file is what Git LFS leaves in the place of one that was not fetched."""
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(len(_LFS_HEAD)) == _LFS_HEAD
+    except OSError:
+        return False
 
 
 def one_line(error: BaseException) -> str:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from soloist.config import Config
+from soloist.config import AS_USUAL, Config, ReadingConfig
 from soloist.config.presets import load_config, supervised
-from soloist.data.coco.read import load_coco
 from soloist.data.coco.types import CocoFile
 from soloist.data.datasets.label_split import label_count, labelled_order
+from soloist.data.datasets.labels import Reading, read_labels
 from soloist.data.sources import ImageRef
 from soloist.errors import ConfigError, DataError
-from soloist.evaluation.evaluate import check_classes, evaluate, load_ground_truth
+from soloist.evaluation.compared import check_classes
+from soloist.evaluation.evaluate import evaluate, load_ground_truth
 from soloist.models.build import CONFIG_FILE, add_judge
 from soloist.runtime.device import Runtime
 from soloist.runtime.distributed import on_main
@@ -62,58 +63,84 @@ class Labelled:
 
 
 def choose_labelled(
-    images: Sequence[ImageRef], labels: str | Path, share: str, seed: int
+    labels: str | Path,
+    share: str,
+    seed: int,
+    how: Reading = Reading(),  # noqa: B008  # immutable
+    *,
+    reading: ReadingConfig = AS_USUAL,
 ) -> Labelled:
     """Picks the images whose labels are used.
 
     Args:
-        images: Images, paired by name with those of the file.
-        labels: COCO file of true masks with categories.
+        labels: COCO file or data set of true masks with categories.
         share: A percentage or a number of images; see `data.label_split.label_count`.
         seed: Of the choice; a smaller share of the same seed is part of every larger one.
+        how: How the labels are read.
+        reading: How the images are read.
 
     Raises:
-        DataError: If the file names no categories, has an object of another one, or none of the
-            images has an object in it.
+        DataError: If the file cannot be used, names no categories, or none of the images that are
+            there has an object with a mask and a class.
         ConfigError: If the share cannot be had.
     """
-    truth = load_coco(labels)
-    if truth.bare or not truth.categories:
+    truth, paths = read_labels(labels, how)
+    if not truth.categories:
         raise DataError(
             f"wanted true labels with `categories`, got {shown(truth.path)} without any; finetune "
             "learns classes, `soloist train` needs none"
         )
-    by_name = {record.file_name: record for record in truth.images}
     objects = {
-        image.name: tuple(one for one in truth.annotations[record.id] if not one.iscrowd)
-        for image in images
-        if (record := by_name.get(image.name)) is not None
+        image.id: tuple(
+            one
+            for one in truth.annotations[image.id]
+            if not one.iscrowd
+            and one.segmentation is not None
+            and one.category_id in truth.categories
+        )
+        for image in truth.images
+        if image.id in paths
     }
-    classes = {name: {one.category_id for one in found} for name, found in objects.items() if found}
+    _tell_unused(truth)
+    names = {image.id: image.file_name for image in truth.images}
+    classes = {
+        names[key]: {one.category_id for one in found} for key, found in objects.items() if found
+    }
     if not classes:
         raise DataError(
-            f"wanted labelled images, got {len(images)} images without an object in "
-            f"{shown(truth.path)}; check that the two belong together"
-        )
-    foreign = sorted(set().union(*classes.values()) - truth.categories.keys())
-    if foreign:
-        raise DataError(
-            f"wanted a name for each category of {shown(truth.path)}, got objects of category "
-            f"{foreign[0]}, which `categories` lacks; add it there"
+            f"wanted labelled images, got {len(truth.images)} images in {shown(truth.path)}, of "
+            f"which {len(objects)} are there and none has an object to learn from; check --images, "
+            "or see what `soloist data check` says"
         )
     count = label_count(share, len(classes))
     chosen = set(labelled_order(classes, seed)[:count])
     records = tuple(record for record in truth.images if record.file_name in chosen)
     return Labelled(
-        images=[image for image in images if image.name in chosen],
+        images=[ImageRef(paths[one.id], one.file_name, one.id, reading) for one in records],
         labels=replace(
             truth,
             images=records,
-            annotations={record.id: objects[record.file_name] for record in records},
+            annotations={record.id: objects[record.id] for record in records},
             categories=dict(sorted(truth.categories.items())),
         ),
         total=len(classes),
     )
+
+
+def _tell_unused(truth: CocoFile) -> None:
+    """Logs how many objects are not learned from, by the reason."""
+    ones = [one for found in truth.annotations.values() for one in found if not one.iscrowd]
+    reasons = {
+        "without a mask": sum(one.segmentation is None for one in ones),
+        "of no class that is listed": sum(
+            one.category_id not in truth.categories for one in ones if one.segmentation is not None
+        ),
+    }
+    told = [f"{count} {what}" for what, count in reasons.items() if count]
+    if told:
+        logger.warning(
+            "%s: of %d objects %s are left out", shown(truth.path), len(ones), " and ".join(told)
+        )
 
 
 def finetune_config(

@@ -110,7 +110,7 @@ def fit(
     """
     if ground_truth is not None:
         # A mistake in it shows now, not after hours of training.
-        load_ground_truth(load_coco(ground_truth))
+        load_ground_truth(ground_truth)
     free = run.path / "free_masks.json"
     extracted = on_main(partial(is_finished, free))
     with run.timed("free masks", done=extracted):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from soloist.data.coco.faults import Gate
 from soloist.data.coco.read import load_coco
 from soloist.data.coco.rle import decode_mask, decode_masks, encode_masks, rle_iou, to_rle
 from soloist.data.coco.types import CocoImage
@@ -350,7 +351,7 @@ def test_a_result_list_of_polygons_needs_the_images(tmp_path: Path) -> None:
         pytest.param('{"images": [3], "annotations": []}', r"images\[0\]", id="image-is-a-number"),
         pytest.param(
             '{"images": [{"id": 1, "file_name": "a"}], "annotations": []}',
-            r"images\[0\] .*integer under height",
+            r"images\[0\] .*height and width of 1 or more",
             id="image-without-size",
         ),
         pytest.param(
@@ -365,7 +366,7 @@ def test_a_result_list_of_polygons_needs_the_images(tmp_path: Path) -> None:
                     "annotations": [],
                 }
             ),
-            "different id",
+            "ids that are given twice",
             id="id-twice",
         ),
         pytest.param(
@@ -377,13 +378,12 @@ def test_a_result_list_of_polygons_needs_the_images(tmp_path: Path) -> None:
                     "annotations": [],
                 }
             ),
-            "different file_name",
+            "names that are listed twice",
             id="name-twice",
         ),
         pytest.param('["a"]', r"\[0\] .*got str", id="result-is-text"),
         pytest.param(coco_text(image_id=8), r"annotations\[0\].*image_id 8", id="unknown-image"),
-        pytest.param(coco_text(image_id="7"), r"annotations\[0\].*'7'", id="text-image-id"),
-        pytest.param(coco_text(segmentation=None), r"annotations\[0\].*NoneType", id="no-mask"),
+        pytest.param(coco_text(segmentation=None), r"annotations\[0\].*neither", id="no-mask"),
         pytest.param(
             coco_text(segmentation={"size": [4, 6], "counts": [3]}),
             r"annotations\[0\] of .*a\.json.*sum to",
@@ -392,7 +392,7 @@ def test_a_result_list_of_polygons_needs_the_images(tmp_path: Path) -> None:
         pytest.param(coco_text(score="high"), "score, got 'high'", id="text-score"),
         pytest.param(coco_text(score=float("nan")), "finite number under score", id="nan-score"),
         pytest.param(coco_text(score=True), "number under score", id="bool-score"),
-        pytest.param(coco_text(area=10**400), "finite number under area", id="huge-area"),
+        pytest.param(coco_text(area=10**400), "area 1000", id="huge-area"),
         pytest.param(coco_text(bbox=[1, 2, 3]), "bbox", id="box-of-three"),
         pytest.param(coco_text(bbox=[1, 2, 3, None]), "bbox", id="box-with-null"),
     ],
@@ -400,7 +400,7 @@ def test_a_result_list_of_polygons_needs_the_images(tmp_path: Path) -> None:
 def test_a_malformed_file_is_told_in_one_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(DataError, match=message) as caught:
-        load_coco(tmp_path / "a.json")
+        load_coco(tmp_path / "a.json", report=Gate(strict=True))
     assert "a.json" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -455,7 +455,9 @@ def test_a_sidecar_elsewhere_is_refused(tmp_path: Path) -> None:
         load_coco(tmp_path / "a.json")
 
 
-def test_ids_and_agreements_are_read_where_they_are_sound(tmp_path: Path) -> None:
+def test_ids_and_agreements_are_read_where_they_are_sound(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     mask = encode_masks(np.ones((1, 4, 4), dtype=np.bool_))[0]
     record = {"image_id": 1, "category_id": 1, "segmentation": mask}
     records = [{**record, "id": 7, "agreements": [0.5, 1]}, {**record, "id": "b"}, record]
@@ -470,8 +472,9 @@ def test_ids_and_agreements_are_read_where_they_are_sound(tmp_path: Path) -> Non
     ]
     records[0]["agreements"] = ["much"]
     write_coco(tmp_path / "a.json", [CocoImage(1, "a.jpg", 4, 4)], records)
-    with pytest.raises(DataError, match=r"annotations\[0\] .* agreements as a list of numbers"):
-        load_coco(tmp_path / "a.json")
+    with caplog.at_level(logging.WARNING):
+        assert len(load_coco(tmp_path / "a.json")) == 2
+    assert "1 entries that cannot be understood: left out, such as annotations[0]" in caplog.text
 
 
 def test_overlaps_of_compressed_masks_are_those_of_the_pixels() -> None:

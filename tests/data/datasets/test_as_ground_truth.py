@@ -14,6 +14,7 @@ from soloist.cli import run_command
 from soloist.cli.runs import DONE, USER_ERROR
 from soloist.data.coco.write import annotation_records, write_coco
 from soloist.data.datasets.find import find_dataset
+from soloist.data.datasets.labels import Reading
 from soloist.errors import DataError
 from soloist.evaluation.evaluate import evaluate, measure
 
@@ -33,7 +34,7 @@ def test_a_folder_of_each_format_is_a_ground_truth(
     perfect: Path, make: Callable[[str], Any], kind: str
 ) -> None:
     made = make(kind)
-    evaluation = measure(perfect, made.path, split=made.split)
+    evaluation = measure(perfect, made.path, how=Reading(split=made.split))
     assert (evaluation.images, evaluation.objects) == (2, 3)
     for what in ("mask", "box"):
         assert evaluation.metrics[f"{what}_ap"] == pytest.approx(1)
@@ -57,7 +58,7 @@ def test_bare_results_refer_to_the_ids_of_voc(make: Callable[[str], Any], tmp_pa
     path = make("voc").path
     results = [{"image_id": 34, "category_id": 1, "bbox": [0, 0, 20, 20], "score": 1.0}]
     (tmp_path / "r.json").write_text(json.dumps(results))
-    evaluation = measure(tmp_path / "r.json", path, split="val")
+    evaluation = measure(tmp_path / "r.json", path, how=Reading(split="val"))
     assert evaluation.metrics["box_ap"] == pytest.approx(1)
     assert evaluation.metrics["mask_ap"] is None
     assert evaluation.corloc == 1
@@ -68,8 +69,10 @@ def test_some_objects_without_masks_leave_the_boxes(
 ) -> None:
     path = make("voc").path
     (path / "VOCdevkit/VOC2012/SegmentationObject/000034.png").unlink()
-    evaluation = measure(perfect, path, split="trainval")
-    assert evaluation.notes == ["1 of 3 true objects are boxes alone: no figures for masks"]
+    evaluation = measure(perfect, path, how=Reading(split="trainval"))
+    assert evaluation.notes == [
+        "1 of 3 true objects are boxes alone: left out of the figures for masks"
+    ]
     assert evaluation.metrics["box_ap"] == pytest.approx(1)
 
 

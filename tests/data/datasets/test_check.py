@@ -10,8 +10,8 @@ from PIL import Image
 
 from soloist.cli import run_command
 from soloist.cli.runs import DONE, SOME_FAILED, USER_ERROR
+from soloist.data.coco.faults import Fault, FaultLog
 from soloist.data.datasets.check import check_dataset
-from soloist.data.datasets.faults import Fault, FaultLog
 from soloist.data.datasets.find import find_dataset
 from soloist.errors import DataError
 
@@ -54,31 +54,36 @@ def entry(content: dict[str, Any], key: str = "annotations") -> dict[str, Any]:
             Fault.MISSING_IMAGE, "none.jpg", id="missing-image",
         ),
         pytest.param(
+            lambda c: [one.update(height=43) for one in c["images"][:1]],
+            Fault.OTHER_SIZE, "is 40 x 60, stated 43 x 60", id="size",
+        ),
+        pytest.param(
             lambda c: [one.update(height=41) for one in c["images"][:1]],
-            Fault.OTHER_SIZE, "is 40 x 60, stated 41 x 60", id="size",
+            Fault.ONE_PIXEL, "is 40 x 60, stated 41 x 60", id="one-pixel",
         ),
         pytest.param(
             lambda c: entry(c).update(segmentation={"size": [9, 9], "counts": [81]}),
-            Fault.BROKEN_MASK, "annotations[0]", id="mask-of-other-size",
+            Fault.MASK_SIZE, "annotations[0]", id="mask-of-other-size",
         ),
         pytest.param(
             lambda c: entry(c).update(segmentation={"size": [40, 60], "counts": "zz"}),
             Fault.BROKEN_MASK, "annotations[0]", id="mask-damaged",
         ),
         pytest.param(
-            lambda c: entry(c).update(bbox=[55, 4, 10, 10]),
+            lambda c: entry(c).update(segmentation=None, bbox=[55, 4, 10, 10]),
             Fault.OUTSIDE, "[55, 4, 10, 10] on '000012.jpg'", id="outside",
         ),
         pytest.param(
             lambda c: entry(c).update(segmentation={"size": [40, 60], "counts": [2400]}),
-            Fault.EMPTY, "000012.jpg", id="empty-mask",
+            Fault.EMPTY, "annotations[0]", id="empty-mask",
         ),
         pytest.param(
             lambda c: entry(c).update(segmentation=[], bbox=[5, 5, 0, 3]),
             Fault.EMPTY, "[5, 5, 0, 3]", id="empty-box",
         ),
         pytest.param(
-            lambda c: entry(c).update(id=2), Fault.DOUBLE_ID, "annotations[1]", id="annotation-id"
+            lambda c: entry(c).update(id=2),
+            Fault.DOUBLE_OBJECT_ID, "annotations[1]", id="annotation-id",
         ),
         pytest.param(
             lambda c: c["images"].append(c["images"][0] | {"file_name": "x.jpg"}),
@@ -103,7 +108,7 @@ def entry(content: dict[str, Any], key: str = "annotations") -> dict[str, Any]:
         ),
         pytest.param(
             lambda c: entry(c, "images").update(height=0),
-            Fault.BROKEN_ENTRY, "height", id="image-without-size",
+            Fault.FIELD, "size 0 x 60", id="image-without-size",
         ),
     ],
 )  # fmt: skip
@@ -128,6 +133,8 @@ def test_crowds_stay_and_a_border_may_be_rounded(make: Callable[[str], Any]) -> 
     content["annotations"][0] |= {
         "iscrowd": 1,
         "segmentation": {"size": [40, 60], "counts": [0, 2400]},
+        "bbox": [0, 0, 60, 40],
+        "area": 2400,
     }
     content["annotations"][2]["bbox"] = [-0.6, 0, 21, 21]
     (path / ANNOTATIONS).write_text(json.dumps(content))
@@ -150,7 +157,8 @@ def test_broken_images_are_found(make: Callable[[str], Any]) -> None:
     ("orientation", "faults"),
     [
         pytest.param(6, {Fault.TURNED: 1}, id="on-its-side"),
-        pytest.param(3, {}, id="upside-down-keeps-its-size"),
+        # Nothing on a black image tells which way up it was labelled.
+        pytest.param(3, {Fault.TURN_UNCLEAR: 1}, id="upside-down-keeps-its-size"),
     ],
 )
 def test_annotations_on_pixels_as_stored_are_found(

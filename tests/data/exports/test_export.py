@@ -20,7 +20,7 @@ from soloist.runtime import stopping
 
 def write(source: Path, out: Path, name: FormatName = "yolo", **more: Any) -> ExportSummary:
     overwrite = more.pop("overwrite", False)
-    file, paths = read_source(source, None, None, [])
+    file, paths = read_source(source)
     return export(file, paths, out, name, ExportOptions(**more), overwrite=overwrite)
 
 

@@ -44,7 +44,7 @@ IDS = [f"{name}-{options.segmentation}" for name, options in CASES]
 def write(
     source: Path, out: Path, name: FormatName, options: ExportOptions = EXACT, **more: Any
 ) -> ExportSummary:
-    file, paths = read_source(source, None, None, [])
+    file, paths = read_source(source)
     return export(file, paths, out, name, options, **more)
 
 
@@ -189,7 +189,7 @@ def test_what_has_no_pixels_is_left_out(write_hard: WriteHard, tmp_path: Path) -
     third["iscrowd"] = 1
     source.write_text(json.dumps(content))
     summary = write(source, tmp_path / "yolo", "yolo")
-    left_out = {note: summary.notes[note] for note in (Note.BOX_ALONE, Note.NO_PIXEL, Note.CROWD)}
+    left_out = {note: summary.notes[note] for note in (Note.BOX_ALONE, Note.CROWD)}
     assert left_out == dict.fromkeys(left_out, 1)
     assert summary.masks == 12
     assert write(source, tmp_path / "coco", "coco").masks == 13

@@ -33,7 +33,7 @@ LARGE = 4
 
 
 def write(source: Path, out: Path, name: FormatName, **options: Any) -> Path:
-    file, paths = read_source(source, None, None, [])
+    file, paths = read_source(source)
     export(file, paths, out, name, ExportOptions(**options))
     return out
 

@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+import os
+import signal
+import time
+
 import pytest
 import torch
 
+from soloist.errors import StoppedError
+from soloist.runtime import stopping
 from soloist.training.data import batches as batches_module
 from soloist.training.data.batches import batch_indices, step_batches
 
@@ -110,3 +116,46 @@ def test_batches_for_cuda_are_pinned(
     made = step_batches(lambda step: step, first=0, end=1, workers=0, device=torch.device(device))
     assert list(made) == [7]
     assert asked == [pinned]
+
+
+def test_little_shared_memory_is_gone_on_with_and_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(batches_module, "_shared_memory", lambda: 1e5)
+
+    def make(step: int) -> torch.Tensor:
+        return torch.full((100_000,), float(step))
+
+    made = step_batches(make, first=2, end=5, workers=2, device=torch.device("cpu"))
+    assert [int(batch[0]) for batch in made] == [2, 3, 4]
+    assert "going on with 0" in caplog.text
+    assert "--shm-size" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("free", "batch", "workers"),
+    [
+        pytest.param(64e6, 1e5, 4, id="small-batches"),
+        pytest.param(64e6, 2e6, 4, id="just-enough"),
+        pytest.param(64e6, 4e6, 2, id="fewer"),
+        pytest.param(64e6, 2e7, 0, id="none"),
+    ],
+)
+def test_as_many_workers_as_there_is_room_for(
+    monkeypatch: pytest.MonkeyPatch, free: float, batch: float, workers: int
+) -> None:
+    monkeypatch.setattr(batches_module, "_shared_memory", lambda: free)
+    assert batches_module._fitting_workers(int(batch), 4) == workers
+
+
+def test_waiting_for_a_batch_ends_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches_module, "_PATIENCE", 0.0)
+    monkeypatch.setattr(batches_module, "_shared_memory", lambda: 1e12)
+
+    def never(step: int) -> torch.Tensor:
+        os.kill(os.getppid(), signal.SIGTERM)
+        time.sleep(600)
+        raise AssertionError
+
+    with stopping.listening(), pytest.raises(StoppedError, match="stopped by SIGTERM"):
+        next(step_batches(never, first=0, end=2, workers=1, device=torch.device("cpu")))

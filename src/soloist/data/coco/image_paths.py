@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from soloist.data.coco.types import CocoFile
-from soloist.data.sources import find_images
+from soloist.data.names import NameMatches, match_names
+from soloist.data.places import find_beside
+from soloist.data.sources import ImageRef, find_images
 from soloist.errors import DataError
 from soloist.runtime.files import shown
 
@@ -24,36 +25,52 @@ def image_paths(file: CocoFile, sources: Sequence[str]) -> dict[int, Path]:
             else what lies beside it.
 
     Returns:
-        Paths by image id; images nobody has are left out, with a warning.
+        Paths by image id; images nobody has are left out, and counted in the log.
 
     Raises:
-        DataError: If a source does not exist, or none of the images is there.
+        DataError: If a source does not exist, none of the images is there, or a name could mean
+            several.
     """
-    refs = find_images(list(sources) or _recorded(file) or [str(file.path)])
-    there = [ref for ref in refs if ref.path.is_file()]
-    by_name = {ref.name: ref.path for ref in there}
-    last_parts = Counter(PurePosixPath(ref.name).name for ref in there)
-    by_last_part = {
-        PurePosixPath(ref.name).name: ref.path
-        for ref in there
-        if last_parts[PurePosixPath(ref.name).name] == 1
-    }
-    found = {}
-    for image in file.images:
-        last_part = PurePosixPath(image.file_name).name
-        path = by_name.get(image.file_name) or by_last_part.get(last_part)
-        if path is not None:
-            found[image.id] = path
-    if not found:
+    names = [image.file_name for image in file.images]
+    sources = list(sources) or _recorded(file)
+    if sources:
+        found, matches = named_images(names, sources)
+        paths = {place: ref.path for place, ref in found.items()}
+        where = ", ".join(shown(one) for one in sources)
+    else:
+        beside, matches = find_beside(file.path, names)
+        paths = {place: beside[place] for place in matches.found}
+        where = f"the folder of {shown(file.path)}"
+    matches.refuse_ambiguous(where)
+    if not paths:
         raise DataError(
-            f"wanted the {len(file.images)} images of {shown(file.path)}, found none of them; "
-            "add --images FOLDER"
+            f"wanted the {len(file.images)} images of {shown(file.path)}, found none of them in "
+            f"{where}{matches.hint()}; add --images FOLDER"
         )
-    if len(found) < len(file.images):
-        logger.warning(
-            "%d of %d images were not found", len(file.images) - len(found), len(file.images)
-        )
-    return found
+    if len(paths) < len(names) or matches.by_ending:
+        logger.warning("%s: %s", shown(file.path), matches.account())
+    return {file.images[place].id: path for place, path in paths.items()}
+
+
+def named_images(
+    names: Sequence[str], sources: str | Path | Sequence[str | Path]
+) -> tuple[dict[int, ImageRef], NameMatches]:
+    """The images of sources that names mean, those alone that are there.
+
+    Args:
+        names: As a file of labels has them.
+        sources: As for `find_images`.
+
+    Returns:
+        found: By the place of the name.
+        matches: The account.
+
+    Raises:
+        DataError: If a source does not exist.
+    """
+    refs = [ref for ref in find_images(sources) if ref.path.is_file()]
+    matches = match_names(names, [ref.name for ref in refs])
+    return {place: refs[other] for place, other in matches.found.items()}, matches
 
 
 def _recorded(file: CocoFile) -> list[str]:

@@ -157,6 +157,14 @@ def placed_mask(
     return _compressed(lengths.tolist(), size)
 
 
+def refitted_mask(rle: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    """A checked mask cut, or continued by background, at the right and bottom to another size."""
+    mask = np.zeros(size, dtype=np.bool_)
+    own = decode_mask(rle)[: size[0], : size[1]]
+    mask[: own.shape[0], : own.shape[1]] = own
+    return encode_masks(mask[None])[0]
+
+
 def joined_mask(masks: Sequence[Mapping[str, Any]], *, intersect: bool = False) -> dict[str, Any]:
     """What several checked, compressed masks of one size cover together, or all of them cover."""
     merged = coco_mask.merge(list(masks), intersect=intersect)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 CATEGORIES: Mapping[int, str] = {1: "object"}
 """The one category of class-agnostic files."""
+NO_CLASS = -1
+"""Category id of an object without a class, among objects that have some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class CocoImage:
         height: In pixels, EXIF orientation applied.
         width: In pixels, EXIF orientation applied.
         georeference: Where it is on the earth, if its file says so.
+        source_id: The id it has in the file, where that is no integer.
     """
 
     id: int
@@ -41,6 +44,7 @@ class CocoImage:
     height: int
     width: int
     georeference: Georeference | None = None
+    source_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ class CocoAnnotation:
         box_xywh: (left, top, width, height) in pixels: the file's, else tight around the mask.
         area: In pixels: the file's, else the mask's, else the box's.
         score: In [0, 1] as a rule; 1 where the file has none.
-        category_id: The file's, else 1.
+        category_id: The file's, else 1; `NO_CLASS` where it lacks what others have.
         iscrowd: A region of many objects, which evaluation ignores.
         index: Its place in the file, and the row of its embedding.
         id: The file's; where that is no integer, its place counted from 1.

@@ -6,19 +6,17 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from soloist.data.coco.rle import mask_area
+from soloist.data.coco.faults import Fault, FaultLog, Report
 from soloist.data.coco.types import CocoAnnotation
-from soloist.data.datasets.dataset import Dataset, DatasetImage
-from soloist.data.datasets.faults import Fault, FaultLog, Report
-from soloist.data.images import exif_orientation, read_with_size
+from soloist.data.datasets.dataset import Dataset, DatasetImage, sound
+from soloist.data.datasets.frames import Exif, settle
+from soloist.data.images import image_header, read_with_size
 from soloist.errors import DataError
 from soloist.runtime.files import shown
 
 SMALL, LARGE = 32**2, 96**2
 """COCO's bounds of medium objects: area in pixels."""
 _DECODED_SIDE = 32  # JPEGs are decoded at 1/8: enough to see whether all of the file is there.
-_SWAPPED_FROM = 5  # EXIF orientations from here on swap height and width.
-_BORDER = 1.0  # Pixels a box may reach out of its image: many tools round outwards.
 
 
 @dataclass
@@ -49,7 +47,11 @@ class Summary:
 
 
 def check_dataset(
-    dataset: Dataset, log: FaultLog, advance: Callable[[], None] = lambda: None
+    dataset: Dataset,
+    log: FaultLog,
+    advance: Callable[[], None] = lambda: None,
+    *,
+    exif: Exif | None = None,
 ) -> Summary:
     """Reads every image and object of a data set.
 
@@ -57,6 +59,7 @@ def check_dataset(
         dataset: The data set.
         log: Told what is wrong.
         advance: Called after each image.
+        exif: What labels of images with an EXIF orientation were made on; see `settle`.
 
     Returns:
         What it holds.
@@ -71,54 +74,43 @@ def check_dataset(
     summary = Summary()
     for image in dataset.images:
         summary.images += 1
-        size = _check_image(image, log, summary)
-        if size is not None:
-            summary.sizes[size] += 1
-            objects = dataset.objects(image, log)
+        _check_file(image, log, summary)
+        # What cannot be read was reported.
+        image, objects = settle(dataset, image, _but(Fault.UNREADABLE_IMAGE, log), exif)
+        if image.size is not None:
+            summary.sizes[image.size] += 1
+            objects = sound(objects, image, log)
             summary.without_objects += not objects
             for one in objects:
-                _check_object(one, image, size, log)
                 _count(one, dataset, summary)
         advance()
+    if summary.objects and summary.crowds == summary.objects:
+        log(Fault.ALL_CROWD, shown(dataset.path))
     return summary
 
 
-def _check_image(image: DatasetImage, report: Report, summary: Summary) -> tuple[int, int] | None:
-    """The size its objects refer to; None if nobody knows."""
+def _but(known: Fault, report: Report) -> Report:
+    """A report without faults of one kind."""
+
+    def rest(fault: Fault, where: str) -> None:
+        if fault is not known:
+            report(fault, where)
+
+    return rest
+
+
+def _check_file(image: DatasetImage, report: Report, summary: Summary) -> None:
+    """Reads an image to its end."""
     if not image.path.is_file():
         report(Fault.MISSING_IMAGE, shown(image.path))
-        return image.size
+        return
     try:
-        _, size = read_with_size(image.path, short_side=_DECODED_SIDE)
-        orientation = exif_orientation(image.path)
+        _, orientation = image_header(image.path)
+        read_with_size(image.path, short_side=_DECODED_SIDE)
     except DataError as error:
         report(Fault.UNREADABLE_IMAGE, str(error))
-        return image.size
-    summary.turned += orientation != 1
-    if image.size is None or image.size == size:
-        return size
-    what = f"{shown(image.name)} is {_by(size)}, stated {_by(image.size)}"
-    swapped = orientation >= _SWAPPED_FROM and image.size == size[::-1]
-    report(Fault.TURNED if swapped else Fault.OTHER_SIZE, what)
-    return image.size
-
-
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[0]} x {size[1]}"
-
-
-def _check_object(
-    one: CocoAnnotation, image: DatasetImage, size: tuple[int, int], report: Report
-) -> None:
-    left, top, width, height = one.box_xywh
-    where = f"{[round(side, 1) for side in one.box_xywh]} on {shown(image.name)}"
-    mask_empty = one.segmentation is not None and mask_area(one.segmentation) == 0
-    if mask_empty or width <= 0 or height <= 0:
-        report(Fault.EMPTY, where)
         return
-    out = min(left, top, size[1] - left - width, size[0] - top - height)
-    if out < -_BORDER:
-        report(Fault.OUTSIDE, where)
+    summary.turned += orientation != 1
 
 
 def _count(one: CocoAnnotation, dataset: Dataset, summary: Summary) -> None:

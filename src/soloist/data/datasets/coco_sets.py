@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import mmap
-from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from soloist.data.coco.entries import integer, mapping, read_annotation_entry, read_image_entry
-from soloist.data.coco.read import read_categories, read_json
-from soloist.data.coco.types import CocoAnnotation, CocoImage
+from soloist.data.coco.faults import Report
+from soloist.data.coco.read import read_json, read_records
+from soloist.data.coco.types import CocoAnnotation
 from soloist.data.datasets.dataset import Dataset, DatasetImage
-from soloist.data.datasets.faults import Fault, Report
-from soloist.data.sources import ImagePlaces
-from soloist.errors import DataError
-from soloist.runtime.files import shown
+from soloist.data.datasets.tool_files import tool_of
+from soloist.data.places import find_beside
 
 # Names that mean objects, whatever else lies beside them (captions, keypoints, ...).
 _OBJECT_FILES = ("instances_*.json", "lvis_*.json", "UVO_*.json", "_annotations.coco.json")
@@ -39,50 +37,45 @@ def read_coco(path: Path, split: str, report: Report) -> Dataset:
     """
     file = _files(path)[split]
     content = read_json(file)
-    for key in ("images", "annotations"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise DataError(
-                f"wanted a COCO file with lists `images` and `annotations`, got {shown(file)} "
-                f"without `{key}`; check that it is the right file"
-            )
-    images = _images(file, content["images"], report)
-    categories = read_categories(file, content)
-    entries = _entries(file, content["annotations"], images, report)
-    named = isinstance(content.get("categories"), list)
-    places = ImagePlaces(file)
+    records = read_records(file, content, report, need_sizes=False)
+    info = content.get("info")
 
     def read_objects(image: DatasetImage, report: Report) -> list[CocoAnnotation]:
-        objects = []
-        for index, entry in entries.get(image.id, []):
-            where = f"annotations[{index}] of {shown(file)}"
-            try:
-                one = read_annotation_entry(entry, images[image.id], index, where, need_masks=False)
-            except DataError as error:
-                masked = entry.get("segmentation") not in (None, [], {})
-                report(Fault.BROKEN_MASK if masked else Fault.BROKEN_ENTRY, str(error))
-                continue
-            if named and one.category_id not in categories:
-                report(Fault.UNKNOWN_CLASS, f"{where}: category_id {one.category_id}")
-            objects.append(one)
-        return objects
+        height, width = image.true_size()
+        own = replace(records.images[image.id], height=height, width=width)
+        return records.objects(own, report)
 
+    images = list(records.images.values())
+    # Ambiguous names are reported by those who do not say where the images are.
+    paths, matches = find_beside(file, [one.file_name for one in images])
     return Dataset(
         format="coco",
         path=file,
         split=split,
         images=tuple(
-            DatasetImage(one.id, places.find(one.file_name), one.file_name, (one.height, one.width))
-            for one in images.values()
+            DatasetImage(
+                one.id,
+                path,
+                one.file_name,
+                (one.height, one.width) if one.height else None,
+                one.source_id,
+                one.georeference,
+            )
+            for one, path in zip(images, paths, strict=True)
         ),
-        categories=categories,
+        categories=records.categories,
         read_objects=read_objects,
         remarks=_remarks(content),
+        info=info if isinstance(info, dict) else {},
+        outlines=True,
+        matches=matches,
     )
 
 
 def _files(path: Path) -> dict[str, Path]:
     if path.is_file():
-        return {path.stem: path} if path.suffix.lower() == ".json" else {}
+        is_coco = path.suffix.lower() == ".json" and tool_of(path) is None
+        return {path.stem: path} if is_coco else {}
     for folder in _FOLDERS:
         for patterns in (_OBJECT_FILES, ("*.json",) if folder != "*" else ()):
             found = sorted({file for one in patterns for file in path.glob(f"{folder}/{one}")})
@@ -108,51 +101,6 @@ def _is_coco(file: Path) -> bool:
         mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as text,
     ):
         return text.find(b'"images"') >= 0 and text.find(b'"annotations"') >= 0
-
-
-def _images(file: Path, records: list[Any], report: Report) -> dict[int, CocoImage]:
-    images: dict[int, CocoImage] = {}
-    names: set[str] = set()
-    for index, record in enumerate(records):
-        where = f"images[{index}] of {shown(file)}"
-        try:
-            image = read_image_entry(record, where)
-        except DataError as error:
-            report(Fault.BROKEN_ENTRY, str(error))
-            continue
-        if image.id in images:
-            report(Fault.DOUBLE_ID, f"{where}: id {image.id}")
-            continue
-        if image.file_name in names:
-            report(Fault.DOUBLE_NAME, f"{where}: {shown(image.file_name)}")
-        names.add(image.file_name)
-        images[image.id] = image
-    return images
-
-
-def _entries(
-    file: Path, records: list[Any], images: dict[int, CocoImage], report: Report
-) -> dict[int, list[tuple[int, dict[str, Any]]]]:
-    """Annotations by image id, with their place in the file."""
-    entries: dict[int, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
-    ids: set[int] = set()
-    for index, record in enumerate(records):
-        where = f"annotations[{index}] of {shown(file)}"
-        try:
-            image_id = integer(mapping(record, where), "image_id", where)
-        except DataError as error:
-            report(Fault.BROKEN_ENTRY, str(error))
-            continue
-        if image_id not in images:
-            report(Fault.ORPHAN, f"{where}: image_id {image_id}")
-            continue
-        number = record.get("id")
-        if type(number) is int:
-            if number in ids:
-                report(Fault.DOUBLE_ID, f"{where}: id {number}")
-            ids.add(number)
-        entries[image_id].append((index, record))
-    return entries
 
 
 def _remarks(content: dict[str, Any]) -> tuple[str, ...]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from soloist.data.coco.faults import Fault, Report, refuse
+from soloist.data.coco.objects import BoxXYWH
 from soloist.data.coco.rle import mask_area, mask_box_xywh
 from soloist.data.coco.types import CATEGORIES, CocoAnnotation, CocoFile, CocoImage
-from soloist.data.datasets.faults import Report, refuse
+from soloist.data.datasets.frames import Exif, settle
+from soloist.data.georeference import Georeference
 from soloist.data.images import image_size
+from soloist.data.names import NameMatches
+from soloist.runtime.files import shown
 
-BoxXYWH = tuple[float, float, float, float]
+_BORDER = 1.0  # Pixels a box may reach out of its image: many tools round outwards.
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +29,16 @@ class DatasetImage:
         path: Where the file is, or where it was expected.
         name: Path relative to the data set's images, with forward slashes.
         size: (height, width) in pixels that the annotations state; None where they state none.
+        source_id: The id it has in the file, where that is no integer.
+        georeference: Where it is on the earth, if the file says so.
     """
 
     id: int
     path: Path
     name: str
     size: tuple[int, int] | None = None
+    source_id: str | None = None
+    georeference: Georeference | None = None
 
     def true_size(self) -> tuple[int, int]:
         """(height, width) in pixels as stated, else as the file's header says.
@@ -56,6 +65,9 @@ class Dataset:
         categories: Names by id.
         read_objects: The format's way to read the objects of an image.
         remarks: What a user should know, though nothing is wrong.
+        info: What a COCO file says of itself.
+        outlines: Objects can be read on an image of any size, by `DatasetImage.size`.
+        matches: The account of how image files were found, where names had to be matched.
     """
 
     format: str
@@ -65,6 +77,9 @@ class Dataset:
     categories: Mapping[int, str]
     read_objects: ObjectReader
     remarks: tuple[str, ...] = ()
+    info: Mapping[str, Any] = field(default_factory=dict)
+    outlines: bool = False
+    matches: NameMatches | None = None
 
     def objects(self, image: DatasetImage, report: Report = refuse) -> list[CocoAnnotation]:
         """The true objects of an image: masks as run lengths, or boxes alone.
@@ -78,31 +93,74 @@ class Dataset:
         """
         return self.read_objects(image, report)
 
-    def to_coco(self) -> CocoFile:
-        """The whole data set as a COCO file in memory.
+    def to_coco(self, report: Report = refuse, *, exif: Exif | None = None) -> CocoFile:
+        """The whole data set as a COCO file in memory, on images of their own size.
+
+        Args:
+            report: Told what is wrong; what cannot be used is left out.
+            exif: What labels of images with an EXIF orientation were made on; see `settle`.
 
         Raises:
-            DataError: If something is wrong with it.
+            DataError: If something is wrong, with the default report, or there is no telling the
+                size of an image.
         """
         images: list[CocoImage] = []
         annotations: dict[int, tuple[CocoAnnotation, ...]] = {}
+        ids: set[int] = set()
         count = 0
-        for image in self.images:
-            height, width = image.true_size()
-            images.append(CocoImage(image.id, image.name, height, width))
-            objects = self.objects(image)
+        for one in self.images:
+            image, objects = settle(self, one, report, exif)
+            if image.size is None:
+                report(Fault.MISSING_IMAGE, f"{shown(image.path)}, and no size is stated")
+                continue
+            objects = sound(objects, image, report)
+            place = image.georeference
+            images.append(CocoImage(image.id, image.name, *image.size, place, image.source_id))
+            ids.update(one.id for one in objects)
             annotations[image.id] = tuple(
-                replace(one, index=index, id=index + 1)
-                for index, one in enumerate(objects, start=count)
+                replace(one, index=index) for index, one in enumerate(objects, start=count)
             )
             count += len(objects)
+        if len(ids) < count:
+            annotations = {
+                key: tuple(replace(one, id=one.index + 1) for one in ones)
+                for key, ones in annotations.items()
+            }
         return CocoFile(
             path=self.path,
             images=tuple(images),
             annotations=annotations,
-            categories=self.categories or CATEGORIES,
+            # A COCO file without names may mean any classes.
+            categories=self.categories or ({} if self.format == "coco" else CATEGORIES),
             embeddings=None,
+            info=self.info,
         )
+
+
+def sound(
+    objects: Sequence[CocoAnnotation], image: DatasetImage, report: Report
+) -> list[CocoAnnotation]:
+    """The objects that have a pixel; what is odd about them is reported.
+
+    Args:
+        objects: Of any format.
+        image: Where they lie, with its size.
+        report: Told what is wrong.
+    """
+    kept = []
+    assert image.size is not None
+    for one in objects:
+        left, top, width, height = one.box_xywh
+        where = f"{[round(side, 1) for side in one.box_xywh]} on {shown(image.name)}"
+        is_empty = one.segmentation is not None and mask_area(one.segmentation) == 0
+        if is_empty or width <= 0 or height <= 0:
+            report(Fault.EMPTY, where)
+            continue
+        out = min(left, top, image.size[1] - left - width, image.size[0] - top - height)
+        if out < -_BORDER:
+            report(Fault.OUTSIDE, where)
+        kept.append(one)
+    return kept
 
 
 def true_object(

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from soloist.data.coco.faults import Fault, Report, refuse
+from soloist.data.coco.image_paths import named_images
 from soloist.data.coco.types import CocoAnnotation
 from soloist.data.datasets.cityscapes import cityscapes_splits, read_cityscapes
 from soloist.data.datasets.coco_sets import coco_splits, read_coco
 from soloist.data.datasets.dataset import Dataset, DatasetImage
-from soloist.data.datasets.faults import Report, refuse
 from soloist.data.datasets.label_maps import label_map_splits, read_label_maps
+from soloist.data.datasets.tool_files import (
+    labelme_splits,
+    read_labelme,
+    read_via,
+    via_splits,
+)
 from soloist.data.datasets.voc import ALL, read_voc, voc_splits
 from soloist.data.datasets.yolo import read_yolo, yolo_splits
 from soloist.data.sources import find_images
 from soloist.errors import ConfigError, DataError, near_names
 from soloist.runtime.files import shown
+
+ImageSources = str | Path | Sequence[str | Path]
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,13 @@ FORMATS = {
             label_map_splits,
             read_label_maps,
         ),
+        Format(
+            "labelme",
+            "a .json file of labelme or X-AnyLabeling for each image",
+            labelme_splits,
+            read_labelme,
+        ),
+        Format("via", "one .json file of VIA beside the images", via_splits, read_via),
         _FOLDER,
     )
 }
@@ -130,7 +146,7 @@ def find_dataset(
     format: str | None = None,
     split: str | None = None,
     *,
-    images: Path | None = None,
+    images: ImageSources | None = None,
     report: Report = refuse,
 ) -> Dataset:
     """Reads a data set, or one split of it.
@@ -139,7 +155,7 @@ def find_dataset(
         path: A folder, a COCO file or a data.yaml.
         format: As in `find_format`.
         split: One of the format's splits; may be None where there is only one.
-        images: Folder of the images, if they lie elsewhere.
+        images: Where the images are, as for `find_images`, if they lie elsewhere.
         report: Told what is wrong; by default that ends the reading.
 
     Raises:
@@ -158,11 +174,20 @@ def find_dataset(
             "choose one of them with --split"
         )
     dataset = known.read(path, split, report)
-    if images is None:
-        return dataset
-    return replace(dataset, images=tuple(_moved(one, images) for one in dataset.images))
+    if images is not None:
+        dataset = _elsewhere(dataset, images)
+    if dataset.matches is not None:
+        for name, one, other in dataset.matches.ambiguous:
+            report(Fault.AMBIGUOUS_IMAGE, f"{shown(name)} could be {shown(one)} or {shown(other)}")
+    return dataset
 
 
-def _moved(image: DatasetImage, folder: Path) -> DatasetImage:
-    whole = folder / image.name
-    return replace(image, path=whole if whole.is_file() else folder / whole.name)
+def _elsewhere(dataset: Dataset, sources: ImageSources) -> Dataset:
+    """The data set with its images from elsewhere; one that is not there keeps its name there."""
+    found, matches = named_images([one.name for one in dataset.images], sources)
+    first = sources if isinstance(sources, (str, Path)) else sources[0]
+    moved = tuple(
+        replace(one, path=found[place].path if place in found else Path(first) / one.name)
+        for place, one in enumerate(dataset.images)
+    )
+    return replace(dataset, images=moved, matches=matches)

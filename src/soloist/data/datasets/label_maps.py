@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from soloist.data.coco.faults import Fault, Report
 from soloist.data.coco.types import CocoAnnotation
 from soloist.data.datasets.dataset import Dataset, DatasetImage, true_object
-from soloist.data.datasets.faults import Fault, Report
 from soloist.data.datasets.index_maps import masks_of, read_index_map
 from soloist.data.images import image_size
 from soloist.data.sources import ImageRef, find_images

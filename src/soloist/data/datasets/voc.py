@@ -10,10 +10,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from soloist.data.coco.faults import Fault, Report
+from soloist.data.coco.objects import BoxXYWH
 from soloist.data.coco.rle import encode_masks
-from soloist.data.coco.types import CocoAnnotation
-from soloist.data.datasets.dataset import BoxXYWH, Dataset, DatasetImage, true_object
-from soloist.data.datasets.faults import Fault, Report
+from soloist.data.coco.types import NO_CLASS, CocoAnnotation
+from soloist.data.datasets.dataset import Dataset, DatasetImage, true_object
 from soloist.data.datasets.index_maps import masks_of, read_index_map
 from soloist.data.images import image_size
 from soloist.errors import DataError
@@ -139,7 +140,7 @@ def _with_masks(
         for number, one in enumerate(page.objects, start=1)
     ]
     # Numbers without an entry, and files without XML: objects whose class nobody wrote down.
-    return objects + [true_object(image, rle=rle, category_id=0) for rle in masks.values()]
+    return objects + [true_object(image, rle=rle, category_id=NO_CLASS) for rle in masks.values()]
 
 
 def _root(path: Path) -> Path | None:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import yaml
 
+from soloist.data.coco.faults import Fault, Report
 from soloist.data.coco.rle import to_rle
 from soloist.data.coco.types import CocoAnnotation
 from soloist.data.datasets.dataset import Dataset, DatasetImage, true_object
-from soloist.data.datasets.faults import Fault, Report
 from soloist.data.sources import ImageRef, find_images
 from soloist.errors import DataError
 from soloist.runtime.files import one_line, shown

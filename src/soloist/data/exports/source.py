@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from soloist.data.coco.image_paths import image_paths
-from soloist.data.coco.read import load_coco
+from soloist.data.coco.read import read_json
 from soloist.data.coco.rle import mask_area
 from soloist.data.coco.types import CATEGORIES, CocoAnnotation, CocoFile, CocoImage
-from soloist.data.datasets.find import find_dataset, find_format
+from soloist.data.datasets.find import find_format
+from soloist.data.datasets.labels import Reading, read_labels
 from soloist.data.exports.options import ExportOptions
 from soloist.data.exports.target import Note
 from soloist.errors import ConfigError, DataError
@@ -22,16 +23,14 @@ logger = logging.getLogger(__name__)
 
 
 def read_source(
-    path: Path, format: str | None, split: str | None, images: Sequence[str]
+    path: Path,
+    how: Reading = Reading(),  # noqa: B008  # immutable
 ) -> tuple[CocoFile, dict[int, Path]]:
     """Reads masks of any format that `soloist.data.datasets` knows.
 
     Args:
         path: A COCO file, a folder, or YOLO's data.yaml.
-        format: One of `soloist.data.datasets.FORMATS`; None finds out.
-        split: Of a data set of several.
-        images: Where the images are, as for `find_images`; if empty, where the file or data set
-            has them.
+        how: What the user says about it.
 
     Returns:
         file: The masks.
@@ -41,22 +40,19 @@ def read_source(
         DataError: If there are no masks to read, something is wrong with them, or `images` holds
             none of their images.
     """
-    known = find_format(path, format)
+    known = find_format(path, how.format)
     if known.name == "folder":
         raise DataError(
             f"wanted a COCO file or a labelled data set, got {shown(path)} with images alone; "
             "make masks with `soloist predict` first"
         )
-    if known.name != "coco":
-        dataset = find_dataset(path, known.name, split)
-        file = dataset.to_coco()
-        if images:
-            return file, image_paths(file, images)
-        return file, {one.id: one.path for one in dataset.images if one.path.is_file()}
-    if path.is_dir():
-        path = find_dataset(path, known.name, split).path
-    file = load_coco(path, need_masks=False)
-    return file, paths_of(file, images)
+    if known.name == "coco" and path.is_file() and isinstance(read_json(path), list):
+        raise _no_names(path)
+    file, paths = read_labels(path, how)
+    if known.name != "coco" or how.images:
+        return file, paths
+    # A file that Soloist made knows where its images were.
+    return file, paths or paths_of(file, ())
 
 
 def paths_of(file: CocoFile, images: Sequence[str]) -> dict[int, Path]:
@@ -66,10 +62,7 @@ def paths_of(file: CocoFile, images: Sequence[str]) -> dict[int, Path]:
         DataError: If `images` is given and holds none of them, or the file names none.
     """
     if file.bare:
-        raise DataError(
-            f"wanted a COCO file with the names of its images, got {shown(file.path)}, a list of "
-            "results; put it under `annotations` of a COCO file with `images`"
-        )
+        raise _no_names(file.path)
     try:
         return image_paths(file, images)
     except DataError as error:
@@ -78,6 +71,13 @@ def paths_of(file: CocoFile, images: Sequence[str]) -> dict[int, Path]:
             raise
         logger.info("%s", error)
         return {}
+
+
+def _no_names(path: Path) -> DataError:
+    return DataError(
+        f"wanted a COCO file with the names of its images, got {shown(path)}, a list of results; "
+        "put it under `annotations` of a COCO file with `images`"
+    )
 
 
 def choose(

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import math
+import queue
+import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 import torch
@@ -13,7 +20,17 @@ from soloist.errors import SoloistError, TrainingError
 from soloist.runtime import stopping
 from soloist.runtime.files import one_line
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+_PREFETCHED = 4  # Batches a worker makes ahead.
+_PLENTY = 2e9
+"""Free bytes of shared memory above which nobody measures batches."""
+_LARGER = 1.5
+"""How much larger than the first batch others may be."""
+_PATIENCE = 10.0
+"""Seconds that a batch is waited for once the process is asked to stop."""
 
 
 class StepDataset(Dataset[T | SoloistError]):
@@ -53,19 +70,108 @@ def step_batches(
     Raises:
         SoloistError: What making a batch raised.
     """
+    if workers and _shared_memory() < _PLENTY:
+        # The first batch tells how much of it the others take.
+        if first >= end:
+            return
+        sample = make_batch(first)
+        yield sample
+        first += 1
+        workers = _fitting_workers(_bytes_of(sample), workers)
     loader: DataLoader[T | SoloistError] = DataLoader(
         StepDataset(make_batch),
         batch_size=None,
         sampler=_Steps(first, end),
         num_workers=workers,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=_PREFETCHED if workers else None,
         pin_memory=device.type == "cuda",
         worker_init_fn=_start_worker,
     )
-    for batch in loader:
+    for batch in _stoppable(loader) if workers else loader:
         if isinstance(batch, SoloistError):
             raise batch
         yield batch
+
+
+def _shared_memory() -> float:
+    """Free bytes where workers leave batches; endless where there is no such place."""
+    try:
+        return float(shutil.disk_usage("/dev/shm").free)
+    except OSError:
+        return math.inf
+
+
+def _fitting_workers(batch: int, workers: int) -> int:
+    """As many workers as shared memory has room for.
+
+    Args:
+        batch: Bytes of a batch.
+        workers: Those that are wanted.
+    """
+    free = _shared_memory()
+    fitting = min(workers, int(free / (_PREFETCHED + 1) / max(batch, 1) / _LARGER))
+    if fitting < workers:
+        logger.warning(
+            "wanted room for the batches of %d workers in /dev/shm, got %.0f MB free for batches "
+            "of %.1f MB: going on with %d; give the container more (docker run --shm-size 2g)",
+            workers,
+            free / 1e6,
+            batch / 1e6,
+            fitting,
+        )
+    return fitting
+
+
+def _bytes_of(value: object) -> int:
+    """Bytes of the tensors in a batch."""
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    return sum(map(_bytes_of, value)) if isinstance(value, (list, tuple)) else 0
+
+
+def _stoppable(loader: DataLoader[T | SoloistError]) -> Iterator[T | SoloistError]:
+    """The batches of a loader; waiting for one ends some time after this process is asked to stop.
+
+    Raises:
+        StoppedError: If none comes any more.
+    """
+    batches = iter(loader)
+    arrived: queue.SimpleQueue[T | SoloistError | BaseException | None] = queue.SimpleQueue()
+
+    def wait() -> None:
+        try:
+            arrived.put(next(batches, None))
+        except BaseException as error:
+            arrived.put(error)
+
+    while True:
+        threading.Thread(target=wait, daemon=True).start()
+        asked_since: float | None = None
+        while True:
+            try:
+                batch = arrived.get(timeout=1.0)
+                break
+            except queue.Empty:
+                if not stopping.is_asked():
+                    continue
+                asked_since = asked_since or time.monotonic()
+                if time.monotonic() - asked_since > _PATIENCE:
+                    _kill(getattr(batches, "_workers", ()))
+                    raise stopping.stopped() from None
+        if batch is None:
+            return
+        if isinstance(batch, BaseException) and not isinstance(batch, SoloistError):
+            raise batch
+        yield batch
+
+
+def _kill(workers: Sequence[BaseProcess]) -> None:
+    """Ends workers that do not hear the signal that asks them to end."""
+    for worker in workers:
+        # torch tells of each that was killed, once, wherever this process happens to be.
+        with suppress(RuntimeError):
+            worker.kill()
+            worker.join()
 
 
 @contextmanager

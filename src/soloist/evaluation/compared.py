@@ -1,0 +1,175 @@
+"""What of two files is compared: objects with masks, of the same classes; and what is said."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from soloist.data.coco.types import CocoFile
+from soloist.data.names import match_classes
+from soloist.errors import DataError
+from soloist.runtime.files import shown
+
+logger = logging.getLogger(__name__)
+
+_FEW_BOXES = 0.5
+"""Up to this share of boxes alone the masks of the others are compared."""
+
+
+def masks_compared(predicted: CocoFile, truth: CocoFile) -> tuple[CocoFile, CocoFile] | None:
+    """Both files without objects that are boxes alone; None if most of one are."""
+    files = (predicted, truth)
+    if any(file.boxes_alone > _FEW_BOXES * len(file) for file in files):
+        return None
+    return without_boxes_alone(predicted), without_boxes_alone(truth)
+
+
+def without_boxes_alone(file: CocoFile) -> CocoFile:
+    """A file without the objects that are boxes alone."""
+    if not file.boxes_alone:
+        return file
+    return replace(
+        file,
+        annotations={
+            key: tuple(one for one in ones if one.segmentation is not None)
+            for key, ones in file.annotations.items()
+        },
+    )
+
+
+def notes(predicted: CocoFile, truth: CocoFile, max_dets: int) -> list[str]:
+    """What a reader of the figures must know.
+
+    Args:
+        predicted: Predictions on the images of the ground truth.
+        truth: The ground truth.
+        max_dets: Predictions an image that count.
+    """
+    told = []
+    are_compared = masks_compared(predicted, truth) is not None
+    for file, what in ((truth, "true objects"), (predicted, "predictions")):
+        if count := file.boxes_alone:
+            effect = "left out of the figures for masks" if are_compared else "no figures for masks"
+            told.append(f"{count} of {len(file)} {what} are boxes alone: {effect}")
+    having = sum(bool(ones) for ones in predicted.annotations.values())
+    if len(predicted) and 2 * having < len(truth.images):
+        told.append(f"{having} of {len(truth.images)} images have predictions")
+    crowded = Counter({key: len(ones) for key, ones in truth.annotations.items()}).most_common(1)
+    if crowded and crowded[0][1] > max_dets:
+        key, most = crowded[0]
+        name = next(image.file_name for image in truth.images if image.id == key)
+        told.append(
+            f"up to {most} true objects an image ({shown(name)}), of which {max_dets} predictions "
+            f"cannot find all: --max-dets {_next_round(most)} counts more"
+        )
+    return told
+
+
+def _next_round(count: int) -> int:
+    """The next of 100, 300, 1000, ... from a count on."""
+    limit = 100
+    while limit < count:
+        limit = limit * 3 if str(limit).startswith("1") else limit // 3 * 10
+    return limit
+
+
+def same_classes(predicted: CocoFile, truth: CocoFile) -> tuple[CocoFile, CocoFile]:
+    """Both files with the class ids of the ground truth, paired by name.
+
+    A result list names no classes: its ids must be those of the ground truth. Objects without a
+    class that the ground truth lists are left out.
+
+    Raises:
+        DataError: If classes of the ground truth are missing among those of the predictions, or
+            ids of a result list are plainly others.
+    """
+    truth = _listed_only(truth)
+    if predicted.bare:
+        _check_ids(predicted, truth)
+        return predicted, truth
+    numbers = check_classes(predicted.categories, predicted.path, truth)
+    logger.info(
+        "classes: %d of %d matched by name with %s, %d of %s unused",
+        len(set(numbers.values())),
+        len(truth.categories),
+        shown(truth.path),
+        len(predicted.categories) - len(numbers),
+        shown(predicted.path),
+    )
+    # What is not matched must not be taken for a class of the ground truth.
+    free = 1 + max(truth.categories, default=0)
+    others = {key: free + place for place, key in enumerate(sorted(predicted.categories))}
+    numbers = {**others, **numbers}
+    annotations = {
+        key: tuple(
+            replace(one, category_id=numbers.get(one.category_id, free + len(others)))
+            for one in ones
+        )
+        for key, ones in predicted.annotations.items()
+    }
+    return replace(predicted, annotations=annotations), truth
+
+
+def check_classes(categories: Mapping[int, str], source: Path, truth: CocoFile) -> dict[int, int]:
+    """Class ids of a ground truth by those of predictions or a network, paired by name.
+
+    Args:
+        categories: Names by id, of predictions or of a network.
+        source: What has them.
+        truth: The ground truth.
+
+    Raises:
+        DataError: If the ground truth has no names, or objects of a class that is missing among
+            `categories`.
+    """
+    used = {one.category_id for found in truth.annotations.values() for one in found}
+    named = {key: name for key, name in truth.categories.items() if key in used}
+    if not named:
+        raise DataError(
+            f"wanted a ground truth with a name for each category, got {shown(truth.path)} "
+            "without one for any of its objects; complete its `categories`"
+        )
+    numbers = match_classes(categories, truth.categories)
+    for key in sorted(named.keys() - set(numbers.values())):
+        names = ", ".join(repr(name) for name in list(categories.values())[:8]) or "none"
+        raise DataError(
+            f"wanted the classes of {shown(truth.path)}, got {shown(source)} without "
+            f"{named[key]!r}, which the former has objects of (it has {names}); classes are "
+            "paired by name: rename them in one of the two"
+        )
+    return numbers
+
+
+def _listed_only(truth: CocoFile) -> CocoFile:
+    """The ground truth without objects of classes that it does not list; the reader said so."""
+    if not truth.categories:
+        return truth
+    return replace(
+        truth,
+        annotations={
+            key: tuple(one for one in ones if one.category_id in truth.categories)
+            for key, ones in truth.annotations.items()
+        },
+    )
+
+
+def _check_ids(predicted: CocoFile, truth: CocoFile) -> None:
+    known = set(truth.categories) or {
+        one.category_id for ones in truth.annotations.values() for one in ones
+    }
+    counts = Counter(one.category_id for ones in predicted.annotations.values() for one in ones)
+    unknown = sorted(counts.keys() - known)
+    if not unknown:
+        return
+    shifts = {key - min(counts) for key in known}
+    shifted = any(shift and {key + shift for key in counts} <= known for shift in shifts)
+    named = (f"{key} {truth.categories.get(key, '')}".strip() for key in sorted(known)[:8])
+    raise DataError(
+        f"wanted category ids of {shown(truth.path)} ({', '.join(named)}), got "
+        f"{shown(predicted.path)} with {', '.join(map(str, unknown[:8]))} among "
+        f"{len(counts)} ids{', as if counted from another number' if shifted else ''}; a list "
+        "names no classes: correct its ids, or give a COCO file with `categories`"
+    )
