@@ -24,9 +24,8 @@ from soloist.config.presets import load_config
 from soloist.data.drawing.pictures import draw_masks, draw_outlines, jpeg_bytes, resize_masks
 from soloist.data.scenes import Scene, make_scene
 from soloist.ops.affinity import color_similarity, rgb_to_lab
-from soloist.ops.resize import reduced
 from soloist.proposals.extract import FreeMaskExtractor, without_floor
-from soloist.proposals.regions import superpixels
+from soloist.proposals.regions import region_candidates
 from soloist.runtime.device import Runtime
 
 Picture = NDArray[np.uint8]
@@ -80,23 +79,23 @@ def free_mask_rows(scenes: Sequence[Scene]) -> list[list[Picture]]:
 
 
 def region_rows(scenes: Sequence[Scene]) -> list[list[Picture]]:
-    """Of each scene: its superpixels, free masks, regions: as many masks as there are objects."""
+    """Of each scene: its leaves, free masks, regions: as many masks as there are objects."""
     runtime = Runtime(device=torch.device("cpu"), precision="fp32")
     presets = [without_floor(load_config(name)) for name in ("tiny", "soloist")]
     extractors = [FreeMaskExtractor(config, runtime) for config in presets]
-    options = presets[1].regions
     rows = []
     for scene in scenes:
         pixels = scene.image
-        labels = superpixels(reduced(pixels, options.short_side), options)
+        found, _ = region_candidates(pixels, most=1)
+        labels = found.trees[-1].partition.labels
         # An index into the image, since both may have been reduced.
         seams = np.zeros(labels.shape, dtype=np.bool_)
         seams[1:] |= labels[1:] != labels[:-1]
         seams[:, 1:] |= labels[:, 1:] != labels[:, :-1]
-        cut = reduced(pixels, options.short_side).copy()
+        cut = np.array(Image.fromarray(pixels).resize(labels.shape[::-1]))
         cut[seams] = 255
         size = (pixels.shape[0], pixels.shape[1])
-        best = [found(pixels, size).masks[: len(scene.masks)].numpy() for found in extractors]
+        best = [one(pixels, size).masks[: len(scene.masks)].numpy() for one in extractors]
         rows.append([cut, *(draw_masks(pixels, masks) for masks in best)])
     return rows
 

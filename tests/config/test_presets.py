@@ -188,7 +188,6 @@ def test_the_preset_soloist_is_tiny_with_what_is_not_in_the_paper() -> None:
         "extract.proposals",
         "extract.short_side",
         "extract.max_side",
-        "extract.contrast_power",
         "loss.max_projection",
         "loss.avg_projection",
         "loss.pairwise_affinity",

@@ -26,8 +26,9 @@ from soloist.data.images import read_image
 from soloist.errors import CheckpointError, ConfigError, DataError
 from soloist.inference.segmenter import Result, Segmenter
 from soloist.ops.masks import mask_iou
-from soloist.proposals.propose import confirmed, region_proposals
+from soloist.proposals.propose import confirmed
 from soloist.proposals.refinement import follow_colors
+from soloist.proposals.regions import region_masks
 from soloist.structures import Instances
 
 
@@ -464,7 +465,7 @@ def ranking(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Segmenter:
     segmenter = soloist.load(model_folder, device="cpu", precision="fp32")
     options = {
         "inference": {"masks": "regions", "category_threshold": 0.0, "score_threshold": 0.0},
-        "regions": {"superpixels": 40},
+        "regions": {"max_masks": 40},
     }
     segmenter.config = override(segmenter.config, options, where="test")
     return segmenter
@@ -475,19 +476,24 @@ def test_masks_are_regions_in_the_order_the_network_gives_them(
 ) -> None:
     asked: list[tuple[torch.Tensor, tuple[int, int], RegionConfig]] = []
 
-    def noted(image: Any, features: torch.Tensor, size: tuple[int, int], config: Any) -> Instances:
+    def noted(
+        image: NDArray[np.uint8],
+        features: torch.Tensor,
+        size: tuple[int, int],
+        config: RegionConfig,
+    ) -> Instances:
         asked.append((features, size, config))
-        return region_proposals(image, features, size, config)
+        return region_masks(image, features, size, config)
 
-    monkeypatch.setattr("soloist.inference.segmenter.region_proposals", noted)
+    monkeypatch.setattr("soloist.inference.segmenter.region_masks", noted)
     # Of 70 x 90 pixels the network reads more, padded to 96 x 128: 6 x 8 cells.
     options = {"inference": {"short_side": 70, "max_side": 90}}
     ranking.config = override(ranking.config, options, where="test")
     found = ranking(pixels, (70, 90))
     ((features, size, config),) = asked
     assert features.shape[1:] == (4, 6)
-    assert (size, config.score_threshold, config.superpixels) == ((70, 90), 0.0, 40)
-    regions = region_proposals(pixels, features, size, config)
+    assert (size, config.score_threshold, config.max_masks) == ((70, 90), 0.0, 40)
+    regions = region_masks(pixels, features, size, config)
     same = mask_iou(found.masks, regions.masks).amax(dim=1) == 1
     assert 0 < int(same.sum()) <= len(regions)
     assert (found.scores.diff() <= 0).all()
@@ -500,12 +506,12 @@ def test_outlines_follow_the_colors_if_wanted(
     own = {"inference": {"masks": "network", "max_per_image": 100}}
     ranking.config = override(ranking.config, own, where="test")
     plain = ranking(pixels, (70, 90))
-    options = {"inference": {"outline_radius": 0.1}, "regions": {"outline_radius": 0.05}}
+    options = {"inference": {"outline_radius": 0.1}}
     ranking.config = override(ranking.config, options, where="test")
     wanted = follow_colors(plain, pixels, 0.1)
     assert not torch.equal(plain.masks, wanted.masks)
     assert torch.equal(ranking(pixels, (70, 90)).masks, wanted.masks)
-    # Regions are confirmed by such masks, and have outlines of their own.
+    # Regions are confirmed by such masks.
     seen: list[Instances] = []
 
     def noted(proposals: Instances, found: Instances) -> Instances:
@@ -516,10 +522,6 @@ def test_outlines_follow_the_colors_if_wanted(
     ranking.config = override(ranking.config, {"inference": {"masks": "regions"}}, where="test")
     assert len(ranking(pixels, (70, 90))) > 0
     assert torch.equal(seen[1].masks, wanted.masks)
-    ranking.config = override(ranking.config, {"regions": {"outline_radius": 0.0}}, where="test")
-    regions = seen[0]
-    ranking(pixels, (70, 90))
-    assert torch.equal(follow_colors(seen[0], pixels, 0.05).masks, regions.masks)
 
 
 def test_ranked_regions_keep_their_limits(ranking: Segmenter, pixels: NDArray[np.uint8]) -> None:
@@ -536,11 +538,10 @@ def test_ranked_regions_keep_their_limits(ranking: Segmenter, pixels: NDArray[np
 
 
 def test_where_there_is_no_region_the_networks_own_masks_are_left(
-    ranking: Segmenter, pixels: NDArray[np.uint8]
+    ranking: Segmenter, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their scores are halved, as those of all that are no region."""
-    none = {"regions": {"least_area": 1.0, "most_area": 0.0}}
-    ranking.config = override(ranking.config, none, where="test")
+    monkeypatch.setattr("soloist.proposals.ranking.LEAST_PIXELS", 10**9)
     found = ranking(pixels, (70, 90))
     ranking.config = override(ranking.config, {"inference": {"masks": "network"}}, where="test")
     own = ranking(pixels, (70, 90))

@@ -12,9 +12,9 @@ from soloist.config import Config, ExtractConfig, FreeMaskConfig, RegionConfig
 from soloist.config.presets import override
 from soloist.data.scenes import make_scene
 from soloist.free_mask import free_masks
-from soloist.ops.masks import mask_iou, masks_to_boxes
-from soloist.proposals.propose import PROPOSERS, confirmed, propose
-from soloist.proposals.refinement import follow_colors, weigh_by_contrast
+from soloist.ops.masks import masks_to_boxes
+from soloist.proposals.propose import PROPOSERS, confirmed, decoded_side, propose
+from soloist.proposals.refinement import follow_colors
 from soloist.proposals.regions import region_masks
 from soloist.structures import Instances
 
@@ -27,7 +27,7 @@ FEATURES = FEATURES - FEATURES.mean(dim=(1, 2), keepdim=True)
 CONFIG = replace(
     Config(),
     free_mask=FreeMaskConfig(score_threshold=0.0, min_center_height=0.0),
-    regions=RegionConfig(superpixels=80, score_threshold=0.0),
+    regions=RegionConfig(score_threshold=0.0),
 )
 
 
@@ -48,27 +48,17 @@ def test_the_option_chooses() -> None:
     )
 
 
-def test_both_are_the_regions_and_then_free_masks_that_are_none_of_them() -> None:
-    regions = propose(SCENE.image, FEATURES, SIZE, config_of("regions"))
-    both = propose(SCENE.image, FEATURES, SIZE, config_of("regions+free-mask"))
-    assert len(both) > len(regions) > 0
-    assert torch.equal(both.masks[: len(regions)], regions.masks)
-    added = both.filter(torch.arange(len(regions), len(both)))
-    assert mask_iou(added.masks, regions.masks).max() <= CONFIG.regions.nms_threshold
-    assert (both.scores.diff() <= 0).all()
+def test_outlines_of_free_masks_are_refined_if_wanted() -> None:
+    plain = propose(SCENE.image, FEATURES, SIZE, config_of("free-mask"))
+    config = override(config_of("free-mask"), {"free_mask": {"outline_radius": 0.1}}, where="test")
+    sharp = propose(SCENE.image, FEATURES, SIZE, config)
+    assert torch.equal(sharp.masks, follow_colors(plain, SCENE.image, 0.1).masks)
+    assert not torch.equal(sharp.masks, plain.masks)
 
 
-def test_outlines_and_scores_are_refined_if_wanted() -> None:
-    for name, section in (("free-mask", "free_mask"), ("regions", "regions")):
-        config = config_of(name)
-        plain = propose(SCENE.image, FEATURES, SIZE, config)
-        config = override(config, {section: {"outline_radius": 0.1}}, where="test")
-        sharp = propose(SCENE.image, FEATURES, SIZE, config)
-        assert torch.equal(sharp.masks, follow_colors(plain, SCENE.image, 0.1).masks)
-        assert not torch.equal(sharp.masks, plain.masks)
-        config = override(config, {"extract": {"contrast_power": 0.5}}, where="test")
-        ranked = propose(SCENE.image, FEATURES, SIZE, config)
-        assert torch.equal(ranked.scores, weigh_by_contrast(sharp, FEATURES, 0.5).scores)
+def test_regions_see_every_pixel_and_free_masks_what_is_asked_for() -> None:
+    assert decoded_side(config_of("regions")) is None
+    assert decoded_side(config_of("free-mask")) == CONFIG.extract.short_side
 
 
 @pytest.mark.parametrize("name", sorted(PROPOSERS))

@@ -1,4 +1,4 @@
-"""Outlines by colour and scores by contrast, on pictures whose objects are known."""
+"""Outlines by colour, on images whose objects are known."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from soloist.ops.masks import mask_iou, masks_to_boxes
-from soloist.proposals.refinement import follow_colors, weigh_by_contrast
+from soloist.proposals.refinement import follow_colors
 from soloist.structures import Instances
 
 SIZE = (60, 80)
@@ -58,29 +58,11 @@ def test_a_mask_that_vanishes_is_left_out() -> None:
     assert torch.equal(found.embeddings, torch.eye(2, 4)[1:])
 
 
-def test_an_object_scores_above_its_background() -> None:
-    features = torch.zeros(4, 15, 20)
-    features[0] = 1
-    inside = disc(15)[2::4, 2::4]
-    features[:, inside] = torch.tensor([0.0, 1, 0, 0])[:, None]
-    whole, plain = torch.ones(SIZE, dtype=torch.bool), disc(6, center=(10, 68))
-    found = instances(plain, whole, disc(15), scores=(0.9, 0.8, 0.5))
-    scored = weigh_by_contrast(found, features, 1.0)
-    assert torch.equal(scored.masks[0], disc(15))
-    # Opposite corners of a cube are sqrt(2) apart, of 2 that are possible.
-    assert scored.scores[0] == pytest.approx(0.5 * 0.5**0.5, abs=0.06)
-    assert scored.scores[1:].max() < 0.02
-    weaker = weigh_by_contrast(found, features, 0.5).scores[0]
-    torch.testing.assert_close(weaker, (0.5 * scored.scores[0]).sqrt())
-
-
-def test_zero_leaves_masks_and_scores() -> None:
+def test_zero_leaves_masks() -> None:
     found = instances(disc(12))
     assert follow_colors(found, picture(disc(15)), 0.0) is found
-    assert weigh_by_contrast(found, torch.rand(4, 15, 20), 0.0) is found
 
 
 def test_nothing_found_stays_nothing() -> None:
     nothing = Instances.empty(SIZE)
     assert len(follow_colors(nothing, picture(disc(15)), 0.1)) == 0
-    assert len(weigh_by_contrast(nothing, torch.rand(4, 15, 20), 1.0)) == 0

@@ -37,11 +37,20 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
     """
     if rgb.ndim < 3 or rgb.shape[-3] != 3:
         raise ValueError(f"rgb must be (..., 3, H, W), got {tuple(rgb.shape)}")
-    rgb = rgb.float()
+    return linear_to_lab(srgb_to_linear(rgb.float()))
+
+
+def srgb_to_linear(values: Tensor) -> Tensor:
+    """Intensities in [0, 1] of float sRGB values in [0, 1], of any shape."""
     # The sRGB curve is linear near black.
-    linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055).clamp(min=0) ** 2.4, rgb / 12.92)
+    curved = ((values + 0.055) / 1.055).clamp(min=0) ** 2.4
+    return torch.where(values > 0.04045, curved, values / 12.92)
+
+
+def linear_to_lab(linear: Tensor) -> Tensor:
+    """(..., 3, H, W) float32 CIE-Lab of linear RGB in [0, 1]; see `rgb_to_lab`."""
     to_xyz = _to_xyz(linear.device)
-    with torch.autocast(rgb.device.type, enabled=False):
+    with torch.autocast(linear.device.type, enabled=False):
         xyz = torch.einsum("dc,...chw->...dhw", to_xyz, linear)
     # So is the cube root of CIE-Lab.
     roots = torch.where(xyz > 0.008856, xyz.clamp(min=0) ** (1 / 3), 7.787 * xyz + 16 / 116)

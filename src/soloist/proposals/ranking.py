@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from soloist.proposals.hierarchy import Floats, Hierarchies, Integers, Tree
+from soloist.proposals.hierarchy import Hierarchies, Tree
+from soloist.proposals.partition import Floats, Integers
 
 LEAST_PIXELS = 6
 """A smaller node is no candidate, in pixels of the image the trees live on."""
@@ -127,12 +128,11 @@ def attributes(tree: Tree) -> Attributes:
     """The attributes of all nodes of a tree."""
     leaves, parents = tree.partition, tree.parents
     height, width = leaves.labels.shape
-    areas = tree.sums(leaves.sizes)
+    areas = tree.areas
     means = tree.sums(leaves.colors * leaves.sizes[:, None]) / areas[:, None]
     graph = leaves.graph
-    lengths = tree.along_contours(graph.lengths)
+    lengths = tree.lengths
     inner = np.maximum(lengths, 1)
-    steps = np.linalg.norm(leaves.colors[graph.first] - leaves.colors[graph.second], axis=1)
     resistance = tree.along_contours(graph.lengths / (graph.coarse + CLEAR_FLOOR))
     border = tree.sums(leaves.border)
     boxes = tree.least(leaves.margins)
@@ -148,7 +148,7 @@ def attributes(tree: Tree) -> Attributes:
         sides=sides,
         border=border / np.maximum(lengths + border, 1),
         clear=inner / np.maximum(resistance, 1e-9),
-        step=tree.along_contours(graph.lengths * steps) / inner,
+        step=tree.along_contours(graph.lengths * leaves.steps) / inner,
         compactness=np.minimum(4 * np.pi * areas / outline**2, 1),
         unlike=apart * parent_areas / np.maximum(parent_areas - areas, 1),
         share=areas / (height * width),
@@ -180,6 +180,16 @@ def ranked(found: Hierarchies, most: int, nms_threshold: float) -> Candidates:
     joined = Candidates.join(parts)
     joined = joined.filter(np.argsort(-joined.scores, kind="stable"))
     return joined.filter(_first_of_each(joined)[:most])
+
+
+def candidates_at(found: Hierarchies, candidates: Candidates, row: int, column: int) -> Integers:
+    """Places of the candidates that hold a pixel of the image the trees live on, small to large."""
+    held = [
+        (candidates.trees == number) & np.isin(candidates.nodes, tree.nodes_at(row, column))
+        for number, tree in enumerate(found.trees)
+    ]
+    places = np.flatnonzero(np.any(held, axis=0)) if held else np.zeros(0, dtype=np.int64)
+    return places[np.argsort(candidates.areas[places], kind="stable")]
 
 
 def object_scores(known: Attributes) -> Floats:

@@ -30,6 +30,8 @@ LEAST_SIDE = 384
 """Short side that smaller images are enlarged to before they are cut up, in pixels."""
 REFERENCE_SIDE = 320
 """Larger ones are reduced half the way to this one, on a logarithmic scale."""
+MOST_PIXELS = 2**21
+"""None is cut up on more, which bounds memory; long and narrow ones are enlarged less."""
 MOST_BYTES = 2**29
 """What the masks of one image may take; more of them than fit are left out, the worst first."""
 JUDGED_OVERLAP = 0.3
@@ -122,6 +124,7 @@ def working_size(size: tuple[int, int]) -> tuple[int, int]:
     """
     short = min(size)
     scale = max((short * REFERENCE_SIDE) ** 0.5, LEAST_SIDE) / short
+    scale = min(scale, (MOST_PIXELS / (size[0] * size[1])) ** 0.5)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
