@@ -102,14 +102,18 @@ class Judge:
             ValueError: If its shapes do not fit each other.
         """
         judge = cls(**{item.name: torch.tensor(record[item.name]).float() for item in fields(cls)})
-        size = len(judge.mean)
-        nothing = np.zeros((0, size), dtype=np.float32)
-        try:
-            judge.scores(nothing, np.zeros(0))
-        except (RuntimeError, IndexError) as error:
-            raise ValueError(
-                f"shapes of a judge that fit each other are wanted: {error}"
-            ) from error
+        wanted = {
+            "mean": (size := judge.mean.numel(),),
+            "deviation": (size,),
+            "hidden": (MEMBERS, size, HIDDEN),
+            "hidden_bias": (MEMBERS, 1, HIDDEN),
+            "output": (MEMBERS, HIDDEN, 1),
+            "output_bias": (MEMBERS, 1, 1),
+            "trust": (),
+        }
+        for name, shape in wanted.items():
+            if (got := tuple(getattr(judge, name).shape)) != shape:
+                raise ValueError(f"{name} must be {shape}, got {got}")
         return judge
 
 

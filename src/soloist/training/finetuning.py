@@ -18,6 +18,7 @@ from soloist.data.sources import ImageRef
 from soloist.errors import ConfigError, DataError
 from soloist.evaluation.compared import check_classes
 from soloist.evaluation.evaluate import evaluate, load_ground_truth
+from soloist.inference.segmenter import BUNDLED
 from soloist.models.build import CONFIG_FILE, add_judge
 from soloist.runtime.device import Runtime
 from soloist.runtime.distributed import on_main
@@ -29,7 +30,7 @@ from soloist.training.train import train
 
 logger = logging.getLogger(__name__)
 
-SCRATCH, BACKBONE = "scratch", "backbone"
+SCRATCH, BACKBONE, BUNDLED_SEGMENTER = "scratch", "backbone", "bundled"
 """What a finetuning may start from besides a segmenter."""
 LABELLED_FILE = "labelled_images.txt"
 
@@ -152,7 +153,7 @@ def finetune_config(
         preset: As for `load_config`.
         file: As for `load_config`.
         overrides: As for `load_config`.
-        init: `scratch`, `backbone` or a segmenter's path.
+        init: `scratch`, `backbone`, `bundled` or a segmenter's path.
 
     Raises:
         ConfigError: If an option is wrong or contradicts the start.
@@ -199,6 +200,8 @@ def with_classes(config: Config, labels: CocoFile) -> Config:
 
 def start_from(init: str) -> Path | None:
     """The path of the segmenter to start from; None where there is none."""
+    if init == BUNDLED_SEGMENTER:
+        return BUNDLED
     return None if init in (SCRATCH, BACKBONE) else Path(init)
 
 
@@ -236,7 +239,8 @@ def finetune(
         run: The run folder; what is finished in it is kept.
         config: Options, of `finetune_config`.
         runtime: Device and precision.
-        init: `scratch`, `backbone`, or the run folder, model folder or file of a segmenter.
+        init: `scratch`, `backbone`, `bundled`, or the run folder, model folder or file of a
+            segmenter.
         ground_truth: COCO file of a validation set with the same categories.
 
     Returns:

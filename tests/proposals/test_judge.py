@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from soloist.ops.masks import mask_iou
+from soloist.proposals.judge import PRIOR_IMAGES, Example, Judge, describe, learn_judge
+from soloist.proposals.ranking import overlaps_with
+from soloist.proposals.regions import candidate_masks, region_candidates
+
+SIZE = (96, 128)
+
+
+def picture() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Two discs and a square on grey, with a little noise."""
+    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
+    pixels = np.full((*SIZE, 3), 120, dtype=np.int64)
+    pixels[(rows - 30) ** 2 + (columns - 30) ** 2 < 200] = (200, 60, 60)
+    pixels[(rows - 60) ** 2 + (columns - 90) ** 2 < 300] = (200, 70, 60)
+    pixels[60:84, 20:44] = (60, 60, 200)
+    pixels += np.random.default_rng(0).integers(-3, 4, pixels.shape)
+    return pixels.clip(0, 255).astype(np.uint8)
+
+
+def example(seed: int, count: int = 200) -> Example:
+    """What is large in the first value is an object, whatever the prior says."""
+    generator = np.random.default_rng(seed)
+    described = generator.normal(size=(count, 5)).astype(np.float32)
+    overlaps = np.where(described[:, 0] > 1, 0.9, 0.1)
+    return Example(described, generator.uniform(0.1, 0.5, count), overlaps)
+
+
+def test_a_judge_learns_what_the_prior_does_not_know() -> None:
+    judge = learn_judge([example(seed) for seed in range(8)])
+    new = example(99)
+    scores = judge.scores(new.described, new.prior)
+    right = new.overlaps > 0.5
+    assert scores[right].mean() > 3 * scores[~right].mean()
+    assert new.prior[right].mean() < 1.2 * new.prior[~right].mean()
+
+
+def test_few_images_count_less_than_the_prior() -> None:
+    one, many = (learn_judge([example(seed) for seed in range(n)]) for n in (1, 30))
+    assert float(one.trust) == pytest.approx(1 / (1 + PRIOR_IMAGES))
+    assert float(many.trust) == pytest.approx(30 / (30 + PRIOR_IMAGES))
+
+
+def test_what_cannot_be_an_object_stays_none() -> None:
+    new = example(1)
+    prior = new.prior.copy()
+    prior[:50] = 0
+    scores = learn_judge([new]).scores(new.described, prior)
+    assert (scores[:50] == 0).all()
+    assert ((scores[50:] > 0) & (scores[50:] < 1)).all()
+
+
+def test_two_learn_the_same_and_a_record_keeps_it() -> None:
+    first, second = (learn_judge([example(3)], seed=5) for _ in range(2))
+    read = Judge.of_record(json.loads(json.dumps(first.record())))
+    new = example(4)
+    wanted = first.scores(new.described, new.prior)
+    assert np.array_equal(second.scores(new.described, new.prior), wanted)
+    assert np.allclose(read.scores(new.described, new.prior), wanted, atol=1e-6)
+
+
+def test_without_a_candidate_there_is_nothing_to_learn_from() -> None:
+    nothing = Example(np.zeros((0, 5), dtype=np.float32), np.zeros(0), np.zeros(0))
+    with pytest.raises(ValueError, match="got none"):
+        learn_judge([nothing])
+
+
+def test_a_record_whose_shapes_do_not_fit_is_refused() -> None:
+    record = learn_judge([example(3)]).record()
+    with pytest.raises(ValueError, match=r"hidden must be \(4, 5, 32\)"):
+        Judge.of_record({**record, "hidden": record["hidden"][0]})
+    with pytest.raises(KeyError):
+        Judge.of_record({name: value for name, value in record.items() if name != "mean"})
+
+
+def test_overlaps_are_those_of_the_masks() -> None:
+    found, candidates = region_candidates(picture(), most=60)
+    truth = torch.zeros((2, *found.size), dtype=torch.bool)
+    truth[0, : found.size[0] // 2] = True
+    truth[1, :, : found.size[1] // 3] = True
+    masks = candidate_masks(found, candidates, found.size)
+    got = overlaps_with(found, candidates, truth.numpy())
+    assert np.allclose(got, mask_iou(masks, truth).numpy(), atol=1e-5)
+    assert overlaps_with(found, candidates, truth[:0].numpy()).shape == (len(candidates), 0)
+
+
+def test_descriptions_are_finite_and_tell_sizes_in_pixels_of_the_image() -> None:
+    found, candidates = region_candidates(picture(), most=60)
+    small, large = (describe(found, candidates, size) for size in (SIZE, (960, 1280)))
+    assert np.isfinite(small).all()
+    assert small.shape == large.shape == (len(candidates), small.shape[1])
+    assert np.array_equal(small[:, :-1], large[:, :-1])
+    assert np.allclose(large[:, -1] - small[:, -1], np.log(100), atol=1e-4)
