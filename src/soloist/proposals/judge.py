@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from soloist.proposals.hierarchy import Floats, Hierarchies
+from soloist.proposals.hierarchy import Hierarchies
+from soloist.proposals.partition import Floats
 from soloist.proposals.ranking import FLOORS, Candidates, attributes, logit
 
 HIDDEN, MEMBERS = 32, 4
