@@ -32,6 +32,8 @@ REFERENCE_SIDE = 320
 """Larger ones are reduced half the way to this one, on a logarithmic scale."""
 MOST_PIXELS = 2**21
 """None is cut up on more, which bounds memory; long and narrow ones are enlarged less."""
+POOL_THRESHOLD = 0.8
+"""Overlap (IoU) of nodes of one tree that are both candidates; chosen for recall on `photos/dev`."""
 MOST_BYTES = 2**29
 """What the masks of one image may take; more of them than fit are left out, the worst first."""
 JUDGED_OVERLAP = 0.3
@@ -65,7 +67,9 @@ def region_masks(
     """
     config = config or RegionConfig()
     unit = unit_features(features)
-    found, candidates = region_candidates(pixels, most=2 * config.max_masks, config=config)
+    found, candidates = region_candidates(
+        pixels, most=2 * config.max_masks, nms_threshold=config.nms_threshold
+    )
     candidates = without_overlaps(candidates, config.nms_threshold)
     if judge is not None and len(candidates) > 0:
         scores = judge.scores(describe(found, candidates, image_size), candidates.scores)
@@ -94,14 +98,14 @@ def region_masks(
 
 
 def region_candidates(
-    pixels: NDArray[np.uint8], *, most: int, config: RegionConfig | None = None
+    pixels: NDArray[np.uint8], *, most: int, nms_threshold: float = POOL_THRESHOLD
 ) -> tuple[Hierarchies, Candidates]:
     """The hierarchies of an image, and the nodes that look most like objects.
 
     Args:
         pixels: (H', W', 3) uint8 RGB of any size.
         most: How many nodes.
-        config: Options; None is the default.
+        nms_threshold: A node that overlaps a better one of its tree (IoU) by more is left out.
 
     Returns:
         The trees, and at most `most` of their nodes, best first.
@@ -109,11 +113,10 @@ def region_candidates(
     Raises:
         ValueError: If the shape or type is wrong.
     """
-    config = config or RegionConfig()
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         raise ValueError(f"pixels must be (H, W, 3) uint8, got {pixels.shape} {pixels.dtype}")
     found = hierarchies(_resized(pixels, working_size(pixels.shape[:2])))
-    return found, ranked(found, most, config.nms_threshold)
+    return found, ranked(found, most, nms_threshold)
 
 
 def working_size(size: tuple[int, int]) -> tuple[int, int]:

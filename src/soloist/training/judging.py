@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from soloist.config import RegionConfig
 from soloist.data.coco.rle import decode_mask
 from soloist.data.coco.types import CocoAnnotation, CocoFile
 from soloist.data.images import read_image
@@ -61,7 +62,8 @@ def judge_of(images: Sequence[ImageRef], labels: CocoFile, *, seed: int) -> Judg
 
 def example_of(pixels: NDArray[np.uint8], objects: Sequence[CocoAnnotation]) -> Example:
     """The candidates of an image of (H, W, 3) uint8 RGB, and how well each fits an object."""
-    found, candidates = region_candidates(pixels, most=CANDIDATES)
+    usual = RegionConfig().nms_threshold
+    found, candidates = region_candidates(pixels, most=CANDIDATES, nms_threshold=usual)
     candidates = without_overlaps(candidates, OVERLAP)
     masks = np.zeros((len(objects), *found.size), dtype=bool)
     for mask, one in zip(masks, objects, strict=True):
