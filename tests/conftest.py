@@ -187,7 +187,7 @@ TINY_OPTIONS: dict[str, Any] = {
         "checkpoint_every": 2,
         "workers": 0,
     },
-    "inference": {"short_side": 64, "max_side": 128},
+    "inference": {"short_side": 64, "max_side": 128, "recommended_score": 0.0},
     "pretrain": {
         "steps": 4,
         "batch_size": 4,
@@ -239,7 +239,12 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network without training that finds something on every picture."""
-    seen = {"category_threshold": 0.0, "score_threshold": 0.0, "max_per_image": 8}
+    seen = {
+        "category_threshold": 0.0,
+        "score_threshold": 0.0,
+        "recommended_score": 0.0,
+        "max_per_image": 8,
+    }
     config = load_config(
         "tiny", None, {**TINY_OPTIONS, "inference": {**TINY_OPTIONS["inference"], **seen}}
     )
@@ -256,7 +261,12 @@ CLASS_NAMES = {7: "cat", 3: "dog", 12: "tree"}
 @pytest.fixture(scope="session")
 def classes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network of three named classes without training, which finds something everywhere."""
-    seen = {"category_threshold": 0.0, "score_threshold": 0.0, "max_per_image": 8}
+    seen = {
+        "category_threshold": 0.0,
+        "score_threshold": 0.0,
+        "recommended_score": 0.0,
+        "max_per_image": 8,
+    }
     options = {
         **TINY_OPTIONS,
         "model": {**TINY_OPTIONS["model"], "num_classes": len(CLASS_NAMES)},

@@ -96,7 +96,7 @@ def test_the_recommended_score_is_the_models(
 ) -> None:
     segmenter.save_pretrained(tmp_path / "model")
     record = json.loads((tmp_path / "model" / "config.json").read_text())
-    assert record["inference"]["recommended_score"] == 0.3
+    assert record["inference"]["recommended_score"] == 0.0
     record["inference"]["recommended_score"] = 0.7
     (tmp_path / "model" / "config.json").write_text(json.dumps(record))
     changed = soloist.load(tmp_path / "model", device="cpu", precision="fp32")
