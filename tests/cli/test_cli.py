@@ -184,7 +184,7 @@ def errors_of(path: Path) -> list[str]:
                      id="no-model"),
         pytest.param("predict photos --model foreign --out new.json",
                      "no trained model in foreign", id="foreign-model"),
-        pytest.param("eval none.json none.json", "'none.json', which does not exist", id="eval-none"),
+        pytest.param("eval none.json none.json", "'none.json', which does not", id="eval-none"),
         pytest.param("eval typo.yaml typo.yaml", "got the file 'typo.yaml'", id="eval-no-json"),
         pytest.param("eval no-objects.json no-objects.json", "ground truth with objects",
                      id="eval-nothing"),
