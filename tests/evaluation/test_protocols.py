@@ -117,7 +117,7 @@ def test_the_library_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_backend("pycocotool")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert choose_backend("auto") == REFERENCE
-    with pytest.raises(ConfigError, match=r"pip install 'soloist\[fast\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '.\[fast\]'"):
         choose_backend("faster-coco-eval")
 
 

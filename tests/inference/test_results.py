@@ -307,7 +307,7 @@ def test_without_supervision_one_line_tells_how_to_get_it(
     result: Either, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "supervision", None)
-    with pytest.raises(ConfigError, match=r"pip install 'soloist\[supervision\]'") as caught:
+    with pytest.raises(ConfigError, match=r"pip install '\.\[supervision\]'") as caught:
         result.to_supervision()
     assert "\n" not in str(caught.value)
 

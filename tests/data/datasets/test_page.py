@@ -65,7 +65,7 @@ def test_the_page_has_the_commands_of_each_protocol() -> None:
 
 def test_each_command_of_the_page_works(laid_out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in COMMANDS:
-        dry = ["--dry-run", "--device", "cpu"] if arguments[0] == "predict" else []
+        dry = ["--dry-run", "--overwrite", "--device", "cpu"] if arguments[0] == "predict" else []
         assert run_command([*arguments, *dry]) == DONE, capsys.readouterr().err
         told = capsys.readouterr().out
         if arguments[0] == "eval":

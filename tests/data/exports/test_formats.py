@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 from xml.etree import ElementTree
@@ -44,6 +45,9 @@ IDS = [f"{name}-{options.segmentation}" for name, options in CASES]
 def write(
     source: Path, out: Path, name: FormatName, options: ExportOptions = EXACT, **more: Any
 ) -> ExportSummary:
+    if (options.segmentation or EXPORT_FORMATS[name].segmentations[0]) != "polygon":
+        # Masks have no tolerance, and are refused one.
+        options = replace(options, tolerance=ExportOptions().tolerance)
     file, paths = read_source(source)
     return export(file, paths, out, name, options, **more)
 

@@ -140,7 +140,7 @@ def test_a_missing_package_is_named(
     monkeypatch.setattr(
         "soloist.errors.find_spec", lambda name: None if name == package else find_spec(name)
     )
-    with pytest.raises(ConfigError, match=rf"needs {package}; pip install 'soloist\[onnx\]'"):
+    with pytest.raises(ConfigError, match=rf"needs {package}; pip install '\.\[onnx\]'"):
         export_onnx(segmenter, tmp_path / "model.onnx")
 
 
