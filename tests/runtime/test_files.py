@@ -204,5 +204,5 @@ def test_settings_as_json_has_them() -> None:
 
 def test_an_absent_package_is_told_with_its_remedy() -> None:
     require("json", extra="none", wanted="this test")
-    with pytest.raises(ConfigError, match=r"^it needs no_such; pip install '\.\[some\]' in Soloist's"):
+    with pytest.raises(ConfigError, match=r"^it needs no_such; pip install '\.\[some\]' in"):
         require("no_such", extra="some", wanted="it")

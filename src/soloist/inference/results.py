@@ -31,6 +31,8 @@ Source = Any
 """What is segmented: what `find_images` takes (paths, patterns, https addresses); an image in
 memory, as `own_pixels` takes it; or several of these in a list, or in one tensor or array."""
 
+PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
+"""Kinds of pictures that are written; Pillow names others, some of which it cannot write."""
 SHOWN_SIDE = 480
 """Pixels of the long side of a picture in a notebook."""
 _MOST_SCORES = 20  # More of them hide a small picture.
@@ -212,8 +214,7 @@ class Presentable:
                 categories=self.categories,
             )
             return path
-        Image.init()
-        if Image.EXTENSION.get(path.suffix.lower()) not in Image.SAVE:
+        if path.suffix.lower() not in PICTURE_SUFFIXES:
             raise DataError(
                 f"wanted a picture such as masks.png, masks.json or a folder, got {shown(path)}; "
                 "end its name in .png, .jpg or .json, or a folder's in a slash"
