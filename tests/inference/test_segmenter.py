@@ -26,6 +26,7 @@ from soloist.data.images import read_image
 from soloist.errors import CheckpointError, ConfigError, DataError
 from soloist.inference.segmenter import Result, Segmenter
 from soloist.ops.masks import mask_iou
+from soloist.proposals.judge import Judge
 from soloist.proposals.propose import confirmed
 from soloist.proposals.refinement import follow_colors
 from soloist.proposals.regions import region_masks
@@ -245,6 +246,7 @@ def test_filter_carries_every_field() -> None:
         "pixels",
         "categories",
         "reading",
+        "recommended_score",
     }
 
 
@@ -464,7 +466,7 @@ def ranking(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Segmenter:
     monkeypatch.setattr("soloist.inference.segmenter.CONFIRMING_SCORE", 0.0)
     segmenter = soloist.load(model_folder, device="cpu", precision="fp32")
     options = {
-        "inference": {"masks": "regions", "category_threshold": 0.0, "score_threshold": 0.0},
+        "inference": {"masks": "reranked", "category_threshold": 0.0, "score_threshold": 0.0},
         "regions": {"max_masks": 40},
     }
     segmenter.config = override(segmenter.config, options, where="test")
@@ -481,9 +483,10 @@ def test_masks_are_regions_in_the_order_the_network_gives_them(
         features: torch.Tensor,
         size: tuple[int, int],
         config: RegionConfig,
+        judge: Judge | None,
     ) -> Instances:
         asked.append((features, size, config))
-        return region_masks(image, features, size, config)
+        return region_masks(image, features, size, config, judge)
 
     monkeypatch.setattr("soloist.inference.segmenter.region_masks", noted)
     # Of 70 x 90 pixels the network reads more, padded to 96 x 128: 6 x 8 cells.
@@ -519,7 +522,7 @@ def test_outlines_follow_the_colors_if_wanted(
         return confirmed(proposals, found)
 
     monkeypatch.setattr("soloist.inference.segmenter.confirmed", noted)
-    ranking.config = override(ranking.config, {"inference": {"masks": "regions"}}, where="test")
+    ranking.config = override(ranking.config, {"inference": {"masks": "reranked"}}, where="test")
     assert len(ranking(pixels, (70, 90))) > 0
     assert torch.equal(seen[1].masks, wanted.masks)
 
@@ -555,3 +558,18 @@ def test_a_saved_segmenter_keeps_its_regions(ranking: Segmenter, tmp_path: Path)
     again = soloist.load(tmp_path, device="cpu", precision="fp32")
     assert again.config.regions == ranking.config.regions
     assert again.config.inference == ranking.config.inference
+
+
+def test_regions_in_their_own_order_need_no_head(
+    ranking: Segmenter, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"inference": {"masks": "regions", "max_per_image": 5}}
+    ranking.config = override(ranking.config, options, where="test")
+    monkeypatch.setattr(type(ranking._ready), "heads", None)
+    found = ranking(pixels, (70, 90))
+    wanted = region_masks(
+        pixels, torch.ones(4, 2, 2), (70, 90), replace(ranking.config.regions, score_threshold=0.0)
+    )
+    assert torch.equal(found.masks, wanted.masks[:5])
+    assert torch.equal(found.scores, wanted.scores[:5])
+    assert found.embeddings.dtype == torch.float32

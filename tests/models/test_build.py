@@ -69,7 +69,7 @@ def test_a_segmenter_of_two_classes_predicts_and_is_saved(
     categories = {annotation["category_id"] for annotation in result.to_coco()["annotations"]}
     assert categories == {1}
     save_solo(tmp_path / "model", segmenter.network.state_dict(), segmenter.config)
-    again, config = load_solo(tmp_path, "no-preset-for-a-folder")
+    again, config = load_solo(tmp_path)
     assert config.model.num_classes == 2
     assert again.category_branch.category.out_channels == 2
 

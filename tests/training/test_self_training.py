@@ -206,10 +206,10 @@ def test_finished_stages_are_not_repeated(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        pytest.param(None, "No such file", id="missing"),
+        pytest.param(None, "which does not exist", id="missing"),
         pytest.param("{", "it is not JSON", id="no-json"),
         pytest.param('{"images": [], "annotations": []}', "without any", id="no-object"),
-        pytest.param("[]", "without any", id="result-list"),
+        pytest.param("[]", "a list of results without", id="result-list"),
     ],
 )
 def test_a_truth_that_cannot_be_used_is_told_before_any_work(

@@ -373,6 +373,9 @@ def own_pixels(source: Any, reading: ReadingConfig = AS_USUAL) -> NDArray[np.uin
             channels = np.rint(channels * 255).astype(np.uint8)
         if channels.dtype != np.uint8:
             return to_rgb8(channels, reading, colour=True)
+        if channels.shape[2] == 3:
+            # It is RGB, whatever channels are chosen of files.
+            return channels.copy()
         single = channels.shape[2] == 1
         return to_rgb(Image.fromarray(channels[..., 0] if single else channels), reading)
     except DataError:
