@@ -11,6 +11,7 @@ import pytest
 import tifffile
 
 from soloist.cli import run_command
+from soloist.data.coco.faults import Gate
 from soloist.data.coco.read import load_coco
 from soloist.data.coco.types import CocoImage
 from soloist.data.coco.write import write_coco
@@ -107,7 +108,7 @@ def test_a_malformed_entry_is_told(tmp_path: Path, value: Any, told: str) -> Non
     image = {"id": 1, "file_name": "a.tif", "height": 2, "width": 3, "georeference": value}
     (tmp_path / "a.json").write_text(json.dumps({"images": [image], "annotations": []}))
     with pytest.raises(DataError) as caught:
-        load_coco(tmp_path / "a.json")
+        load_coco(tmp_path / "a.json", report=Gate(strict=True))
     assert told in str(caught.value)
 
 
