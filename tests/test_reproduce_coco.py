@@ -70,7 +70,7 @@ def test_each_command_can_be_planned(
 ) -> None:
     monkeypatch.chdir(coco)
     before = sorted(str(path) for path in coco.rglob("*"))
-    dry = [] if arguments[0] == "eval" else ["--dry-run", "--device", "cpu"]
+    dry = [] if arguments[0] == "eval" else ["--dry-run", "--overwrite", "--device", "cpu"]
     assert run_command([*arguments, *dry]) == DONE, capsys.readouterr().err
     out = capsys.readouterr().out
     if dry:

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from soloist.data import web
-from soloist.data.coco.image_paths import image_paths
 from soloist.data.coco.read import load_coco
+from soloist.data.datasets.image_paths import image_paths
 from soloist.data.images import read_image
 from soloist.data.sources import find_images
 from soloist.data.web import address_name

@@ -64,8 +64,8 @@ def cluster(
     """
     from rich.console import Console
 
-    from soloist.data.coco.image_paths import image_paths
     from soloist.data.coco.read import load_coco
+    from soloist.data.datasets.image_paths import image_paths
     from soloist.evaluation.evaluate import load_ground_truth
     from soloist.evaluation.explore.groups import (
         draw_groups,
@@ -147,8 +147,8 @@ def search(
     """
     from rich.console import Console
 
-    from soloist.data.coco.image_paths import image_paths
     from soloist.data.coco.read import load_coco
+    from soloist.data.datasets.image_paths import image_paths
     from soloist.evaluation.explore.search import draw_look_alikes, look_alikes, match_table
     from soloist.evaluation.explore.sources import embeddings_of
 

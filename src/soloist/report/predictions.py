@@ -10,9 +10,9 @@ import numpy as np
 
 from soloist.data.coco.entries import read_annotation_entry
 from soloist.data.coco.faults import Gate
-from soloist.data.coco.image_paths import image_paths
 from soloist.data.coco.read import load_coco
 from soloist.data.coco.types import CocoAnnotation, CocoFile, CocoImage
+from soloist.data.datasets.image_paths import image_paths
 from soloist.data.datasets.labels import Reading
 from soloist.data.sources import ImageRef
 from soloist.errors import ConfigError, DataError

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from soloist.data.coco.image_paths import image_paths
 from soloist.data.coco.read import load_coco
 from soloist.data.coco.types import CocoFile
+from soloist.data.datasets.image_paths import image_paths
 from soloist.errors import DataError
 from soloist.evaluation.explore.search import draw_look_alikes, look_alikes
 from soloist.evaluation.explore.sources import embeddings_of

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from soloist.data.coco.faults import Fault, Report, refuse
-from soloist.data.coco.image_paths import named_images
 from soloist.data.coco.types import CocoAnnotation
 from soloist.data.datasets.cityscapes import cityscapes_splits, read_cityscapes
 from soloist.data.datasets.coco_sets import coco_splits, read_coco
 from soloist.data.datasets.dataset import Dataset, DatasetImage
+from soloist.data.datasets.image_paths import named_images
 from soloist.data.datasets.label_maps import label_map_splits, read_label_maps
 from soloist.data.datasets.tool_files import (
     labelme_splits,

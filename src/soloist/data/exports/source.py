@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from soloist.data.coco.image_paths import image_paths
 from soloist.data.coco.read import read_json
 from soloist.data.coco.rle import mask_area
 from soloist.data.coco.types import CATEGORIES, CocoAnnotation, CocoFile, CocoImage
 from soloist.data.datasets.find import find_format
+from soloist.data.datasets.image_paths import image_paths
 from soloist.data.datasets.labels import Reading, read_labels
 from soloist.data.exports.options import ExportOptions
 from soloist.data.exports.target import Note

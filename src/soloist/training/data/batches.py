@@ -141,7 +141,8 @@ def _stoppable(loader: DataLoader[T | SoloistError]) -> Iterator[T | SoloistErro
     def wait() -> None:
         try:
             arrived.put(next(batches, None))
-        except BaseException as error:
+        except (Exception, SystemExit) as error:
+            # Raised where the batch is taken.
             arrived.put(error)
 
     while True:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from soloist.data.coco.image_paths import image_paths
 from soloist.data.coco.read import load_coco
+from soloist.data.datasets.image_paths import image_paths
 from soloist.errors import DataError
 
 WriteMasks = Callable[..., Path]
