@@ -33,7 +33,7 @@ REFERENCE_SIDE = 320
 MOST_PIXELS = 2**21
 """None is cut up on more, which bounds memory; long and narrow ones are enlarged less."""
 POOL_THRESHOLD = 0.8
-"""Overlap (IoU) of nodes of one tree that are both candidates; selected on `photos/dev`."""
+"""Nodes of one tree that overlap (IoU) by more are one candidate; chosen on `photos/dev`."""
 MOST_BYTES = 2**29
 """What the masks of one image may take; more of them than fit are left out, the worst first."""
 JUDGED_OVERLAP = 0.3
