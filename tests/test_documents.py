@@ -50,6 +50,9 @@ INSTEAD = {("fit", "--budget"): "5s"}
 ADDED = {"cluster": ["--groups", "2", "--min-score", "0"]}
 # What is not run at all, by page and beginning. A command of Soloist's is parsed all the same.
 SET_ASIDE = {
+    ("photographs.md", "soloist finetune ../shared"): "needs the photographs",
+    ("photographs.md", "soloist predict ../shared"): "needs the photographs",
+    ("photographs.md", "soloist eval nuclei16.json"): "needs the photographs",
     ("app.md", "soloist app"): "a server; tests/cli/studio starts it",
     ("beyond-the-paper.md", "soloist masks"): "40 scenes; tests/proposals/test_propose.py",
     ("beyond-the-paper.md", "soloist predict ../shared"): "needs the stamps benchmark",
