@@ -147,7 +147,7 @@ def test_an_endless_outline_is_refused_before_it_is_drawn() -> None:
 
 def test_masks_that_fill_the_memory_are_refused(tmp_path: Path) -> None:
     size = {"height": 2**14, "width": 2**14}
-    rle = {"size": [2**14, 2**14], "counts": [2**28]}
+    rle = {"size": [2**14, 2**14], "counts": [0, 2**28]}
     content = {
         "images": [{"id": 1, "file_name": "a.jpg", **size}],
         "annotations": [{"image_id": 1, "segmentation": rle}] * 17,
