@@ -35,6 +35,8 @@ def _felzenszwalb() -> Proposer:
 def segmenter(path: str | Path | None = None) -> Proposer:
     """A trained model's masks as `soloist predict` writes them; without a path the bundled one's.
 
+    Those of at least the model's recommended score are the shown ones, as on its overlays.
+
     Raises:
         CheckpointError: If there is no complete model.
     """
@@ -44,7 +46,8 @@ def segmenter(path: str | Path | None = None) -> Proposer:
 
     def propose(image: ImageRef) -> Proposals:
         found = model.predict_file(image)
-        return Proposals.of(found.masks.numpy(), found.scores.numpy())
+        scores = found.scores.numpy()
+        return Proposals.of(found.masks.numpy(), scores, scores >= found.recommended_score)
 
     return propose
 
