@@ -83,7 +83,7 @@ def test_a_segmenter_agrees_with_itself_and_masks_are_those_of_predict(
 def test_agreements_have_a_row_for_each_mask() -> None:
     nothing = Instances.empty((4, 5))
     assert dataclasses.replace(nothing, agreements=torch.zeros(0, 4)).agreements is not None
-    with pytest.raises(ValueError, match="agreements must have 0 rows"):
+    with pytest.raises(ValueError, match=r"agreements must be \(0, 4\), got \(1, 4\)"):
         dataclasses.replace(nothing, agreements=torch.zeros(1, 4))
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from soloist.config import TileConfig
-from soloist.data.coco.encoded import EncodedInstances
+from soloist.data.coco.encoded import EncodedMasks
 from soloist.data.coco.rle import decode_mask
 from soloist.errors import ConfigError
 from soloist.inference.tiles import TiledLabeler, enlarged_mask, tile_boxes
@@ -51,19 +51,22 @@ def find_colours(pixels: Pixels, size: tuple[int, int]) -> Instances:
     )
 
 
-def decoded(found: EncodedInstances) -> Instances:
+Encoded = Instances[torch.Tensor, EncodedMasks]
+
+
+def decoded(found: Encoded) -> Instances:
     masks = torch.from_numpy(np.stack([found.masks[k] for k in range(len(found))]))
     return Instances(found.image_size, masks, found.scores, found.boxes, found.embeddings)
 
 
-def assert_same(found: EncodedInstances, wanted: Instances) -> None:
+def assert_same(found: Encoded, wanted: Instances) -> None:
     assert len(found) == len(wanted)
     if len(wanted):
         for name in ("masks", "boxes", "scores", "embeddings"):
             torch.testing.assert_close(getattr(decoded(found), name), getattr(wanted, name))
 
 
-def tiled(pixels: Pixels, config: TileConfig = TILES) -> EncodedInstances:
+def tiled(pixels: Pixels, config: TileConfig = TILES) -> Encoded:
     return TiledLabeler(find_colours, config)(pixels, (pixels.shape[0], pixels.shape[1]))
 
 
