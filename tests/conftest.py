@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +34,10 @@ from soloist.models import SOLO
 from soloist.models.build import build_solo, save_solo
 from soloist.models.heads import CategoryBranch, KernelBranch, MaskFeatureBranch
 from soloist.runtime.device import Runtime
+
+# Several workers share the cores, and what they start does as well; small networks gain nothing.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 OWN_GOLDENS = Path(__file__).parent / "goldens"

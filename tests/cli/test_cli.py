@@ -18,7 +18,8 @@ import yaml
 from PIL import Image
 
 import soloist
-from soloist.cli import CLOSED_PIPE, labelling, run_command
+from soloist.api import plans
+from soloist.cli import CLOSED_PIPE, run_command
 from soloist.cli.options import READING_FLAGS
 from soloist.cli.runs import DONE, SOME_FAILED, USER_ERROR, parse_duration
 from soloist.config import Config
@@ -282,7 +283,7 @@ def test_a_stopped_command_tells_how_to_go_on(run: Run, monkeypatch: pytest.Monk
     def stop(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(labelling, "load_config", stop)
+    monkeypatch.setattr(plans, "load_config", stop)
     outcome = run("masks", "photos", "--out", "new.json")
     assert outcome.status == 130
     assert outcome.err == "soloist: stopped; the same command again goes on from here\n"
@@ -292,7 +293,7 @@ def test_a_message_of_several_lines_is_joined(run: Run, monkeypatch: pytest.Monk
     def fail(*arguments: object, **options: object) -> None:
         raise SoloistError("one\n  two\tthree\n")
 
-    monkeypatch.setattr(labelling, "load_config", fail)
+    monkeypatch.setattr(plans, "load_config", fail)
     outcome = run("masks", "photos", "--out", "new.json")
     assert outcome == (USER_ERROR, "", "soloist: one two three\n")
 

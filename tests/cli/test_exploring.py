@@ -84,8 +84,8 @@ def test_backbone_features_need_no_embeddings_but_the_images(
         pytest.param("cluster masks.json --groups 2 --gt masks.json", "with one category", id="gt"),
         pytest.param("cluster masks.json --groups 2 --sheets s --images s", "which does not exist",
                      id="no-images"),
-        pytest.param("search masks.json 7", "one of the 12 masks", id="no-such-mask"),
-        pytest.param("search bare.json 101", "wanted embeddings beside", id="search-without"),
+        pytest.param("cluster masks.json --like 7", "one of the 12 masks", id="no-such-mask"),
+        pytest.param("cluster bare.json --like 101", "wanted embeddings beside", id="like-none"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line_and_write_nothing(
@@ -111,7 +111,7 @@ def test_look_alikes_are_printed_and_shown(
     write_masks: WriteMasks, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = tmp_path / "found"
-    assert run("search", write_masks(), 104, "--count", 3, "--out", found) == DONE
+    assert run("cluster", write_masks(), "--like", 104, "--count", 3, "--sheets", found) == DONE
     told = capsys.readouterr().out
     assert str(found / "search-104.jpg") in told
     assert all(f" {number} " in told for number in (101, 107, 110))
