@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import soloist
-from soloist.cli import app
+from soloist.cli import app, run_command
 
 PACKAGE = Path(soloist.__file__).parent
 
@@ -62,7 +61,6 @@ NARROW = {
 MAX_ENTRIES = 20
 MAX_FILES = 15
 
-COMMAND = Path(sys.executable).with_name("soloist")
 VERBS = sorted(name for name in app if not name.startswith("-"))
 
 
@@ -234,21 +232,21 @@ def test_the_command_line_is_imported_without_torch() -> None:
     assert loaded & {"torch", "torchvision", "timm", "PIL", "numpy", "skimage"} == set()
 
 
-def help_text(*arguments: str) -> str:
+def help_text(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """What `soloist ... --help` prints."""
-    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
-    done = subprocess.run(
-        [COMMAND, *arguments, "--help"], capture_output=True, text=True, check=True, env=environment
-    )
-    return done.stdout
+    assert run_command([*arguments, "--help"]) == 0
+    return capsys.readouterr().out
 
 
-def test_help_lists_every_verb() -> None:
-    text = help_text()
+def test_help_lists_every_verb(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    text = help_text(capsys)
     assert [verb for verb in VERBS if f"│ {verb} " not in text] == []
     assert {"demo", "doctor", "eval", "fit", "masks", "predict", "pretrain", "report"} <= set(VERBS)
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help(verb: str) -> None:
-    assert help_text(verb).split()[:3] == ["Usage:", "soloist", verb]
+def test_every_verb_has_help(capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    assert help_text(capsys, verb).split()[:3] == ["Usage:", "soloist", verb]

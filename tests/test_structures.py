@@ -55,7 +55,8 @@ def test_the_tests_below_know_every_stored_output() -> None:
 @pytest.mark.parametrize("name", STORED)
 def test_a_stored_output_is_in_files_and_read_from_them(name: str, tmp_path: Path) -> None:
     instances = with_output(name)
-    for number, each in enumerate((instances, encoded(instances))):
+    both: list[Instances[Any, Any]] = [instances, encoded(instances)]
+    for number, each in enumerate(both):
         read = read_again(each, tmp_path / f"{number}.json")
         assert getattr(read, name).tolist() == VALUES[name]
         others = {other: getattr(read, other) for other in STORED if other != name}
@@ -139,4 +140,4 @@ def test_masks_are_dense_or_encoded_and_the_rest_is_the_same() -> None:
 )
 def test_outputs_that_do_not_belong_together_are_refused(name: str, value: torch.Tensor) -> None:
     with pytest.raises(ValueError, match=rf"Instances\.{name} must be \(2,"):
-        replace(found(), **{name: value})
+        replace(found(), **{name: value})  # type: ignore[arg-type]  # no size of the image

@@ -22,7 +22,6 @@ Sources = str | Path | list[str] | list[Path] | list[str | Path] | tuple[str | P
 P = ParamSpec("P")
 T = TypeVar("T")
 Made = TypeVar("Made")
-MadeOf = TypeVar("MadeOf", covariant=True)
 Given = TypeVar("Given", covariant=True)
 
 
@@ -73,13 +72,13 @@ class Plan(Generic[Made]):
     run: Callable[[], Made]
 
 
-class Planned(Protocol[P, Given, MadeOf]):
+class Planned(Protocol[P, Given, Made]):
     """A function of `soloist`: called it does its work, `plan` only prepares it."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Given:
         """Does the work."""
 
-    def plan(self, *args: P.args, **kwargs: P.kwargs) -> Plan[MadeOf]:  # type: ignore[type-var]  # a protocol of frozen plans
+    def plan(self, *args: P.args, **kwargs: P.kwargs) -> Plan[Made]:
         """Checks the arguments and prepares the work; nothing is written."""
 
 

@@ -186,7 +186,7 @@ class Result(Instances[Rows, Masks]):
         vars(self).update(state)
         if kind is None:
             return
-        rows = {name: np.asarray(getattr(self, name)) for name in self.present()}
+        rows: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in self.present()}
         if kind is not np.ndarray:
             import torch
 
@@ -204,7 +204,7 @@ class Result(Instances[Rows, Masks]):
         pixels = self._picture()
         if isinstance(self.masks, EncodedMasks):
             return Image.fromarray(draw_large(pixels, self.masks.largest_first()))
-        drawn = draw_masks(pixels, np.asarray(self.masks), scores=self.scores.tolist())
+        drawn = draw_masks(pixels, np.asarray(self.masks), scores=self._listed(self.scores))
         return Image.fromarray(drawn)
 
     def save(self, path: str | Path) -> Path:
@@ -276,7 +276,7 @@ class Result(Instances[Rows, Masks]):
             }
             for record, box in zip(
                 instances_to_annotations(self, 1, 1, self.categories),
-                self.boxes.tolist(),
+                self._listed(self.boxes),
                 strict=True,
             )
         ]
@@ -309,6 +309,12 @@ class Result(Instances[Rows, Masks]):
             data={"class_name": np.array(names)[labels]},
         )
 
+    @staticmethod
+    def _listed(rows: Any) -> list[Any]:
+        """Tensors and arrays alike as a list."""
+        values: list[Any] = rows.tolist()
+        return values
+
     def _name(self) -> str:
         return self.path.name if self.path is not None else "image"
 
@@ -318,7 +324,8 @@ class Result(Instances[Rows, Masks]):
         where = f"{found} on {self._name()}, {height} x {width} pixels"
         if count == 0:
             return where
-        low, high = float(self.scores.min()), float(self.scores.max())
+        scores = self._listed(self.scores)
+        low, high = min(scores), max(scores)
         return f"{where}, scores {high:.2f} to {low:.2f}"
 
     def _picture(self, short_side: int | None = None) -> NDArray[np.uint8]:
@@ -331,9 +338,9 @@ class Result(Instances[Rows, Masks]):
 
     def _small_picture(self) -> NDArray[np.uint8]:
         if isinstance(self.masks, EncodedMasks):
-            masks = self.masks.largest_first()
-            return draw_large(self._picture(), masks, max_side=SHOWN_SIDE)
+            largest = self.masks.largest_first()
+            return draw_large(self._picture(), largest, max_side=SHOWN_SIDE)
         pixels = thumbnail(self._picture(SHOWN_SIDE), SHOWN_SIDE)
         masks = resize_masks(np.asarray(self.masks), (pixels.shape[0], pixels.shape[1]))
-        scores = self.scores.tolist() if len(self) <= _MOST_SCORES else None
+        scores = self._listed(self.scores) if len(self) <= _MOST_SCORES else None
         return draw_masks(pixels, masks, scores=scores)

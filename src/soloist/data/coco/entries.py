@@ -259,7 +259,7 @@ def _object(record: Any, where: str) -> dict[str, Any]:
 
 def _outputs(record: Mapping[str, Any], where: str) -> dict[str, Any]:
     """What an entry has of `STORED`, by key; other tools write identities of other kinds."""
-    outputs = {}
+    outputs: dict[str, Any] = {}
     for one in STORED.values():
         value = record.get(one.key)
         if one.is_integer:

@@ -217,7 +217,7 @@ def _output(annotations: Sequence[CocoAnnotation], key: str) -> Tensor | None:
     """An output of N objects, one row each; None if not all of them have it, and alike."""
     import torch
 
-    values = [one.outputs.get(key) for one in annotations]
+    values: list[Any] = [one.outputs.get(key) for one in annotations]
     if not values or None in values or len({np.shape(value) for value in values}) > 1:
         return None
     return torch.tensor(values)
