@@ -9,14 +9,17 @@ LOCK := requirements-dev.txt
 FAULTY := $(addprefix tests/,runtime/test_distributed.py inference/test_label_shards.py inference/test_on_ray.py)
 # Each worker has one thread of torch; tests share no folder and know no order.
 WORKERS ?= 2
+# Percent of lines and branches that the tests reach at least.
+REACHED := 85
 PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
 
-.PHONY: help setup demo test faults bench check format lock licences docs dist clean
+.PHONY: help setup demo test coverage faults bench check format lock licences docs dist clean
 
 help:
 	@echo "make demo    the whole pipeline on generated scenes, about ten minutes"
 	@echo "make test    tests, linter and type checker, as CI runs them"
+	@echo "make coverage  which lines the tests reach, as a table and in build/coverage"
 	@echo "make faults  kill, stop, starve and deceive the commands; a table, under 20 minutes on 2 cores"
 	@echo "make bench   speed beside the machine's ceilings, about ten minutes; wants an idle machine"
 	@echo "make format  rewrite the code in house style"
@@ -39,6 +42,9 @@ demo: $(INSTALLED)
 
 test: check
 	$(PYTEST)
+
+coverage: $(INSTALLED)
+	$(PYTEST) --cov --cov-report term --cov-report html:build/coverage --cov-fail-under $(REACHED)
 
 faults: $(INSTALLED)
 	$(BIN)/pytest tests/faults $(FAULTY) -m '' --hypothesis-profile faults -rs

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from soloist.config import InferenceConfig
 from soloist.inference.onnx.numpy_resize import Floats, linear_weights, resize
 from soloist.ops.parts import largest_parts_of_arrays
+from soloist.ops.vectors import unit_vectors
 from soloist.structures import Instances
 
 Bools = NDArray[np.bool_]
@@ -88,14 +89,12 @@ def select_objects(
     )
     if config.largest_part:
         masks = largest_parts_of_arrays(masks)
-    embeddings = raw.embeddings[cells[best]]
-    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
     objects = Instances(
         image_size=original_size,
         masks=masks,
         scores=decayed[kept],
         boxes=(_extent_boxes if config.compat == "released" else _tight_boxes)(masks),
-        embeddings=embeddings / np.maximum(lengths, 1e-12),
+        embeddings=unit_vectors(raw.embeddings[cells[best]]),
         labels=labels[best] if raw.scores.shape[1] > 1 else None,
     )
     # A thin mask can vanish when the image is smaller than the mask features.
