@@ -162,6 +162,7 @@ def test_the_installed_command_answers(installed: Path, tmp_path: Path) -> None:
     assert "predict" in run(installed / "soloist", "--help", at=tmp_path)
 
 
+@pytest.mark.slow
 def test_the_installed_command_segments_with_the_bundled_weights(
     installed: Path, tmp_path: Path
 ) -> None:

@@ -256,6 +256,7 @@ def test_the_installed_command_ends_in_one_line_too() -> None:
     assert done.stderr.startswith("soloist: wanted images, got folder 'empty'")
 
 
+@pytest.mark.slow
 def test_the_installed_command_tells_its_progress_on_stderr(options: Path) -> None:
     done = subprocess.run(
         [COMMAND, "masks", "photos", "notes.txt.jpg", "--out", "new.json", "--config", options],
@@ -366,6 +367,7 @@ def test_when_no_image_can_be_read_it_is_the_users_mistake(
     assert not Path("new.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "size",
     [
@@ -434,6 +436,7 @@ def test_masks_of_every_preset_are_written(
     assert info["backbone"]["name"] == "resnet10t"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["masks", "predict"])
 @pytest.mark.parametrize("killed_at", [1, 3, 6])
 def test_a_killed_pass_over_images_ends_as_an_unbroken_one(
@@ -509,6 +512,7 @@ def test_predictions_are_evaluated(
     assert "up to 100 an image" in outcome.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "folder"),
     [
@@ -580,6 +584,7 @@ def test_a_training_leaves_a_whole_run_folder(
     assert run("predict", "photos", "--model", "new", "--out", "p.json").status == SOME_FAILED
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_refused_and_overwritten_on_demand(
     run: Run, train_command: tuple[str | Path, ...]
 ) -> None:
@@ -745,6 +750,7 @@ def test_nothing_is_left_behind_by_the_commands(
 # Public weights
 
 
+@pytest.mark.slow
 def test_the_released_file_is_used_by_its_preset(run: Run, official_r101: Path) -> None:
     how = ("--preset", "paper-r101", "--inference.short-side", "32", "--device", "cpu")
     outcome = run("predict", "photos", "--model", official_r101, "--out", "new.json", *how)
@@ -752,6 +758,7 @@ def test_the_released_file_is_used_by_its_preset(run: Run, official_r101: Path) 
     assert len(load_coco("new.json").images) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "told"),
     [
@@ -836,6 +843,7 @@ logging.getLogger("soloist.training").info("progress")
     assert done.stderr == "trouble\nprogress\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
 def test_a_closed_pipe_ends_a_command_quietly(scenes: Path) -> None:
     command = [sys.executable, "-m", "soloist", "data", "check", str(scenes / "annotations.json")]

@@ -41,6 +41,7 @@ def arguments(
     return ["finetune", str(truth), "--init", "scratch", "--out", "new", *where]
 
 
+@pytest.mark.slow
 def test_classes_go_from_labels_to_predictions_and_figures(
     arguments: list[str], truth: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

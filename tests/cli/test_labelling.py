@@ -259,6 +259,7 @@ def test_lines_of_json_are_all_that_is_printed(
 # Where it goes without --out
 
 
+@pytest.mark.slow
 def test_predictions_of_other_images_do_not_collide(
     model_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -186,6 +186,7 @@ def run(*arguments: str | Path) -> int:
 COMMON = ("--device", "cpu", "--precision", "fp32")
 
 
+@pytest.mark.slow
 def test_the_command_estimates_compares_and_lists_what_failed(
     scenes: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -220,6 +221,7 @@ def test_the_command_estimates_compares_and_lists_what_failed(
     assert run(*command, "--overwrite") == SOME_FAILED
 
 
+@pytest.mark.slow
 def test_a_killed_estimate_goes_on(
     scenes: Path, model_folder: Path, tmp_path: Path, killed_at: Callable[..., object]
 ) -> None:

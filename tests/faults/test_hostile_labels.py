@@ -47,6 +47,7 @@ def use_coco(path: Path) -> None:
             assert found.masks.shape == (len(found), image.height, image.width)
 
 
+@pytest.mark.slow
 @given(place=st.sampled_from(places(WHOLE)), value=JSON)
 @example(place=("images", 0, "height"), value=10**9)
 @example(place=("annotations", 0, "segmentation"), value={"size": [2**16, 2**16], "counts": "0"})

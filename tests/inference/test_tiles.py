@@ -281,6 +281,7 @@ def test_options_out_of_range_are_told(options: dict[str, Any], told: str) -> No
 # Memory
 
 
+@pytest.mark.slow
 def test_masks_of_a_large_picture_never_take_a_byte_a_pixel() -> None:
     """6000 x 6000 pixels, 225 objects: bitmaps would be 8 GB. torch borrows numpy's memory."""
     side, step = 6000, 400

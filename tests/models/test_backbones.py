@@ -273,6 +273,7 @@ def test_names_are_those_of_the_other_libraries() -> None:
         assert torch.equal(detectron2_weights[other], torchvision_weights[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "format"),
     [

@@ -331,6 +331,7 @@ def test_a_model_keeps_its_classes_wherever_it_goes(
     assert load_coco(tmp_path / "kept.json").categories == CATEGORIES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "call"),
     [

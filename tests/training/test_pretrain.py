@@ -73,6 +73,7 @@ def test_two_runs_of_one_seed_are_equal_to_the_bit(
     assert unbroken(other)[0] != unbroken(config)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "name", "call"),
     [
@@ -134,6 +135,7 @@ def test_the_backbone_loads_from_the_run_folder(
     assert (record["name"], record["method"], record["images"]) == ("resnet10t", "DenseCL", 6)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run(
     tmp_path: Path, config: Config, scenes: Path
 ) -> None:

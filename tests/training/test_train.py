@@ -127,6 +127,7 @@ def test_two_runs_of_one_seed_are_equal_to_the_bit(
     assert unbroken(other)[0] != unbroken(config)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "killed", "call"),
     [
@@ -165,6 +166,7 @@ def test_a_worker_process_changes_nothing(
     assert unbroken(changed(config, train={"workers": 1})) == unbroken(config)
 
 
+@pytest.mark.slow
 def test_precision_may_change_between_runs_of_one_process(
     tmp_path: Path,
     config: Config,
@@ -347,6 +349,7 @@ def test_the_term_that_is_not_finite_is_named(
     assert len(masks) == counts.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [not_a_number, without_slope])
 def test_a_bad_step_leaves_no_trace_but_its_count(
     tmp_path: Path,
@@ -406,6 +409,7 @@ def asked_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
     monkeypatch.setattr(train_module, "is_asked", lambda: next(calls) == call)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 2, 3, 5])
 def test_a_run_that_is_stopped_ends_as_an_unbroken_one(
     tmp_path: Path,
@@ -423,6 +427,7 @@ def test_a_run_that_is_stopped_ends_as_an_unbroken_one(
     assert result(trained(tmp_path / "run", config)) == unbroken(config)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_before_its_plan_plans_by_steps_of_its_own(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -452,6 +457,7 @@ def damaged_images(tmp_path: Path, scenes: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_unreadable_images_are_listed_once_and_skipped(
     tmp_path: Path,
@@ -568,6 +574,7 @@ def test_without_a_budget_the_steps_are_those_asked_for(
     assert plan_after(plan, clock, [1.0] * 30) == []
 
 
+@pytest.mark.slow
 def test_a_run_with_a_budget_ends_as_planned_and_resumes(
     tmp_path: Path,
     killed_at: Callable[[Any, str, int], AbstractContextManager[None]],
