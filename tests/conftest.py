@@ -72,7 +72,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 # Fixtures that take long to make.
-SLOW_FIXTURES = {"exported_file", "browser_page", "fitted"}
+SLOW_FIXTURES = {"browser_page", "built", "exported_file", "fitted", "server", "two"}
 
 
 @pytest.hookimpl(tryfirst=True)

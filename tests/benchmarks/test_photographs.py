@@ -367,6 +367,7 @@ def test_shown_coarse_masks_are_those_of_the_preset(scenes: Path) -> None:
     assert hidden > 0
 
 
+@pytest.mark.slow
 def test_a_model_folder_is_an_entry(
     photos: Path, tmp_path: Path, model_folder: Path, own_entries: list[str]
 ) -> None:

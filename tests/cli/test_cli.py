@@ -224,6 +224,7 @@ def test_a_mistake_ends_in_one_line_and_leaves_nothing(run: Run, command: str, t
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
+@pytest.mark.slow
 def test_a_run_that_a_mistake_stopped_does_not_block_the_right_command(
     run: Run, fast: tuple[str | Path, ...], scenes: Path
 ) -> None:
@@ -270,6 +271,7 @@ def test_the_installed_command_tells_its_progress_on_stderr(options: Path) -> No
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_training_that_cannot_go_on_is_no_mistake_of_the_user(
     run: Run, fast: tuple[str | Path, ...], scenes: Path
 ) -> None:
@@ -560,6 +562,7 @@ def train_command(scenes: Path, fast: tuple[str | Path, ...]) -> tuple[str | Pat
     return "train", scenes / "images", *fast, "--masks", masks, "--out", "new"
 
 
+@pytest.mark.slow
 def test_a_training_leaves_a_whole_run_folder(
     run: Run, caplog: pytest.LogCaptureFixture, train_command: tuple[str | Path, ...]
 ) -> None:
@@ -600,6 +603,7 @@ def test_a_finished_run_is_refused_and_overwritten_on_demand(
     assert Path("new/model/model.safetensors").read_bytes() != weights
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_by_the_same_command_only(
     run: Run, monkeypatch: pytest.MonkeyPatch, train_command: tuple[str | Path, ...]
 ) -> None:
@@ -626,6 +630,7 @@ def test_a_killed_run_goes_on_by_the_same_command_only(
     assert Path("new", name).read_bytes() == Path("whole", name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_report_is_written_again(run: Run, train_command: tuple[str | Path, ...]) -> None:
     assert run(*train_command).status == DONE
     page = Path("new/report.html").read_text(encoding="utf-8")
@@ -635,6 +640,7 @@ def test_a_report_is_written_again(run: Run, train_command: tuple[str | Path, ..
     assert Path("new/report.html").read_text(encoding="utf-8")[:200] == page[:200]
 
 
+@pytest.mark.slow
 def test_a_report_finds_images_that_were_moved(
     run: Run, scenes: Path, train_command: tuple[str | Path, ...]
 ) -> None:
@@ -661,6 +667,7 @@ def test_a_file_of_masks_is_reported(run: Run, scenes: Path) -> None:
     assert Path("page.html").read_text(encoding="utf-8").count("<image ") == 2
 
 
+@pytest.mark.slow
 def test_a_backbone_is_learned_and_used(
     run: Run, fast: tuple[str | Path, ...], scenes: Path
 ) -> None:
@@ -737,6 +744,7 @@ def test_every_option_of_a_verb_is_in_its_help() -> None:
     assert [name for name in names if name not in text] == []
 
 
+@pytest.mark.slow
 def test_nothing_is_left_behind_by_the_commands(
     run: Run, fast: tuple[str | Path, ...], scenes: Path
 ) -> None:
@@ -777,6 +785,7 @@ def test_a_preset_that_does_not_fit_ends_in_one_line(
     assert not Path("new.json").exists()
 
 
+@pytest.mark.slow
 def test_a_second_class_that_no_mask_has_is_learned_as_background(
     run: Run, train_command: tuple[str | Path, ...]
 ) -> None:
@@ -791,6 +800,7 @@ def test_a_second_class_that_no_mask_has_is_learned_as_background(
     assert losses[0] < losses[1] < 3 * losses[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("narrow")
 def test_objects_are_found_by_an_official_file(
     run: Run, official_narrow: tuple[Path, SOLO], caplog: pytest.LogCaptureFixture

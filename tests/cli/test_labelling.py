@@ -37,6 +37,7 @@ def run(command: str, *more: str | Path) -> int:
     return run_command([*command.split(), *map(str, more)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["masks", "predict"])
 def test_the_merged_file_is_the_one_without_shards(verb: str, model_folder: Path) -> None:
     how = ["--config", "tiny.yaml"] if verb == "masks" else ["--model", str(model_folder)]
@@ -56,6 +57,7 @@ def test_the_merged_file_is_the_one_without_shards(verb: str, model_folder: Path
     assert run(f"{verb} photos --out shards --shard-size 2 {FAST}", *how) == SOME_FAILED
 
 
+@pytest.mark.slow
 def test_tiles_are_an_option_of_files_and_shards(model_folder: Path) -> None:
     how = f"--tile 64 --tile-overlap 16 --no-tile-whole --model {model_folder} {FAST}"
     assert run(f"predict photos --out plain/all.json --overlays drawn {how}") == DONE
@@ -75,6 +77,7 @@ def test_tiles_are_an_option_of_files_and_shards(model_folder: Path) -> None:
     assert one["annotations"] == plain["annotations"]
 
 
+@pytest.mark.slow
 def test_channels_and_stretch_are_options_of_all_that_reads(
     model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -205,6 +208,7 @@ def scores_of(path: str) -> list[float]:
     return sorted(one.score for several in annotations for one in several)
 
 
+@pytest.mark.slow
 def test_pictures_and_formats_show_what_the_model_recommends(
     model_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -226,6 +230,7 @@ def test_pictures_and_formats_show_what_the_model_recommends(
     assert len(scores_of("some.json")) == good
 
 
+@pytest.mark.slow
 def test_nothing_found_or_shown_is_told_and_in_the_exit_status(
     model_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

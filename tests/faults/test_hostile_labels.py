@@ -99,6 +99,7 @@ COUNTS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(size=st.lists(SIDES, min_size=1, max_size=3) | JSON, counts=COUNTS)
 @example(size=[1, 1], counts="o" * 1_000_000)
 @example(size=[2**15, 2**15], counts=[0] * 99_999 + [2**30])

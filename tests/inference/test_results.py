@@ -217,6 +217,7 @@ def test_a_notebook_shows_the_masks(result: Either, pixels: NDArray[np.uint8]) -
     assert shown_picture(result[:0]._repr_html_()).tobytes() != drawn.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [0, 3, 60])
 def test_what_a_notebook_shows_is_small(make: Callable[..., Either], count: int) -> None:
     size = (1200, 1600)

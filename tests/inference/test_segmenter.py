@@ -441,6 +441,7 @@ def test_tiles_that_are_too_small_are_told(segmenter: Segmenter, picture: Path) 
 # Reading
 
 
+@pytest.mark.slow
 def test_a_model_reads_as_it_was_trained(tmp_path: Path, model_folder: Path) -> None:
     values = np.random.default_rng(0).integers(0, 4000, (70, 90, 5), dtype=np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack", planarconfig="contig")
@@ -529,6 +530,7 @@ def test_outlines_follow_the_colors_if_wanted(
     assert torch.equal(seen[1].masks, wanted.masks)
 
 
+@pytest.mark.slow
 def test_ranked_regions_keep_their_limits(ranking: Segmenter, pixels: NDArray[np.uint8]) -> None:
     everything = ranking(pixels, (70, 90))
     assert len(everything) > 3

@@ -121,6 +121,7 @@ def test_an_object_comes_back_as_one(box: tuple[int, int, int, int], whole: bool
     assert_same(tiled(pixels, config), untiled(pixels))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_objects_anywhere_come_back_as_they_are(data: st.DataObject) -> None:

@@ -44,6 +44,7 @@ def test_an_official_file_gives_the_outputs_it_was_saved_with(
     assert outputs.category_logits[0].shape[1] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("narrow")
 def test_a_pickled_segmenter_is_the_same(
     tmp_path: Path, official_narrow: tuple[Path, SOLO]

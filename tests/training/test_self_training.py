@@ -183,6 +183,7 @@ def test_a_killed_fit_ends_as_an_unbroken_one(
     assert outcome(run) == unbroken(config)
 
 
+@pytest.mark.slow
 def test_finished_stages_are_not_repeated(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -227,6 +228,7 @@ def test_a_truth_that_cannot_be_used_is_told_before_any_work(
     assert not (tmp_path / "run" / "free_masks.json").exists()
 
 
+@pytest.mark.slow
 def test_a_segmenter_that_is_sure_of_nothing_is_kept_as_it_is(
     tmp_path: Path,
     config: Config,
@@ -271,6 +273,7 @@ def test_pseudo_labels_keep_their_limits(tmp_path: Path, config: Config, scenes:
 # From Python
 
 
+@pytest.mark.slow
 def test_fit_from_python(
     tmp_path: Path, tiny_options: dict[str, Any], scenes: Path, truth: Path
 ) -> None:

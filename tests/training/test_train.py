@@ -160,6 +160,7 @@ def test_a_killed_run_ends_as_an_unbroken_one(
     assert result(trained(tmp_path / "killed", config)) == unbroken(config)
 
 
+@pytest.mark.slow
 def test_a_worker_process_changes_nothing(
     config: Config, unbroken: Callable[[Config], Outcome]
 ) -> None:
@@ -182,6 +183,7 @@ def test_precision_may_change_between_runs_of_one_process(
     assert result(run)[0] != before[0]
 
 
+@pytest.mark.slow
 def test_the_losses_get_the_network_s_own_precision(
     tmp_path: Path,
     config: Config,
@@ -231,6 +233,7 @@ def test_the_rate_scales_with_the_images_and_not_with_the_views(
         assert row["learning_rate"] == pytest.approx(0.001)
 
 
+@pytest.mark.slow
 def test_the_model_is_whole_and_loads(
     tmp_path: Path, config: Config, trained: Callable[..., RunFolder]
 ) -> None:
@@ -243,6 +246,7 @@ def test_the_model_is_whole_and_loads(
     assert record.keys() == {"backbone", "model", "inference"}
 
 
+@pytest.mark.slow
 def test_weights_move_and_frozen_ones_do_not(
     tmp_path: Path, config: Config, trained: Callable[..., RunFolder]
 ) -> None:
@@ -265,6 +269,7 @@ def test_weights_move_and_frozen_ones_do_not(
     assert any(name.startswith("backbone.network.layer2") for name in moved)
 
 
+@pytest.mark.slow
 def test_a_round_may_start_from_another_segmenter(
     tmp_path: Path, config: Config, trained: Callable[..., RunFolder]
 ) -> None:
@@ -330,6 +335,7 @@ def breaking(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return start
 
 
+@pytest.mark.slow
 def test_the_term_that_is_not_finite_is_named(
     tmp_path: Path,
     config: Config,
@@ -373,6 +379,7 @@ def test_a_bad_step_leaves_no_trace_but_its_count(
             assert torch.equal(after[part][name], tensor), name
 
 
+@pytest.mark.slow
 def test_a_resumed_run_counts_bad_steps_on(
     tmp_path: Path,
     killed_at: Callable[[Any, str, int], AbstractContextManager[None]],
@@ -388,6 +395,7 @@ def test_a_resumed_run_counts_bad_steps_on(
         trained(tmp_path / "run", config)
 
 
+@pytest.mark.slow
 def test_metrics_count_the_steps_left_out(
     tmp_path: Path,
     config: Config,
@@ -476,6 +484,7 @@ def test_unreadable_images_are_listed_once_and_skipped(
     assert (run.model / "config.json").is_file()
 
 
+@pytest.mark.slow
 def test_images_without_masks_are_left_out(
     tmp_path: Path,
     config: Config,
