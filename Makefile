@@ -7,19 +7,25 @@ INSTALLED := $(VENV)/.installed
 LOCK := requirements-dev.txt
 # Processes, shards and Ray, whose tests kill workers too.
 FAULTY := $(addprefix tests/,runtime/test_distributed.py inference/test_label_shards.py inference/test_on_ray.py)
+# Each worker has one thread of torch; tests share no folder and know no order.
+WORKERS ?= 2
+# Percent of lines and branches that the tests reach at least.
+REACHED := 85
+PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
 
-.PHONY: help setup demo test faults bench check format lock licences docs dist clean
+.PHONY: help setup demo test coverage faults bench check format lock licences docs dist clean
 
 help:
 	@echo "make demo    the whole pipeline on generated scenes, about ten minutes"
 	@echo "make test    tests, linter and type checker, as CI runs them"
+	@echo "make coverage  which lines the tests reach, as a table and in build/coverage"
 	@echo "make faults  kill, stop, starve and deceive the commands; a table, under 20 minutes on 2 cores"
 	@echo "make bench   speed beside the machine's ceilings, about ten minutes; wants an idle machine"
 	@echo "make format  rewrite the code in house style"
 	@echo "make lock    fit $(LOCK) to pyproject.toml; UPGRADE=--upgrade takes new versions too"
 	@echo "make licences  write docs/licences.md from what is installed"
-	@echo "make docs    the site of the documents, in site/"
+	@echo "make docs    the site of the documents, in site/, and whether what they say works"
 	@echo "make dist    wheel and source archive in dist/, tried in a new environment (large download)"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -35,7 +41,10 @@ demo: $(INSTALLED)
 	$(BIN)/soloist demo
 
 test: check
-	$(BIN)/pytest
+	$(PYTEST)
+
+coverage: $(INSTALLED)
+	$(PYTEST) --cov --cov-report term --cov-report html:build/coverage --cov-fail-under $(REACHED)
 
 faults: $(INSTALLED)
 	$(BIN)/pytest tests/faults $(FAULTY) -m '' --hypothesis-profile faults -rs
@@ -62,6 +71,7 @@ licences: $(INSTALLED)
 	$(BIN)/python tools/licences.py
 
 docs: $(INSTALLED)
+	$(PYTEST) -m documents
 	$(BIN)/python tools/docs_site.py
 
 dist: check

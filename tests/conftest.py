@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from torch import Tensor, nn
 
@@ -33,6 +35,10 @@ from soloist.models import SOLO
 from soloist.models.build import build_solo, save_solo
 from soloist.models.heads import CategoryBranch, KernelBranch, MaskFeatureBranch
 from soloist.runtime.device import Runtime
+
+# Several workers share the cores, and what they start does as well; small networks gain nothing.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 OWN_GOLDENS = Path(__file__).parent / "goldens"
@@ -63,6 +69,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write tests/goldens/*.json anew instead of comparing with them",
     )
+
+
+# Fixtures that take long to make.
+SLOW_FIXTURES = {"browser_page", "built", "exported_file", "fitted", "server", "two"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs a slow fixture is slow."""
+    for item in items:
+        if isinstance(item, pytest.Function) and SLOW_FIXTURES & set(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
 
 
 CheckGolden = Callable[[str, Mapping[str, Tensor]], None]
@@ -285,9 +303,21 @@ def exported_file(classes_folder: Path, tmp_path_factory: pytest.TempPathFactory
     """The network of `classes_folder` as `soloist export` writes it."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)
-    path = tmp_path_factory.mktemp("exported") / "model.onnx"
-    export_onnx(load(classes_folder, device="cpu", precision="fp32"), path)
+    # It takes half a minute: of several workers the first makes it for all.
+    path = shared_folder(tmp_path_factory) / "model.onnx"
+    with FileLock(path.with_suffix(".lock")):
+        if not path.is_file():
+            export_onnx(load(classes_folder, device="cpu", precision="fp32"), path)
     return path
+
+
+def shared_folder(factory: pytest.TempPathFactory) -> Path:
+    """A folder of this session that its workers share."""
+    own = factory.getbasetemp()
+    folder = own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own
+    shared = folder / "shared"
+    shared.mkdir(exist_ok=True)
+    return shared
 
 
 # The released code's names of what follows the backbone: of modules, from ours.

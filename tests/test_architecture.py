@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
-import os
+import io
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import soloist
 from soloist.cli import app
@@ -62,7 +64,6 @@ NARROW = {
 MAX_ENTRIES = 20
 MAX_FILES = 15
 
-COMMAND = Path(sys.executable).with_name("soloist")
 VERBS = sorted(name for name in app if not name.startswith("-"))
 
 
@@ -70,6 +71,7 @@ def source_files() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
+@cache
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
@@ -236,11 +238,9 @@ def test_the_command_line_is_imported_without_torch() -> None:
 
 def help_text(*arguments: str) -> str:
     """What `soloist ... --help` prints."""
-    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
-    done = subprocess.run(
-        [COMMAND, *arguments, "--help"], capture_output=True, text=True, check=True, env=environment
-    )
-    return done.stdout
+    told = io.StringIO()
+    app.help_print(list(arguments), console=Console(file=told, width=100))
+    return told.getvalue()
 
 
 def test_help_lists_every_verb() -> None:

@@ -40,6 +40,7 @@ def segmenter() -> soloist.Segmenter:
     return soloist.load(device="cpu", precision="fp32")
 
 
+@pytest.mark.slow
 def test_without_a_path_objects_are_found(segmenter: soloist.Segmenter) -> None:
     """On scenes it has not seen, most large objects are found at IoU 0.5."""
     found, wanted = 0, 0

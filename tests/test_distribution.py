@@ -110,6 +110,7 @@ def test_the_source_archive_holds_all_that_is_tracked(built: Built) -> None:
     assert built.sdist.stat().st_size < MOST_BYTES
 
 
+@pytest.mark.slow
 def test_the_source_archive_makes_the_same_wheel(built: Built, tmp_path: Path) -> None:
     pip = (sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-index", "--no-build-isolation")
     run(*pip, "--wheel-dir", tmp_path, built.sdist, at=tmp_path)
@@ -152,6 +153,7 @@ def test_the_wheel_is_what_is_imported(installed: Path, tmp_path: Path) -> None:
     assert Path(source).is_relative_to(installed.parent)
 
 
+@pytest.mark.slow
 def test_the_wheel_has_all_it_requires(installed: Path, tmp_path: Path) -> None:
     pip = (sys.executable, "-m", "pip", "--python", installed / "python")
     assert "No broken requirements" in run(*pip, "check", at=tmp_path)
@@ -162,6 +164,7 @@ def test_the_installed_command_answers(installed: Path, tmp_path: Path) -> None:
     assert "predict" in run(installed / "soloist", "--help", at=tmp_path)
 
 
+@pytest.mark.slow
 def test_the_installed_command_segments_with_the_bundled_weights(
     installed: Path, tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ from soloist.data.scenes import write_scenes
 from soloist.inference.segmenter import BUNDLED
 from soloist.inference.video_files import VideoWriter
 
+pytestmark = pytest.mark.documents
 OWN_TESTS = {"datasets.md", "reproduce-coco.md"}
 TUTORIAL = "tutorial.md"
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
@@ -41,7 +42,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(enco
 ]
 
 # Verbs that learn show their plan by --dry-run; here and there they learn a little.
-DRY = {"ablate", "finetune", "fit", "pretrain", "train"}
+DRY = {"bench", "finetune", "fit", "pretrain", "train"}
 LEARNED = {(TUTORIAL, "fit"), ("README.md", "pretrain"), ("README.md", "train")}
 TINY = {"fit", "masks", "pretrain", "train"}
 
@@ -65,7 +66,7 @@ SET_ASIDE = {
     ("beyond-the-paper.md", "python -c"): "40 scenes; tests/data/test_scenes.py",
     ("choosing-a-backbone.md", "soloist backbones"): "minutes; tests/models/test_backbone_list.py",
     ("choosing-a-backbone.md", "soloist fit"): "downloads weights",
-    ("finetune.md", "soloist finetune-table"): "36 trainings; tests/experiments",
+    ("finetune.md", "soloist bench finetune"): "36 trainings; tests/experiments",
     ("finetune.md", "soloist finetune labels.json"): "tests/cli/test_finetuning.py",
     ("onnx.md", "soloist export"): "a minute; tests/inference/onnx/test_export.py",
     ("MODEL_CARD.md", "soloist"): "needs the stamps benchmark",
@@ -159,9 +160,11 @@ def shortened(page: str, arguments: list[str]) -> list[str]:
         return [verb, *rest, "--dry-run"]
     if verb in TINY:
         rest += ["--config", "tiny.yaml", "--device", "cpu", "--precision", "fp32"]
-    rest += ADDED.get(verb, [])
-    if verb == "search":
-        rest[1] = str(next(iter(load_coco(rest[0]).annotations.values()))[0].id)
+    if "--like" in rest:
+        there = next(iter(load_coco(rest[0]).annotations.values()))[0]
+        rest[rest.index("--like") + 1] = str(there.id)
+    else:
+        rest += ADDED.get(verb, [])
     for option, value in list(pairwise(rest)):
         if (verb, option) in INSTEAD:
             rest[rest.index(option) + 1] = INSTEAD[verb, option]

@@ -228,6 +228,7 @@ def test_metrics_tell_both_rounds(fitted: Fitted) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_predictions_on_new_images_are_as_good_as_the_run_says(fitted: Fitted) -> None:
     out = fitted.folder / "predictions.json"
     images = fitted.folder / "val" / "images"

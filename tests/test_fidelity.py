@@ -12,6 +12,7 @@ import pytest
 
 from soloist.config import Config
 
+pytestmark = pytest.mark.documents
 ROOT = Path(__file__).parents[1]
 KINDS = {"fix", "ours", "same", "kept"}
 # Fixtures that skip a test where the released code's values are absent.

@@ -82,6 +82,7 @@ def assert_same(found: Instances, expected: Instances) -> None:
     torch.testing.assert_close(found.embeddings, expected.embeddings, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -98,6 +99,7 @@ def test_free_masks_equal_the_paper_step_by_step(config: FreeMaskConfig) -> None
     assert_same(found, free_masks_by_loops(features, (96, 128), config))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(13, 17), (11, 9), (15, 18)])
 def test_odd_maps_equal_the_paper_step_by_step(size: tuple[int, int]) -> None:
     """The scales do not divide the sides, so it matters where the resized maps are sampled."""

@@ -33,7 +33,7 @@ MACHINES = [
         "platform_system": name,
         "platform_machine": "arm64" if system == "darwin" else "x86_64",
     }
-    for python in ("3.11", "3.12", "3.13")
+    for python in ("3.11", "3.12", "3.13", "3.14")
     for system, name in SYSTEMS.items()
 ]
 

@@ -95,14 +95,18 @@ def test_a_strict_type_checker_knows_what_comes_back(tmp_path: Path) -> None:
     script.write_text(f"{text}\n\nreveal_type(soloist.load().predict('photo.jpg'))\n")
     done = check_types(script)
     assert "Success: no issues found" in done.stdout, done.stdout
-    assert 'Revealed type is "list[soloist.inference.segmenter.Result]"' in done.stdout
+    assert 'Revealed type is "list[soloist.inference.results.Result[' in done.stdout
     script.write_text(f"{text}\n\nsoloist.load().predict('photo.jpg')[0].mask\n")
-    assert '"Result" has no attribute "mask"; maybe "masks"?' in check_types(script).stdout
+    assert 'has no attribute "mask"; maybe "masks"?' in check_types(script).stdout
 
 
-def test_the_citation_is_of_this_version() -> None:
+def test_the_version_stands_in_one_place() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    assert citation["version"] == soloist.__version__
+    assert "version" not in citation
+    for name in ("pyproject.toml", "README.md", "zensical.toml"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert f"soloist=={soloist.__version__}" not in text
+        assert f'version = "{soloist.__version__}"' not in text
 
 
 def test_ci_tries_the_systems_and_pythons_of_the_lock() -> None:
@@ -113,4 +117,4 @@ def test_ci_tries_the_systems_and_pythons_of_the_lock() -> None:
     workflow = yaml.safe_load(file.read_text(encoding="utf-8"))
     matrix = workflow["jobs"]["matrix"]["strategy"]["matrix"]
     assert [name.partition("-")[0] for name in matrix["system"]] == ["ubuntu", "macos", "windows"]
-    assert matrix["python"] == ["3.11", "3.12", "3.13"]
+    assert matrix["python"] == ["3.11", "3.12", "3.13", "3.14"]

@@ -19,6 +19,7 @@ from tests.documents import DOCS
 
 from soloist.data.coco.read import load_coco
 
+pytestmark = pytest.mark.documents
 NOTEBOOK = DOCS / "quickstart.ipynb"
 CONTENT: dict[str, Any] = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
 CELLS: list[dict[str, Any]] = CONTENT["cells"]

@@ -15,6 +15,7 @@ from soloist.cli import run_command
 from soloist.cli.runs import DONE
 from soloist.data.coco.read import load_coco
 
+pytestmark = pytest.mark.documents
 COMMANDS = soloist_commands(DOCS / "reproduce-coco.md")
 
 

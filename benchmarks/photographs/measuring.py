@@ -63,7 +63,9 @@ def run_proposer(
             start = time.perf_counter()
             found = proposer(image)
             seconds += time.perf_counter() - start
-            own = instances_to_annotations(found, true_ids[image.name], len(records) + 1)
+            own = instances_to_annotations(
+                found.instances(), true_ids[image.name], len(records) + 1
+            )
             shown |= {record["id"] for record, seen in zip(own, found.shown, strict=True) if seen}
             records += own
             tracker.advance(note=f"{len(own)} masks")

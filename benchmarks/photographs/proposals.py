@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from soloist.data.coco.encoded import EncodedMasks
 from soloist.data.sources import ImageRef
+from soloist.structures import Instances
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,6 @@ class Proposals:
     masks: EncodedMasks
     scores: NDArray[np.float32]
     shown: NDArray[np.bool_]
-    # Read where masks are written; a benchmark has one class and one view.
-    labels: None = None
-    agreements: None = None
 
     @classmethod
     def of(
@@ -47,6 +45,13 @@ class Proposals:
                 f"{len(scores)} and {len(shown)}"
             )
         return cls(encoded, scores, shown)
+
+    def instances(self) -> Instances[NDArray[np.float32], EncodedMasks]:
+        """The masks as files are written of them: one class, no embeddings."""
+        count = len(self.scores)
+        boxes = np.zeros((count, 4), dtype=np.float32)
+        embeddings = np.zeros((count, 0), dtype=np.float32)
+        return Instances(self.masks.size, self.masks, self.scores, boxes, embeddings)
 
 
 Proposer = Callable[[ImageRef], Proposals]

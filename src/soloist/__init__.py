@@ -12,10 +12,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from soloist.api import evaluate, extract_masks, finetune, fit
-    from soloist.inference.segmenter import Result, Segmenter, load
+    from soloist.inference.results import Result
+    from soloist.inference.segmenter import Segmenter, load
 
 _HOMES = {
-    "Result": "soloist.inference.segmenter",
+    "Result": "soloist.inference.results",
     "Segmenter": "soloist.inference.segmenter",
     "evaluate": "soloist.api",
     "extract_masks": "soloist.api",

@@ -2,16 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Generic, Self
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+    from typing_extensions import TypeVar
+
+    Rows = TypeVar("Rows", default=Tensor)
+    Masks = TypeVar("Masks", default=Tensor)
+else:
+    from typing import TypeVar
+
+    Rows = TypeVar("Rows")
+    Masks = TypeVar("Masks")
 
 
 @dataclass(frozen=True)
-class Instances:
+class Stored:
+    """How an output of an object is kept in files.
+
+    Attributes:
+        key: Its key in an entry of COCO's `annotations`, and its column in shards.
+        digits: Decimals that are written of a list of numbers; None for one integer.
+    """
+
+    key: str
+    digits: int | None = None
+
+    @property
+    def is_integer(self) -> bool:
+        """Each object has one integer instead of a list of numbers."""
+        return self.digits is None
+
+
+@dataclass(frozen=True)
+class Instances(Generic[Rows, Masks]):
     """Objects of one image; parallel fields move together through `filter`.
+
+    Masks and rows are tensors, unless its parameters say otherwise: of a large picture the masks
+    are run lengths (`data.coco.encoded.EncodedMasks`), without torch all is arrays.
+
+    A field with a row an object is an output of it. What `metadata` says of one is enough for it to
+    be written, read, drawn, chosen and pickled with the others; see `STORED`.
 
     Attributes:
         image_size: (height, width) of the image the masks belong to, in pixels.
@@ -22,59 +56,75 @@ class Instances:
         labels: (N,) int64 class of each object in [0, K); None where all are one class.
         agreements: (N, V) float32 in [0, 1]: the best overlap of each mask with those found in
             each of V other views of the image; None where none were looked at.
+        track_ids: (N,) int64 identities in a video; None elsewhere.
     """
 
     image_size: tuple[int, int]
-    masks: Tensor
-    scores: Tensor
-    boxes: Tensor
-    embeddings: Tensor
-    labels: Tensor | None = None
-    agreements: Tensor | None = None
+    masks: Masks
+    scores: Rows
+    boxes: Rows
+    embeddings: Rows
+    labels: Rows | None = None
+    agreements: Rows | None = field(
+        default=None, metadata={"stored": Stored("agreements", digits=4)}
+    )
+    track_ids: Rows | None = field(default=None, metadata={"stored": Stored("track_id")})
 
     def __post_init__(self) -> None:
-        n = len(self.scores)
-        wanted = {
-            "masks": (n, *self.image_size),
-            "scores": (n,),
-            "boxes": (n, 4),
-            "embeddings": (n, self.embeddings.shape[-1]),
-        }
-        if self.labels is not None:
-            wanted["labels"] = (n,)
-        for name, shape in wanted.items():
+        n = len(self)
+        wanted: dict[str, tuple[int, ...]] = {"masks": (n, *self.image_size), "boxes": (n, 4)}
+        wanted |= dict.fromkeys(("scores", "labels", "track_ids"), (n,))
+        for name in self.present():
             got = tuple(getattr(self, name).shape)
+            shape = wanted.get(name, (n, *got[-1:]))
             if got != shape:
                 raise ValueError(f"Instances.{name} must be {shape}, got {got}")
-        if self.agreements is not None and len(self.agreements) != n:
-            raise ValueError(f"Instances.agreements must have {n} rows")
 
     def __len__(self) -> int:
-        return len(self.scores)
+        scores: Any = self.scores
+        return len(scores)
 
-    def filter(self, keep: Tensor) -> Self:
+    def filter(self, keep: Any) -> Self:
         """The instances chosen by a (N,) bool mask or by (K,) int64 indices, in that order."""
-        moved: dict[str, Any] = {
-            field.name: value[keep]
-            for field in fields(Instances)
-            if isinstance(value := getattr(self, field.name), Tensor)
-        }
+        moved = {name: getattr(self, name)[keep] for name in self.present()}
         return replace(self, **moved)
+
+    def present(self) -> list[str]:
+        """The names of the outputs that there are."""
+        return [name for name in OUTPUTS if getattr(self, name) is not None]
 
     def top_k(self, k: int) -> Self:
         """The k instances of highest score, best first; ties keep their order."""
-        return self.filter(torch.argsort(self.scores, descending=True, stable=True)[:k])
+        scores: Any = self.scores
+        return self.filter(scores.argsort(descending=True, stable=True)[:k])
+
+    def cpu(self) -> Self:
+        """The same on the processor."""
+        values = {name: getattr(self, name) for name in self.present()}
+        moved = {name: value.cpu() for name, value in values.items() if hasattr(value, "cpu")}
+        return replace(self, **moved)
 
     @classmethod
-    def empty(cls, image_size: tuple[int, int], embedding_size: int = 128) -> Self:
+    def empty(cls, image_size: tuple[int, int], embedding_size: int = 128) -> Instances:
         """No objects: every field has its shape with N = 0."""
-        return cls(
+        # Files and exported networks are read without torch.
+        import torch
+
+        return Instances(
             image_size=image_size,
             masks=torch.zeros((0, *image_size), dtype=torch.bool),
             scores=torch.zeros(0),
             boxes=torch.zeros((0, 4)),
             embeddings=torch.zeros((0, embedding_size)),
         )
+
+
+OUTPUTS = tuple(one.name for one in fields(Instances) if one.name != "image_size")
+"""Fields of `Instances` with a row an object."""
+STORED: Mapping[str, Stored] = {
+    one.name: one.metadata["stored"] for one in fields(Instances) if "stored" in one.metadata
+}
+"""Outputs that files keep in entries of their own, beside those that every object has."""
 
 
 @dataclass(frozen=True)

@@ -350,6 +350,7 @@ def test_kinds_of_many_masks() -> None:
     np.testing.assert_allclose(overlap.of_mask, np.ones((1, 300)))
 
 
+@pytest.mark.slow
 def test_shown_coarse_masks_are_those_of_the_preset(scenes: Path) -> None:
     config = load_config("soloist")
     extract, propose = FreeMaskExtractor(config, choose_runtime()), entries.coarse_masks("soloist")
@@ -366,6 +367,7 @@ def test_shown_coarse_masks_are_those_of_the_preset(scenes: Path) -> None:
     assert hidden > 0
 
 
+@pytest.mark.slow
 def test_a_model_folder_is_an_entry(
     photos: Path, tmp_path: Path, model_folder: Path, own_entries: list[str]
 ) -> None:
@@ -443,6 +445,7 @@ def test_published_figures_stand_in_the_table_of_coco(
     assert "| `perfect` | 100.0 / 100.0 | 100.0 / 100.0 |" in both
 
 
+@pytest.mark.slow
 def test_an_entry_runs_in_a_process_of_its_own(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
     assert run("otsu-watershed", photos=photos, out=out) == 0
@@ -452,6 +455,7 @@ def test_an_entry_runs_in_a_process_of_its_own(photos: Path, tmp_path: Path) -> 
     assert row["machine"]["threads"] == row["machine"]["cores"]
 
 
+@pytest.mark.slow
 def test_an_entry_that_fails_is_said_and_the_rest_goes_on(
     photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,12 +60,14 @@ def test_a_segmenter_is_saved_and_comes_back(segmenter: Segmenter, tmp_path: Pat
     assert "soloist.load(" in card
 
 
+@pytest.mark.slow
 def test_a_segmenter_is_pushed_and_fetched(hub: Any, segmenter: Segmenter) -> None:
     segmenter.push_to_hub("me/mine", token="hf_token_of_a_test")
     assert hub.repos["me/mine"].keys() >= FILES
     assert_same(soloist.load("me/mine", device="cpu"), segmenter)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["me/net", "hf:me/net", "hf:me/net@main"])
 @pytest.mark.usefixtures("published")
 def test_a_segmenter_is_loaded_by_its_name_on_the_hub(name: str, segmenter: Segmenter) -> None:

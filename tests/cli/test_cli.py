@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -16,9 +17,11 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from rich.console import Console
 
 import soloist
-from soloist.cli import CLOSED_PIPE, labelling, run_command
+from soloist.api import plans
+from soloist.cli import CLOSED_PIPE, app, run_command
 from soloist.cli.options import READING_FLAGS
 from soloist.cli.runs import DONE, SOME_FAILED, USER_ERROR, parse_duration
 from soloist.config import Config
@@ -221,6 +224,7 @@ def test_a_mistake_ends_in_one_line_and_leaves_nothing(run: Run, command: str, t
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
+@pytest.mark.slow
 def test_a_run_that_a_mistake_stopped_does_not_block_the_right_command(
     run: Run, fast: tuple[str | Path, ...], scenes: Path
 ) -> None:
@@ -253,6 +257,7 @@ def test_the_installed_command_ends_in_one_line_too() -> None:
     assert done.stderr.startswith("soloist: wanted images, got folder 'empty'")
 
 
+@pytest.mark.slow
 def test_the_installed_command_tells_its_progress_on_stderr(options: Path) -> None:
     done = subprocess.run(
         [COMMAND, "masks", "photos", "notes.txt.jpg", "--out", "new.json", "--config", options],
@@ -266,6 +271,7 @@ def test_the_installed_command_tells_its_progress_on_stderr(options: Path) -> No
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_training_that_cannot_go_on_is_no_mistake_of_the_user(
     run: Run, fast: tuple[str | Path, ...], scenes: Path
 ) -> None:
@@ -282,7 +288,7 @@ def test_a_stopped_command_tells_how_to_go_on(run: Run, monkeypatch: pytest.Monk
     def stop(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(labelling, "load_config", stop)
+    monkeypatch.setattr(plans, "load_config", stop)
     outcome = run("masks", "photos", "--out", "new.json")
     assert outcome.status == 130
     assert outcome.err == "soloist: stopped; the same command again goes on from here\n"
@@ -292,7 +298,7 @@ def test_a_message_of_several_lines_is_joined(run: Run, monkeypatch: pytest.Monk
     def fail(*arguments: object, **options: object) -> None:
         raise SoloistError("one\n  two\tthree\n")
 
-    monkeypatch.setattr(labelling, "load_config", fail)
+    monkeypatch.setattr(plans, "load_config", fail)
     outcome = run("masks", "photos", "--out", "new.json")
     assert outcome == (USER_ERROR, "", "soloist: one two three\n")
 
@@ -363,6 +369,7 @@ def test_when_no_image_can_be_read_it_is_the_users_mistake(
     assert not Path("new.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "size",
     [
@@ -431,6 +438,7 @@ def test_masks_of_every_preset_are_written(
     assert info["backbone"]["name"] == "resnet10t"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["masks", "predict"])
 @pytest.mark.parametrize("killed_at", [1, 3, 6])
 def test_a_killed_pass_over_images_ends_as_an_unbroken_one(
@@ -506,6 +514,7 @@ def test_predictions_are_evaluated(
     assert "up to 100 an image" in outcome.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "folder"),
     [
@@ -553,6 +562,7 @@ def train_command(scenes: Path, fast: tuple[str | Path, ...]) -> tuple[str | Pat
     return "train", scenes / "images", *fast, "--masks", masks, "--out", "new"
 
 
+@pytest.mark.slow
 def test_a_training_leaves_a_whole_run_folder(
     run: Run, caplog: pytest.LogCaptureFixture, train_command: tuple[str | Path, ...]
 ) -> None:
@@ -577,6 +587,7 @@ def test_a_training_leaves_a_whole_run_folder(
     assert run("predict", "photos", "--model", "new", "--out", "p.json").status == SOME_FAILED
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_refused_and_overwritten_on_demand(
     run: Run, train_command: tuple[str | Path, ...]
 ) -> None:
@@ -592,6 +603,7 @@ def test_a_finished_run_is_refused_and_overwritten_on_demand(
     assert Path("new/model/model.safetensors").read_bytes() != weights
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_by_the_same_command_only(
     run: Run, monkeypatch: pytest.MonkeyPatch, train_command: tuple[str | Path, ...]
 ) -> None:
@@ -618,6 +630,7 @@ def test_a_killed_run_goes_on_by_the_same_command_only(
     assert Path("new", name).read_bytes() == Path("whole", name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_report_is_written_again(run: Run, train_command: tuple[str | Path, ...]) -> None:
     assert run(*train_command).status == DONE
     page = Path("new/report.html").read_text(encoding="utf-8")
@@ -627,6 +640,7 @@ def test_a_report_is_written_again(run: Run, train_command: tuple[str | Path, ..
     assert Path("new/report.html").read_text(encoding="utf-8")[:200] == page[:200]
 
 
+@pytest.mark.slow
 def test_a_report_finds_images_that_were_moved(
     run: Run, scenes: Path, train_command: tuple[str | Path, ...]
 ) -> None:
@@ -653,6 +667,7 @@ def test_a_file_of_masks_is_reported(run: Run, scenes: Path) -> None:
     assert Path("page.html").read_text(encoding="utf-8").count("<image ") == 2
 
 
+@pytest.mark.slow
 def test_a_backbone_is_learned_and_used(
     run: Run, fast: tuple[str | Path, ...], scenes: Path
 ) -> None:
@@ -714,9 +729,10 @@ def test_the_version_is_printed(run: Run) -> None:
     assert outcome.out.split() == [soloist.__version__]
 
 
-def test_every_option_of_a_verb_is_in_its_help(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    text = run("fit", "--help").out
+def test_every_option_of_a_verb_is_in_its_help() -> None:
+    told = io.StringIO()
+    app.help_print(["fit"], console=Console(file=told, width=200))
+    text = told.getvalue()
     names = [
         f"--{section}.{option} ".replace("_", "-")
         for section, options in asdict(Config()).items()
@@ -728,6 +744,7 @@ def test_every_option_of_a_verb_is_in_its_help(run: Run, monkeypatch: pytest.Mon
     assert [name for name in names if name not in text] == []
 
 
+@pytest.mark.slow
 def test_nothing_is_left_behind_by_the_commands(
     run: Run, fast: tuple[str | Path, ...], scenes: Path
 ) -> None:
@@ -741,6 +758,7 @@ def test_nothing_is_left_behind_by_the_commands(
 # Public weights
 
 
+@pytest.mark.slow
 def test_the_released_file_is_used_by_its_preset(run: Run, official_r101: Path) -> None:
     how = ("--preset", "paper-r101", "--inference.short-side", "32", "--device", "cpu")
     outcome = run("predict", "photos", "--model", official_r101, "--out", "new.json", *how)
@@ -748,6 +766,7 @@ def test_the_released_file_is_used_by_its_preset(run: Run, official_r101: Path) 
     assert len(load_coco("new.json").images) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "told"),
     [
@@ -766,6 +785,7 @@ def test_a_preset_that_does_not_fit_ends_in_one_line(
     assert not Path("new.json").exists()
 
 
+@pytest.mark.slow
 def test_a_second_class_that_no_mask_has_is_learned_as_background(
     run: Run, train_command: tuple[str | Path, ...]
 ) -> None:
@@ -780,6 +800,7 @@ def test_a_second_class_that_no_mask_has_is_learned_as_background(
     assert losses[0] < losses[1] < 3 * losses[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("narrow")
 def test_objects_are_found_by_an_official_file(
     run: Run, official_narrow: tuple[Path, SOLO], caplog: pytest.LogCaptureFixture
@@ -832,6 +853,7 @@ logging.getLogger("soloist.training").info("progress")
     assert done.stderr == "trouble\nprogress\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
 def test_a_closed_pipe_ends_a_command_quietly(scenes: Path) -> None:
     command = [sys.executable, "-m", "soloist", "data", "check", str(scenes / "annotations.json")]

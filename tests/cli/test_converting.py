@@ -87,6 +87,7 @@ def test_predictions_are_written_in_a_format_too(
     assert "masks beyond --max-per-image, left out" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_killed_conversion_goes_on_without_predicting_again(
     model_folder: Path, killed_at: KilledAt, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,6 +153,7 @@ def test_a_mistake_ends_in_one_line(
     assert not Path("new").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_that_grew_or_shrank_is_labelled_anew(
     model_folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

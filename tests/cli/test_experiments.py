@@ -1,4 +1,4 @@
-"""`soloist ablate` from end to end, and its mistakes."""
+"""`soloist bench ablate` from end to end, and its mistakes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def arguments(
     options = {**tiny_options, "inference": seen}
     monkeypatch.setitem(PRESETS, "tiny", load_config("tiny", None, options))
     truth = str(scenes / "annotations.json")
-    command = ["ablate", str(scenes / "images"), "--gt", truth, "--out", "tables"]
+    command = ["bench", "ablate", str(scenes / "images"), "--gt", truth, "--out", "tables"]
     return [*command, "--precision", "fp32", "--train.steps", "2"]
 
 

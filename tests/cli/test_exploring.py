@@ -46,10 +46,10 @@ def test_the_number_of_groups_can_be_left_to_it(write_masks: WriteMasks, tmp_pat
     assert load_coco(out).info["groups"]["count"] == 3
 
 
-def test_the_same_seed_writes_the_same_file(write_masks: WriteMasks, tmp_path: Path) -> None:
+def test_the_same_command_writes_the_same_file(write_masks: WriteMasks, tmp_path: Path) -> None:
     masks, outs = write_masks(), [tmp_path / "a.json", tmp_path / "b.json"]
     for out in outs:
-        assert run("cluster", masks, "--groups", 5, "--seed", 2, "--out", out) == DONE
+        assert run("cluster", masks, "--groups", 5, "--out", out) == DONE
     first, second = (json.loads(out.read_text())["annotations"] for out in outs)
     assert first == second
 
@@ -84,8 +84,8 @@ def test_backbone_features_need_no_embeddings_but_the_images(
         pytest.param("cluster masks.json --groups 2 --gt masks.json", "with one category", id="gt"),
         pytest.param("cluster masks.json --groups 2 --sheets s --images s", "which does not exist",
                      id="no-images"),
-        pytest.param("search masks.json 7", "one of the 12 masks", id="no-such-mask"),
-        pytest.param("search bare.json 101", "wanted embeddings beside", id="search-without"),
+        pytest.param("cluster masks.json --like 7", "one of the 12 masks", id="no-such-mask"),
+        pytest.param("cluster bare.json --like 101", "wanted embeddings beside", id="like-none"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line_and_write_nothing(
@@ -111,7 +111,7 @@ def test_look_alikes_are_printed_and_shown(
     write_masks: WriteMasks, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = tmp_path / "found"
-    assert run("search", write_masks(), 104, "--count", 3, "--out", found) == DONE
+    assert run("cluster", write_masks(), "--like", 104, "--count", 3, "--sheets", found) == DONE
     told = capsys.readouterr().out
     assert str(found / "search-104.jpg") in told
     assert all(f" {number} " in told for number in (101, 107, 110))

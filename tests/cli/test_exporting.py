@@ -18,6 +18,7 @@ def run(command: str, *more: str | Path) -> int:
     return run_command([*command.split(), *map(str, more)])
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_with_other_options(
     classes_folder: Path,
     exported_file: Path,

@@ -1,4 +1,4 @@
-"""`soloist finetune` and `soloist finetune-table` as commands."""
+"""`soloist finetune` and `soloist bench finetune` as commands."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ def arguments(
     return ["finetune", str(truth), "--init", "scratch", "--out", "new", *where]
 
 
+@pytest.mark.slow
 def test_classes_go_from_labels_to_predictions_and_figures(
     arguments: list[str], truth: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,7 +127,7 @@ def test_labels_without_classes_end_in_one_line(
 def test_a_table_without_steps_ends_in_one_line(
     arguments: list[str], truth: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["finetune-table", str(truth), "--run", "r", "--gt", str(truth), "--out", "table"]
+    command = ["bench", "finetune", str(truth), "--run", "r", "--gt", str(truth), "--out", "table"]
     assert run_command([*command, "--labels", "50%", "30%", "--steps", "4"]) == USER_ERROR
     error = capsys.readouterr().err
     assert "--steps must be a positive number for each of the 2 --labels, got [4]" in error

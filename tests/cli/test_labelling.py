@@ -13,7 +13,8 @@ import pytest
 import tifffile
 import yaml
 
-from soloist.cli import run_command, runs
+from soloist.api import labelling
+from soloist.cli import run_command
 from soloist.cli.runs import DONE, SOME_FAILED, USER_ERROR
 from soloist.data.coco.partial import head_path
 from soloist.data.coco.read import load_coco
@@ -36,6 +37,7 @@ def run(command: str, *more: str | Path) -> int:
     return run_command([*command.split(), *map(str, more)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["masks", "predict"])
 def test_the_merged_file_is_the_one_without_shards(verb: str, model_folder: Path) -> None:
     how = ["--config", "tiny.yaml"] if verb == "masks" else ["--model", str(model_folder)]
@@ -55,6 +57,7 @@ def test_the_merged_file_is_the_one_without_shards(verb: str, model_folder: Path
     assert run(f"{verb} photos --out shards --shard-size 2 {FAST}", *how) == SOME_FAILED
 
 
+@pytest.mark.slow
 def test_tiles_are_an_option_of_files_and_shards(model_folder: Path) -> None:
     how = f"--tile 64 --tile-overlap 16 --no-tile-whole --model {model_folder} {FAST}"
     assert run(f"predict photos --out plain/all.json --overlays drawn {how}") == DONE
@@ -74,6 +77,7 @@ def test_tiles_are_an_option_of_files_and_shards(model_folder: Path) -> None:
     assert one["annotations"] == plain["annotations"]
 
 
+@pytest.mark.slow
 def test_channels_and_stretch_are_options_of_all_that_reads(
     model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,7 +150,7 @@ def test_ray_is_not_started_once_for_each_process_of_a_launcher(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("soloist.errors.find_spec", lambda name: object())
-    monkeypatch.setattr("soloist.cli.runs.launched", lambda: Launch(world_size=2))
+    monkeypatch.setattr("soloist.api.labelling.launched", lambda: Launch(world_size=2))
     assert run("masks photos --out new --shard-size 5 --engine ray") == USER_ERROR
     assert capsys.readouterr().err.endswith("run it without torchrun\n")
 
@@ -181,7 +185,7 @@ def test_shards_are_proposed_for_very_many_images(
     caplog.set_level(logging.WARNING, logger="soloist")
     many = len(list(Path("photos").iterdir()))
     for most, told in ((many, False), (many - 1, True)):
-        monkeypatch.setattr(runs, "MANY_IMAGES", most)
+        monkeypatch.setattr(labelling, "MANY_IMAGES", most)
         assert run(f"masks photos --out {most}.json --config tiny.yaml {FAST}") == DONE
         assert ("--shard-size 1000" in caplog.text) == told
 
@@ -204,6 +208,7 @@ def scores_of(path: str) -> list[float]:
     return sorted(one.score for several in annotations for one in several)
 
 
+@pytest.mark.slow
 def test_pictures_and_formats_show_what_the_model_recommends(
     model_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -225,6 +230,7 @@ def test_pictures_and_formats_show_what_the_model_recommends(
     assert len(scores_of("some.json")) == good
 
 
+@pytest.mark.slow
 def test_nothing_found_or_shown_is_told_and_in_the_exit_status(
     model_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -258,6 +264,7 @@ def test_lines_of_json_are_all_that_is_printed(
 # Where it goes without --out
 
 
+@pytest.mark.slow
 def test_predictions_of_other_images_do_not_collide(
     model_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -291,7 +298,7 @@ def test_an_output_that_is_there_is_told_before_the_model_is_loaded(
     def load(*arguments: object, **options: object) -> None:
         raise AssertionError("loaded")
 
-    monkeypatch.setattr("soloist.inference.segmenter.load", load)
+    monkeypatch.setattr("soloist.api.labelling.load", load)
     Path("there.json").write_text("{}")
     assert run("predict photos --out there.json") == USER_ERROR
     assert "'there.json' exists; add --overwrite" in capsys.readouterr().err

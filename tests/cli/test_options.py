@@ -111,7 +111,8 @@ def test_a_word_that_is_no_backbone_is_told(
         ("cluster a.json --preset tiny", "--preset has no effect on embeddings"),
         ("cluster a.json --extract.margin 8", "--extract.margin has no effect on embeddings"),
         ("cluster a.json --images b", "--images has no effect without --sheets"),
-        ("search a.json 3 --images b", "--images has no effect without --out"),
+        ("cluster a.json --count 3", "--count has no effect without --like"),
+        ("cluster a.json --like 3 --groups 4", "--groups has no effect with --like"),
     ],
 )
 def test_an_option_without_effect_is_refused_at_once(

@@ -40,6 +40,7 @@ def test_masks_are_disjoint_visible_and_fit_the_image() -> None:
         assert scene.masks.sum(axis=(1, 2)).min() >= 100
 
 
+@pytest.mark.slow
 def test_all_six_formats_occur() -> None:
     assert {make_scene(index, max_objects=1).image.shape[:2] for index in range(40)} == SIZES
 

@@ -5,31 +5,70 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from soloist.data.coco.read import load_coco
-from soloist.data.coco.rle import encode_masks
+from soloist.data.coco.rle import box_iou, encode_masks
 from soloist.data.coco.types import CocoImage
 from soloist.data.coco.write import write_coco
-from soloist.evaluation.matching import overlaps, pair_up
+from soloist.evaluation.matching import overlaps, take_best
 
 
 @pytest.mark.parametrize(
-    ("ious", "pairs"),
+    ("ious", "taken"),
     [
-        pytest.param([[0.9, 0.0], [0.0, 0.6]], [(0, 0), (1, 1)], id="apart"),
-        pytest.param([[0.8], [0.9]], [(1, 0)], id="the-better-of-two-masks"),
-        pytest.param([[0.7, 0.9]], [(0, 1)], id="the-better-of-two-objects"),
-        # Mask 0 would rather have object 0, which mask 1 has more of.
-        pytest.param([[0.8, 0.6], [0.9, 0.0]], [(1, 0), (0, 1)], id="second-choice"),
-        pytest.param([[0.5, 0.49]], [(0, 0)], id="the-threshold-counts"),
-        pytest.param([[0.49]], [], id="too-little"),
-        pytest.param([[0.7, 0.7], [0.7, 0.7]], [(0, 0), (1, 1)], id="ties-keep-their-order"),
+        pytest.param([[0.9, 0.0], [0.0, 0.6]], [0, 1], id="apart"),
+        pytest.param([[0.8], [0.9]], [0, -1], id="the-first-of-two-masks"),
+        pytest.param([[0.7, 0.9]], [1], id="the-better-of-two-objects"),
+        # Mask 1 would rather have object 0, which mask 0 has taken.
+        pytest.param([[0.8, 0.0], [0.9, 0.6]], [0, 1], id="second-choice"),
+        pytest.param([[0.5, 0.49]], [0], id="the-threshold-counts"),
+        pytest.param([[0.49]], [-1], id="too-little"),
+        pytest.param([[0.7, 0.7], [0.7, 0.7]], [1, 0], id="of-equal-ones-the-last"),
         pytest.param(np.zeros((0, 2)), [], id="no-masks"),
-        pytest.param(np.zeros((2, 0)), [], id="no-objects"),
+        pytest.param(np.zeros((2, 0)), [-1, -1], id="no-objects"),
     ],
 )
-def test_pairs(ious: list[list[float]] | NDArray[np.float64], pairs: list[tuple[int, int]]) -> None:
-    assert pair_up(np.array(ious)) == pairs
+def test_each_mask_takes_the_best_that_is_free(
+    ious: list[list[float]] | NDArray[np.float64], taken: list[int]
+) -> None:
+    assert take_best(np.array(ious)).tolist() == taken
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pycocotools_takes_the_same(seed: int) -> None:
+    """By its own evaluation of one image of boxes, at one threshold."""
+    rng = np.random.default_rng(seed)
+    count = 12
+    corners, sides = rng.integers(0, 20, (2 * count, 2)), rng.integers(6, 12, (2 * count, 2))
+    boxes = np.concatenate([corners, sides], axis=1).astype(float).tolist()
+    truth, found = COCO(), boxes[count:]
+    truth.dataset = {
+        "images": [{"id": 1, "width": 99, "height": 99}],
+        "categories": [{"id": 1, "name": "object"}],
+        "annotations": [
+            {"id": n, "image_id": 1, "category_id": 1, "bbox": box, "area": box[2] * box[3],
+             "iscrowd": 0}
+            for n, box in enumerate(boxes[:count], 1)
+        ],
+    }  # fmt: skip
+    truth.createIndex()
+    scores = np.linspace(0.9, 0.1, count)
+    results = truth.loadRes(
+        [
+            {"image_id": 1, "category_id": 1, "bbox": box, "score": score}
+            for box, score in zip(found, scores.tolist(), strict=True)
+        ]
+    )
+    judge = COCOeval(truth, results, "bbox")
+    judge.params.iouThrs = np.array([0.5])
+    judge.evaluate()
+    # Ids of the true boxes, which were counted from 1; 0 for none.
+    wanted = judge.evalImgs[0]["dtMatches"][0].astype(int) - 1
+    taken = take_best(box_iou(found, boxes[:count]))
+    assert taken.tolist() == wanted.tolist()
+    assert (taken >= 0).any()
 
 
 def strip(start: int, end: int) -> NDArray[np.bool_]:

@@ -13,11 +13,14 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 PRELOADED = (
     "accelerate",
+    "soloist.api",
     "soloist.cli",
+    "soloist.evaluation.explore.groups",
     "soloist.experiments.demo",
     "soloist.training.dry_run",
     "soloist.report.run",
@@ -26,11 +29,15 @@ PRELOADED = (
     "soloist.training.pretrain",
     "timm",
 )
+EXTRAS = ("pyarrow.parquet", "sklearn.cluster", "sklearn.metrics")
 
 
 def main() -> None:
     for name in PRELOADED:
         importlib.import_module(name)
+    for name in EXTRAS:
+        with suppress(ModuleNotFoundError):
+            importlib.import_module(name)
     for line in sys.stdin:
         request = json.loads(line)
         answer = start(**request["start"]) if "start" in request else ended(request["wait"])

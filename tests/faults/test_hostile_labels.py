@@ -47,6 +47,7 @@ def use_coco(path: Path) -> None:
             assert found.masks.shape == (len(found), image.height, image.width)
 
 
+@pytest.mark.slow
 @given(place=st.sampled_from(places(WHOLE)), value=JSON)
 @example(place=("images", 0, "height"), value=10**9)
 @example(place=("annotations", 0, "segmentation"), value={"size": [2**16, 2**16], "counts": "0"})
@@ -98,6 +99,7 @@ COUNTS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(size=st.lists(SIDES, min_size=1, max_size=3) | JSON, counts=COUNTS)
 @example(size=[1, 1], counts="o" * 1_000_000)
 @example(size=[2**15, 2**15], counts=[0] * 99_999 + [2**30])

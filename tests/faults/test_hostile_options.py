@@ -39,6 +39,7 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(
 )
 
 
+@pytest.mark.slow
 @given(text=st.lists(TOKENS | st.text(max_size=6), max_size=14).map("".join))
 @example(text=f"seed: {BOMB}")
 @example(text=f"train: {BOMB}")

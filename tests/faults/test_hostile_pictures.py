@@ -151,6 +151,7 @@ def test_pictures_of_masks_stay_in_their_folder(
     assert {path.name for path in (tmp_path / "out").iterdir()} <= {"overlays"}
 
 
+@pytest.mark.slow
 @given(name=NAMES)
 def test_images_are_found_by_any_name(tmp_path: Path, hostile: Hostile, name: str) -> None:
     """Whether they are there or not, nothing but a line comes of it."""

@@ -166,6 +166,7 @@ def test_weights_that_are_not_finite_are_refused(model: Path, value: float) -> N
         load_solo(model)
 
 
+@pytest.mark.slow
 # A model is built for each.
 @settings(max_examples=15 if settings().max_examples < 100 else 150)
 @given(

@@ -117,6 +117,7 @@ def told_once(outcome: Outcome, *parts: str) -> bool:
 # Ends that nobody can prepare for
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("verb", "seed"),
     [
@@ -185,6 +186,7 @@ def test_a_lost_worker_is_told_in_one_line(
 # Ends that are asked for
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("verb", "seed"),
     [
@@ -225,6 +227,7 @@ def test_a_command_asked_to_stop_saves_and_goes_on(
         assert result(out) == whole.result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("verb", "where"),
     [
@@ -375,6 +378,7 @@ def test_a_full_disk_is_told_and_loses_nothing(
     assert_finishes(server, command, out, whole, row)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("verb", "size"),
     [
@@ -439,6 +443,7 @@ def test_a_read_only_folder_is_told_and_loses_nothing(
 # Company
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["masks", pytest.param("train", marks=pytest.mark.faults)])
 def test_a_second_command_is_refused_and_disturbs_nothing(
     tmp_path: Path,

@@ -393,6 +393,7 @@ def simulate(folder: Path, planned: int, labelled: int) -> dict[str, Any]:
     return facts
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="measures as Unix does")
 def test_a_million_entries_are_planned_and_thousands_labelled_and_merged(tmp_path: Path) -> None:
     """Processor time of a 2-core machine, with room for a slower one; memory beyond the start's.

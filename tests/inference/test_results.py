@@ -25,10 +25,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from soloist.errors import ConfigError, DataError
-from soloist.inference.onnx import runtime as onnx_runtime
-from soloist.inference.segmenter import Result
+from soloist.inference.results import Result
 
-Either = Result | onnx_runtime.Result
+Either = Result[Any, Any]
 
 SIZE = (48, 64)
 COUNT = 5
@@ -61,7 +60,7 @@ def fields_of(masks: NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def of_arrays(masks: NDArray[np.bool_], **more: Any) -> Either:
-    return onnx_runtime.Result(image_size=masks.shape[1:], **fields_of(masks), **more)
+    return Result(image_size=masks.shape[1:], **fields_of(masks), **more)
 
 
 def of_tensors(masks: NDArray[np.bool_], **more: Any) -> Either:
@@ -218,6 +217,7 @@ def test_a_notebook_shows_the_masks(result: Either, pixels: NDArray[np.uint8]) -
     assert shown_picture(result[:0]._repr_html_()).tobytes() != drawn.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [0, 3, 60])
 def test_what_a_notebook_shows_is_small(make: Callable[..., Either], count: int) -> None:
     size = (1200, 1600)
@@ -334,7 +334,6 @@ def test_what_is_absent_stays_absent(make: Callable[..., Either]) -> None:
 
 def test_agreements_are_pickled_too() -> None:
     result = of_tensors(squares())
-    assert isinstance(result, Result)
     agreements = torch.rand(COUNT, 4)
     copied = pickle.loads(pickle.dumps(replace(result, agreements=agreements)))
     assert torch.equal(copied.agreements, agreements)

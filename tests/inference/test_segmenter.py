@@ -24,7 +24,8 @@ from soloist.config.presets import override
 from soloist.data.coco.read import load_coco
 from soloist.data.images import read_image
 from soloist.errors import CheckpointError, ConfigError, DataError
-from soloist.inference.segmenter import Result, Segmenter
+from soloist.inference.results import Result
+from soloist.inference.segmenter import Segmenter
 from soloist.ops.masks import mask_iou
 from soloist.proposals.judge import Judge
 from soloist.proposals.propose import confirmed
@@ -242,6 +243,7 @@ def test_filter_carries_every_field() -> None:
         "embeddings",
         "labels",
         "agreements",
+        "track_ids",
         "path",
         "pixels",
         "categories",
@@ -424,7 +426,7 @@ def test_a_tiled_result_is_drawn_and_written(
     assert [one.masks.rles for one in found] == [(rle,) for rle in found.masks.rles]
     assert found[::-1].scores.tolist() == found.scores.tolist()[::-1]
     assert pickle.loads(pickle.dumps(found)).masks == found.masks
-    assert repr(found) == f"<LargeResult: {found._summary()}>"
+    assert repr(found) == f"<Result: {found._summary()}>"
     assert "<img " in found._repr_html_()
     stream = segmenter.predict(large, tile=config, stream=True)
     assert isinstance(stream, Iterator)
@@ -439,6 +441,7 @@ def test_tiles_that_are_too_small_are_told(segmenter: Segmenter, picture: Path) 
 # Reading
 
 
+@pytest.mark.slow
 def test_a_model_reads_as_it_was_trained(tmp_path: Path, model_folder: Path) -> None:
     values = np.random.default_rng(0).integers(0, 4000, (70, 90, 5), dtype=np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack", planarconfig="contig")
@@ -527,6 +530,7 @@ def test_outlines_follow_the_colors_if_wanted(
     assert torch.equal(seen[1].masks, wanted.masks)
 
 
+@pytest.mark.slow
 def test_ranked_regions_keep_their_limits(ranking: Segmenter, pixels: NDArray[np.uint8]) -> None:
     everything = ranking(pixels, (70, 90))
     assert len(everything) > 3

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from soloist.config import TileConfig
-from soloist.data.coco.encoded import EncodedInstances
+from soloist.data.coco.encoded import EncodedMasks
 from soloist.data.coco.rle import decode_mask
 from soloist.errors import ConfigError
 from soloist.inference.tiles import TiledLabeler, enlarged_mask, tile_boxes
@@ -51,19 +51,22 @@ def find_colours(pixels: Pixels, size: tuple[int, int]) -> Instances:
     )
 
 
-def decoded(found: EncodedInstances) -> Instances:
+Encoded = Instances[torch.Tensor, EncodedMasks]
+
+
+def decoded(found: Encoded) -> Instances:
     masks = torch.from_numpy(np.stack([found.masks[k] for k in range(len(found))]))
     return Instances(found.image_size, masks, found.scores, found.boxes, found.embeddings)
 
 
-def assert_same(found: EncodedInstances, wanted: Instances) -> None:
+def assert_same(found: Encoded, wanted: Instances) -> None:
     assert len(found) == len(wanted)
     if len(wanted):
         for name in ("masks", "boxes", "scores", "embeddings"):
             torch.testing.assert_close(getattr(decoded(found), name), getattr(wanted, name))
 
 
-def tiled(pixels: Pixels, config: TileConfig = TILES) -> EncodedInstances:
+def tiled(pixels: Pixels, config: TileConfig = TILES) -> Encoded:
     return TiledLabeler(find_colours, config)(pixels, (pixels.shape[0], pixels.shape[1]))
 
 
@@ -118,6 +121,7 @@ def test_an_object_comes_back_as_one(box: tuple[int, int, int, int], whole: bool
     assert_same(tiled(pixels, config), untiled(pixels))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_objects_anywhere_come_back_as_they_are(data: st.DataObject) -> None:
@@ -278,6 +282,7 @@ def test_options_out_of_range_are_told(options: dict[str, Any], told: str) -> No
 # Memory
 
 
+@pytest.mark.slow
 def test_masks_of_a_large_picture_never_take_a_byte_a_pixel() -> None:
     """6000 x 6000 pixels, 225 objects: bitmaps would be 8 GB. torch borrows numpy's memory."""
     side, step = 6000, 400

@@ -23,6 +23,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backbone_list, "KNOWN", FEW)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few")
 def test_rows_tell_licence_strides_and_size(runtime: Runtime) -> None:
     bundled, densecl, vit = list_backbones()
@@ -45,6 +46,7 @@ def test_a_forward_pass_is_timed_on_request(
     assert 0 < row.seconds < 60
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("measure", [False, True])
 def test_the_table_is_printed(

@@ -219,6 +219,7 @@ def test_public_checkpoints_load(
     assert all(torch.equal(loaded[k], v) for k, v in weights_of(backbone).items())
 
 
+@pytest.mark.slow
 def test_the_backbone_of_a_segmenter_serves_another(model_folder: Path) -> None:
     saved = load_tensors(model_folder / "model.safetensors")
     for place in (model_folder.parent, model_folder, model_folder / "model.safetensors"):
@@ -258,6 +259,7 @@ DETECTRON2 = {
 }
 
 
+@pytest.mark.slow
 def test_names_are_those_of_the_other_libraries() -> None:
     built = seeded_backbone(0, "resnet50")
     with torch.device("meta"):
@@ -273,6 +275,7 @@ def test_names_are_those_of_the_other_libraries() -> None:
         assert torch.equal(detectron2_weights[other], torchvision_weights[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "format"),
     [

@@ -44,6 +44,7 @@ def test_an_official_file_gives_the_outputs_it_was_saved_with(
     assert outputs.category_logits[0].shape[1] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("narrow")
 def test_a_pickled_segmenter_is_the_same(
     tmp_path: Path, official_narrow: tuple[Path, SOLO]
@@ -123,6 +124,7 @@ def test_the_backbone_of_a_segmenter_is_given_under_other_names(
     assert segmenter.backbone_state_dict()["conv1.weight"].abs().sum() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "told"),
     [
@@ -144,6 +146,7 @@ def test_a_preset_that_does_not_fit_is_told_with_one_that_does(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_mistakes_without_a_remedy_in_the_presets(
     tmp_path: Path, official_narrow: tuple[Path, SOLO]
 ) -> None:

@@ -36,6 +36,7 @@ def norms(network: nn.Module) -> int:
     return sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "stride", "count"), [("resnet18", 32, 20), ("resnet50", 16, 53)])
 def test_norms_become_part_of_convolutions(name: str, stride: int, count: int) -> None:
     torch.manual_seed(0)

@@ -42,6 +42,7 @@ def test_a_judge_learns_what_the_prior_does_not_know() -> None:
     assert new.prior[right].mean() < 1.2 * new.prior[~right].mean()
 
 
+@pytest.mark.slow
 def test_few_images_count_less_than_the_prior() -> None:
     one, many = (learn_judge([example(seed) for seed in range(n)]) for n in (1, 30))
     assert float(one.trust) == pytest.approx(1 / (1 + PRIOR_IMAGES))

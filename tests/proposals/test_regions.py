@@ -117,7 +117,7 @@ def test_what_touches_the_border_is_found_and_scores_less() -> None:
     assert free > one_side > three_sides > 0
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (3, 2), (40, 1), (2, 900)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (3, 2), (40, 1), (3, 200)])
 def test_tiny_pictures_have_no_error(shape: tuple[int, int]) -> None:
     for pixels in (np.zeros((*shape, 3), dtype=np.uint8), noise(*shape)):
         found = region_masks(pixels, torch.ones(2, 1, 1), shape, ALL)

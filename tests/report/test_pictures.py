@@ -31,6 +31,7 @@ def test_a_jpeg_for_no_room_is_the_smallest() -> None:
         assert max(picture.size) == 128
 
 
+@pytest.mark.slow
 def test_a_page_of_the_worst_pictures_keeps_its_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,7 @@ def test_nothing_is_left_of_it(file: Path) -> None:
     assert not file.exists()
 
 
+@pytest.mark.slow
 def test_a_lock_of_a_process_that_died_is_taken_over(file: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path; from soloist.runtime.lock import Lock\n"

@@ -40,6 +40,7 @@ def build(root: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=root, capture_output=True, text=True)
 
 
+@pytest.mark.documents
 def test_each_page_is_in_the_navigation_once(staged: Path) -> None:
     config = tomllib.loads(CONFIG.read_text(encoding="utf-8"))["project"]
     pages = {path.name for path in (staged / config["docs_dir"]).glob("*.md")}
@@ -48,6 +49,7 @@ def test_each_page_is_in_the_navigation_once(staged: Path) -> None:
     assert set(docs_site.sources()) < pages
 
 
+@pytest.mark.documents
 def test_the_reference_has_every_name_and_verb(staged: Path) -> None:
     assert sorted(docs_site.NAMES) == soloist.__all__
     commands = (staged / "build/site-pages/commands.md").read_text(encoding="utf-8")
@@ -90,6 +92,7 @@ def test_a_notebook_becomes_a_page() -> None:
     )
 
 
+@pytest.mark.documents
 def test_the_site_builds_and_needs_nothing_from_elsewhere(staged: Path) -> None:
     pytest.importorskip("zensical")
     done = build(staged)

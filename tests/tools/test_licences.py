@@ -8,6 +8,7 @@ from tools.licences import Package
 from tools import licences
 
 
+@pytest.mark.slow
 def test_the_page_tells_what_is_installed() -> None:
     """Names and licences, not versions; `make licences` writes it anew."""
     assert licences.PAGE.read_text(encoding="utf-8") == licences.page()

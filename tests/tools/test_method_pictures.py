@@ -35,6 +35,7 @@ def test_tiles_stand_in_rows() -> None:
     assert page.shape == (2 * 180 + 6, 3 * 240 + 2 * 6, 3)
 
 
+@pytest.mark.slow
 def test_the_pictures_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(method_pictures, "QUERY_SCENES", (8,))
     monkeypatch.setattr(method_pictures, "COLOR_SCENES", (6,))

@@ -47,6 +47,7 @@ def trained(
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "backend",
     [
@@ -54,10 +55,7 @@ def trained(
         pytest.param(
             "inductor",
             id="with-one",
-            marks=[
-                pytest.mark.slow,
-                pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
-            ],
+            marks=pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
         ),
     ],
 )

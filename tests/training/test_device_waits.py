@@ -100,6 +100,7 @@ def not_counted(waits: DeviceWaits, monkeypatch: pytest.MonkeyPatch, owner: Any,
     monkeypatch.setattr(owner, name, paused)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("terms", ["all", "released"])
 def test_a_training_step_waits_once(
     tmp_path: Path,

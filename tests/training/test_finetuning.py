@@ -250,6 +250,7 @@ def test_a_segmenter_is_carried_over_but_for_its_last_category_layer(
     assert line.endswith("; new: category_branch.category for 3 classes")
 
 
+@pytest.mark.slow
 def test_the_same_classes_are_carried_over_whole(finetuned: Finetuned, model_folder: Path) -> None:
     first = finetuned("first", model_folder, train={"steps": 2})
     second = finetuned("second", first.path, train=STILL)
@@ -271,6 +272,7 @@ def test_scratch_has_nothing_of_a_segmenter(finetuned: Finetuned, model_folder: 
     assert not {name for name in after if after[name].ndim == 4 and same(name, before, after)}
 
 
+@pytest.mark.slow
 def test_another_architecture_is_refused_in_one_line(
     finetuned: Finetuned, model_folder: Path
 ) -> None:
@@ -284,6 +286,7 @@ def test_another_architecture_is_refused_in_one_line(
 # Training and what it leaves
 
 
+@pytest.mark.slow
 def test_a_run_tells_its_labels_its_classes_and_its_figures(
     finetuned: Finetuned, truth: Path, model_folder: Path
 ) -> None:
@@ -308,6 +311,7 @@ def test_a_run_tells_its_labels_its_classes_and_its_figures(
     assert not same("category_branch.tower.0.0.weight", before, after)
 
 
+@pytest.mark.slow
 def test_a_model_keeps_its_classes_wherever_it_goes(
     tmp_path: Path, finetuned: Finetuned, truth: Path
 ) -> None:
@@ -331,6 +335,7 @@ def test_a_model_keeps_its_classes_wherever_it_goes(
     assert load_coco(tmp_path / "kept.json").categories == CATEGORIES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "call"),
     [

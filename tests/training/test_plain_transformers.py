@@ -67,6 +67,7 @@ def test_solo_gives_masks_of_stride_four(
     assert sides == [(side, side) for side in config.model.grids]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "stride"), NAMES)
 def test_a_segmenter_is_trained_saved_and_used(
     tiny_config: Config, runtime: Runtime, scenes: Path, tmp_path: Path, name: str, stride: int

@@ -64,6 +64,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, scenes: Path) -> Callable
     return run
 
 
+@pytest.mark.slow
 def test_two_runs_of_one_seed_are_equal_to_the_bit(
     tmp_path: Path, config: Config, scenes: Path, unbroken: Callable[[Config], Outcome]
 ) -> None:
@@ -73,6 +74,7 @@ def test_two_runs_of_one_seed_are_equal_to_the_bit(
     assert unbroken(other)[0] != unbroken(config)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "name", "call"),
     [
@@ -115,6 +117,7 @@ def test_metrics_name_every_term(config: Config, unbroken: Callable[[Config], Ou
         assert all(np.isfinite(value) for value in row.values())
 
 
+@pytest.mark.slow
 def test_the_backbone_loads_from_the_run_folder(
     tmp_path: Path, config: Config, scenes: Path, runtime: Runtime
 ) -> None:
@@ -134,6 +137,7 @@ def test_the_backbone_loads_from_the_run_folder(
     assert (record["name"], record["method"], record["images"]) == ("resnet10t", "DenseCL", 6)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run(
     tmp_path: Path, config: Config, scenes: Path
 ) -> None:
@@ -174,6 +178,7 @@ def test_no_checkpoint_is_written_of_a_loss_that_is_not_finite(
     assert state["step"] == 2
 
 
+@pytest.mark.slow
 def test_a_bad_step_leaves_no_trace_in_weights_and_queues(
     tmp_path: Path, config: Config, scenes: Path, broken_calls: list[int]
 ) -> None:
@@ -188,6 +193,7 @@ def test_a_bad_step_leaves_no_trace_in_weights_and_queues(
     assert [row["step"] for row in read_metrics(run.path / "metrics.jsonl")] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_ends_as_an_unbroken_one(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

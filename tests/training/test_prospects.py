@@ -47,6 +47,7 @@ def test_coarse_masks_on_few_images_are_warned_of(
     assert "use --preset soloist, or lower --free-mask.score-threshold" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_warning_comes_before_the_steps_are_made(
     scenes: Path,
     tmp_path: Path,

@@ -96,6 +96,7 @@ def test_an_estimate_needs_one_image_that_can_be_read(
 # In a run
 
 
+@pytest.mark.slow
 def test_a_round_with_an_estimated_threshold(
     tmp_path: Path, tiny_config: Config, scenes: Path
 ) -> None:

@@ -66,6 +66,7 @@ def outcome(run: RunFolder) -> tuple[bytes, Any]:
 # Stages
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rounds", "keys"),
     [
@@ -92,6 +93,7 @@ def test_each_stage_is_evaluated_and_shown(
     assert len(load_coco(run.path / "free_masks.json").images) == 6
 
 
+@pytest.mark.slow
 def test_without_a_truth_training_images_are_shown(
     tmp_path: Path, config: Config, scenes: Path
 ) -> None:
@@ -111,6 +113,7 @@ def test_stage_keys_are_those_of_design() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start_from", ["backbone", "previous"])
 def test_a_round_starts_from_where_it_is_told_to(
     tmp_path: Path,
@@ -152,6 +155,7 @@ def unbroken(
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "call"),
     [
@@ -179,6 +183,7 @@ def test_a_killed_fit_ends_as_an_unbroken_one(
     assert outcome(run) == unbroken(config)
 
 
+@pytest.mark.slow
 def test_finished_stages_are_not_repeated(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -223,6 +228,7 @@ def test_a_truth_that_cannot_be_used_is_told_before_any_work(
     assert not (tmp_path / "run" / "free_masks.json").exists()
 
 
+@pytest.mark.slow
 def test_a_segmenter_that_is_sure_of_nothing_is_kept_as_it_is(
     tmp_path: Path,
     config: Config,
@@ -239,6 +245,7 @@ def test_a_segmenter_that_is_sure_of_nothing_is_kept_as_it_is(
     assert (run.model / "model.safetensors").read_bytes() == first.read_bytes()
 
 
+@pytest.mark.slow
 def test_an_image_that_fails_in_every_stage_is_listed_once(
     tmp_path: Path, config: Config, scenes: Path
 ) -> None:
@@ -253,6 +260,7 @@ def test_an_image_that_fails_in_every_stage_is_listed_once(
 # Pseudo-labels
 
 
+@pytest.mark.slow
 def test_pseudo_labels_keep_their_limits(tmp_path: Path, config: Config, scenes: Path) -> None:
     run, _ = fit_in(tmp_path / "run", config, scenes / "images")
     labels = load_coco(run.path / "pseudo_labels_1.json")
@@ -265,6 +273,7 @@ def test_pseudo_labels_keep_their_limits(tmp_path: Path, config: Config, scenes:
 # From Python
 
 
+@pytest.mark.slow
 def test_fit_from_python(
     tmp_path: Path, tiny_options: dict[str, Any], scenes: Path, truth: Path
 ) -> None:

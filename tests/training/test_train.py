@@ -127,6 +127,7 @@ def test_two_runs_of_one_seed_are_equal_to_the_bit(
     assert unbroken(other)[0] != unbroken(config)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "killed", "call"),
     [
@@ -159,12 +160,14 @@ def test_a_killed_run_ends_as_an_unbroken_one(
     assert result(trained(tmp_path / "killed", config)) == unbroken(config)
 
 
+@pytest.mark.slow
 def test_a_worker_process_changes_nothing(
     config: Config, unbroken: Callable[[Config], Outcome]
 ) -> None:
     assert unbroken(changed(config, train={"workers": 1})) == unbroken(config)
 
 
+@pytest.mark.slow
 def test_precision_may_change_between_runs_of_one_process(
     tmp_path: Path,
     config: Config,
@@ -180,6 +183,7 @@ def test_precision_may_change_between_runs_of_one_process(
     assert result(run)[0] != before[0]
 
 
+@pytest.mark.slow
 def test_the_losses_get_the_network_s_own_precision(
     tmp_path: Path,
     config: Config,
@@ -229,6 +233,7 @@ def test_the_rate_scales_with_the_images_and_not_with_the_views(
         assert row["learning_rate"] == pytest.approx(0.001)
 
 
+@pytest.mark.slow
 def test_the_model_is_whole_and_loads(
     tmp_path: Path, config: Config, trained: Callable[..., RunFolder]
 ) -> None:
@@ -241,6 +246,7 @@ def test_the_model_is_whole_and_loads(
     assert record.keys() == {"backbone", "model", "inference"}
 
 
+@pytest.mark.slow
 def test_weights_move_and_frozen_ones_do_not(
     tmp_path: Path, config: Config, trained: Callable[..., RunFolder]
 ) -> None:
@@ -263,6 +269,7 @@ def test_weights_move_and_frozen_ones_do_not(
     assert any(name.startswith("backbone.network.layer2") for name in moved)
 
 
+@pytest.mark.slow
 def test_a_round_may_start_from_another_segmenter(
     tmp_path: Path, config: Config, trained: Callable[..., RunFolder]
 ) -> None:
@@ -328,6 +335,7 @@ def breaking(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return start
 
 
+@pytest.mark.slow
 def test_the_term_that_is_not_finite_is_named(
     tmp_path: Path,
     config: Config,
@@ -347,6 +355,7 @@ def test_the_term_that_is_not_finite_is_named(
     assert len(masks) == counts.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [not_a_number, without_slope])
 def test_a_bad_step_leaves_no_trace_but_its_count(
     tmp_path: Path,
@@ -370,6 +379,7 @@ def test_a_bad_step_leaves_no_trace_but_its_count(
             assert torch.equal(after[part][name], tensor), name
 
 
+@pytest.mark.slow
 def test_a_resumed_run_counts_bad_steps_on(
     tmp_path: Path,
     killed_at: Callable[[Any, str, int], AbstractContextManager[None]],
@@ -385,6 +395,7 @@ def test_a_resumed_run_counts_bad_steps_on(
         trained(tmp_path / "run", config)
 
 
+@pytest.mark.slow
 def test_metrics_count_the_steps_left_out(
     tmp_path: Path,
     config: Config,
@@ -406,6 +417,7 @@ def asked_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
     monkeypatch.setattr(train_module, "is_asked", lambda: next(calls) == call)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 2, 3, 5])
 def test_a_run_that_is_stopped_ends_as_an_unbroken_one(
     tmp_path: Path,
@@ -423,6 +435,7 @@ def test_a_run_that_is_stopped_ends_as_an_unbroken_one(
     assert result(trained(tmp_path / "run", config)) == unbroken(config)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_before_its_plan_plans_by_steps_of_its_own(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -452,6 +465,7 @@ def damaged_images(tmp_path: Path, scenes: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_unreadable_images_are_listed_once_and_skipped(
     tmp_path: Path,
@@ -470,6 +484,7 @@ def test_unreadable_images_are_listed_once_and_skipped(
     assert (run.model / "config.json").is_file()
 
 
+@pytest.mark.slow
 def test_images_without_masks_are_left_out(
     tmp_path: Path,
     config: Config,
@@ -568,6 +583,7 @@ def test_without_a_budget_the_steps_are_those_asked_for(
     assert plan_after(plan, clock, [1.0] * 30) == []
 
 
+@pytest.mark.slow
 def test_a_run_with_a_budget_ends_as_planned_and_resumes(
     tmp_path: Path,
     killed_at: Callable[[Any, str, int], AbstractContextManager[None]],

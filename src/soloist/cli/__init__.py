@@ -15,16 +15,14 @@ from cyclopts import App, CycloptsError
 from soloist import __version__
 from soloist.cli import (
     converting,
-    experiments,
     exploring,
-    exporting,
-    finetuning,
     introduction,
     labelling,
     learning,
     measuring,
 )
 from soloist.cli.data_sets import data
+from soloist.cli.experiments import bench
 from soloist.cli.runs import DONE, SOME_FAILED, USER_ERROR
 from soloist.errors import SoloistError, StoppedError, TrainingError
 from soloist.runtime.files import disk_trouble
@@ -43,15 +41,12 @@ for verb in (
     labelling.masks,
     learning.train,
     learning.fit,
-    finetuning.finetune,
-    experiments.finetune_table,
-    experiments.ablate,
+    learning.finetune,
     labelling.predict,
     labelling.merge,
     converting.convert,
-    exporting.export,
+    converting.export,
     exploring.cluster,
-    exploring.search,
     exploring.estimate,
     measuring.report,
     introduction.app,
@@ -61,6 +56,7 @@ for verb in (
     app.command(verb)
 app.command(measuring.evaluate, name="eval")
 app.command(data)
+app.command(bench)
 
 
 CLOSED_PIPE = 141

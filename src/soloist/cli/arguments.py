@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from soloist.cli.options import all_optional, option_group
+from soloist.cli.options import all_optional, given, option_group
 from soloist.config import TileConfig, TrackConfig
 from soloist.config.presets import supervised as as_supervised
 from soloist.data.exports.options import ExportOptions as ExportFields
+
+if TYPE_CHECKING:
+    from soloist.api.labelling import Sharding
+    from soloist.api.plans import ModelSetup, Setup
 
 Images = Annotated[
     list[str],
@@ -69,6 +74,124 @@ Engine = Annotated[
 RayWorkers = Annotated[
     int | None, Parameter(help="Processes on Ray; by default one a GPU, else one a core.")
 ]
+
+MODEL_HELP = (
+    "Run folder of `fit`, `train` or `demo`, a file such as the released FreeSOLO's, or "
+    "`owner/name` on the hub; without it the segmenter that comes with the package."
+)
+Model = Annotated[str | None, Parameter(help=MODEL_HELP)]
+
+
+@dataclass(frozen=True)
+class Computing:
+    """Where a verb computes."""
+
+    device: Device = "auto"
+    precision: Precision = "auto"
+
+
+@dataclass(frozen=True)
+class Running:
+    """How a verb runs whose options come from a preset."""
+
+    preset: Preset = "tiny"
+    config: ConfigFile = None
+    device: Device = "auto"
+    precision: Precision = "auto"
+    overwrite: Overwrite = False
+    dry_run: DryRun = False
+
+    def setup(self, options: Any) -> Setup:
+        """The same for a function of `soloist.api`, with the options given to a verb."""
+        return {
+            "preset": self.preset,
+            "file": self.config,
+            "options": given(options),
+            "device": self.device,
+            "precision": self.precision,
+        }
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which segmenter, and where it computes."""
+
+    model: Model = None
+    preset: ModelPreset = None
+    device: Device = "auto"
+    precision: Precision = "auto"
+
+    def setup(self) -> ModelSetup:
+        """The same for a function of `soloist.api`."""
+        return {
+            "model": self.model,
+            "preset": self.preset,
+            "device": self.device,
+            "precision": self.precision,
+        }
+
+
+@dataclass(frozen=True)
+class ModelRunning(ModelChoice):
+    """How a verb runs that has a segmenter."""
+
+    overwrite: Overwrite = False
+    dry_run: DryRun = False
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How true labels are read."""
+
+    split: Annotated[
+        str | None, Parameter(help="Of a data set with several, such as `val2017`.")
+    ] = None
+    exif: Exif = None
+    strict: Strict = False
+
+
+@dataclass(frozen=True)
+class Shards:
+    """How a very large set is labelled."""
+
+    shard_size: ShardSize = None
+    engine: Engine = "local"
+    ray_workers: RayWorkers = None
+
+    def sharding(self, out: Path) -> Sharding | None:
+        """The same for a function of `soloist.api`; None for one file."""
+        from soloist.api.labelling import Sharding
+
+        return Sharding.checked(out, self.shard_size, self.engine, self.ray_workers)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What people and scripts see of masks beside their file."""
+
+    overlays: Annotated[Path | None, Parameter(help="Folder for pictures of the masks.")] = None
+    overlay_score: Annotated[
+        float | None,
+        Parameter(
+            help="Masks of a lower score are in the file, but not in the pictures; without it "
+            "--min-score, else the model's recommended score."
+        ),
+    ] = None
+    overlay_video: Annotated[
+        Path | None,
+        Parameter(
+            help="Of a video: another to write, with a colour for each object that keeps it."
+        ),
+    ] = None
+    json: Annotated[
+        bool,
+        Parameter(
+            name="--json",
+            negative="",
+            help="Print a line of JSON for each image instead of the paths of what was written.",
+        ),
+    ] = False
+
 
 TRACK_FLAGS = "--every", "--track-score", "--track-gap", "--track-overlap", "--track-least"
 

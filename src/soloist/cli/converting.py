@@ -1,23 +1,33 @@
-"""The verb `convert`, and what `predict --format` shares with it."""
+"""The verbs that take masks and networks elsewhere: `convert` and `export`."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from soloist.cli.arguments import Exif, ExportOptions, ForExport, MaskImages, Overwrite, Strict
+from cyclopts import Parameter
+
+from soloist.cli.arguments import (
+    ExportOptions,
+    Flat,
+    ForExport,
+    InferenceOptions,
+    Labels,
+    MaskImages,
+    Model,
+    ModelPreset,
+    Overwrite,
+)
 from soloist.cli.options import given
-from soloist.cli.runs import failures_status
+from soloist.cli.runs import DONE, failures_status
 from soloist.data.exports.options import ExportOptions as Chosen
 from soloist.data.exports.options import FormatName
 from soloist.runtime.launch import launched
 
 if TYPE_CHECKING:
-    from soloist.data.coco.types import CocoFile
-    from soloist.data.exports.export import ExportSummary
+    from soloist.api.writing import Exported
 
 logger = logging.getLogger("soloist")
 
@@ -29,9 +39,7 @@ def convert(
     out: Path,
     images: MaskImages = None,
     source_format: str | None = None,
-    split: str | None = None,
-    exif: Exif = None,
-    strict: Strict = False,
+    how: Annotated[Labels, Flat] = Labels(),  # noqa: B008  # immutable
     overwrite: Overwrite = False,
     options: Annotated[ExportOptions, ForExport] = ExportOptions(),  # noqa: B008  # immutable
 ) -> int:
@@ -45,65 +53,56 @@ def convert(
         out: Folder to write.
         source_format: `coco`, `voc`, `cityscapes`, `yolo`, `label-maps`, `labelme` or `via`; found
             out if not given.
-        split: Of a data set with several, such as `val2017`.
     """
+    from soloist import api
     from soloist.data.datasets.labels import Reading
-    from soloist.data.exports.export import check_options
-    from soloist.data.exports.source import read_source
     from soloist.runtime.stopping import STARTS_OVER, listening
 
+    reading = Reading(source_format, how.split, images or None, strict=how.strict, exif=how.exif)
     chosen = Chosen(**given(options))
-    check_options(format, chosen)
-    how = Reading(source_format, split, images or None, strict=strict, exif=exif)
-    file, paths = read_source(source, how)
     with listening(STARTS_OVER):
-        return write_format(file, paths, out, format, chosen, overwrite=overwrite)
-
-
-def convert_predictions(
-    predictions: Path,
-    sources: Sequence[str],
-    out: Path,
-    format: FormatName,
-    options: Chosen,
-    *,
-    overwrite: bool,
-) -> int:
-    """The folder of `predict --format`, made of the file of masks."""
-    from soloist.data.coco.read import load_coco
-    from soloist.data.exports.source import paths_of
-    from soloist.runtime.stopping import STARTS_OVER, listening
-
-    file = load_coco(predictions)
-    with listening(STARTS_OVER):
-        return write_format(
-            file, paths_of(file, sources), out, format, options, overwrite=overwrite
+        made = api.convert(
+            source, out, format=format, how=reading, options=chosen, overwrite=overwrite
         )
+    return told_export(made)
 
 
-def write_format(
-    file: CocoFile,
-    paths: Mapping[int, Path],
-    out: Path,
-    format: FormatName,
-    options: Chosen,
-    *,
-    overwrite: bool,
-) -> int:
-    """Writes a format on the main process and tells what it holds and what got lost."""
-    from soloist.data.exports.export import ERRORS, export
-    from soloist.runtime.distributed import on_main
-    from soloist.runtime.lock import locked_output
+def told_export(made: Exported) -> int:
+    """Tells what an export holds and what got lost, and prints where it is.
 
-    with locked_output(out):
-        summary = on_main(lambda: export(file, paths, out, format, options, overwrite=overwrite))
+    Returns:
+        The exit code.
+    """
+    summary = made.summary
     if launched().rank == 0:
-        logger.info("\n".join(_told(format, summary)))
-        sys.stdout.write(f"{out}\n")
-    return failures_status(summary.failed, out / ERRORS)
+        above = f" of score {summary.min_score:g} or more" if summary.min_score else ""
+        counts = f"{summary.masks:,} masks{above} on {summary.images:,} images"
+        lost = (f"  {count:,} {note.value}" for note, count in summary.notes.items() if count)
+        logger.info("\n".join([f"{made.format}: {counts}", *lost]))
+        sys.stdout.write(f"{made.out}\n")
+    return failures_status(summary.failed, made.errors)
 
 
-def _told(format: str, summary: ExportSummary) -> list[str]:
-    above = f" of score {summary.min_score:g} or more" if summary.min_score else ""
-    head = f"{format}: {summary.masks:,} masks{above} on {summary.images:,} images"
-    return [head, *(f"  {count:,} {note.value}" for note, count in summary.notes.items() if count)]
+def export(
+    model: Model = None,
+    *,
+    out: Path,
+    to: Annotated[Literal["onnx"], Parameter(help="Format of the file.")] = "onnx",
+    preset: ModelPreset = None,
+    overwrite: Overwrite = False,
+    options: Annotated[InferenceOptions, Flat] = InferenceOptions(),  # noqa: B008  # immutable
+) -> int:
+    """Write a segmenter as one file that runs without torch.
+
+    soloist.inference.onnx.runtime.load(FILE) runs it. The file is compared with torch on generated
+    pictures before it appears.
+
+    Args:
+        out: File to write, such as model.onnx; it is complete, with options and categories.
+    """
+    from soloist import api
+
+    values = given(options).get("inference", {})
+    comparison = api.export(model, out, preset=preset, options=values, overwrite=overwrite)
+    sys.stdout.write(f"compared with torch: {comparison.summary()}\n{out}\n")
+    return DONE

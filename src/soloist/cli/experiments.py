@@ -1,33 +1,87 @@
-"""The verbs that make tables out of many trainings: `finetune-table` and `ablate`."""
+"""The verb `bench`: tables out of many trainings, `bench ablate` and `bench finetune`."""
 
 from __future__ import annotations
 
 import shlex
 import sys
-import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
 from soloist.cli.arguments import (
     AblateOptions,
-    Device,
+    Computing,
     DryRun,
     FinetuneTableOptions,
     Flat,
     Images,
-    Precision,
     Preset,
 )
 from soloist.cli.options import given
-from soloist.cli.runs import DONE, parse_duration, tell_plan
-from soloist.config.presets import load_config
+from soloist.cli.runs import DONE, carry_out, parse_duration
 
 Several = Parameter(consume_multiple=True, negative="")
+bench = App(name="bench", help="Compare many trainings in tables: ablations, starts of `finetune`.")
 
 
-def finetune_table(
+@dataclass(frozen=True)
+class Trials:
+    """Which trainings `bench ablate` does."""
+
+    table: Annotated[
+        tuple[str, ...],
+        Parameter(
+            consume_multiple=True,
+            negative="",
+            help="`masks`, `pretrain`, `losses`, `inference`, `selftrain`, `semantic`, or `all`.",
+        ),
+    ] = ("all",)
+    masks: Annotated[
+        Path | None,
+        Parameter(help="COCO file of the images' free masks; made first where it is not given."),
+    ] = None
+    labelled: Annotated[
+        Path | None,
+        Parameter(
+            help="COCO file of true masks with categories, for the finetuning of the table "
+            "`semantic`; without it only masks are compared there."
+        ),
+    ] = None
+    labels: Annotated[
+        str,
+        Parameter(help="How many of the labelled images it uses: a percentage or a number."),
+    ] = "10%"
+    backbones: Annotated[
+        tuple[str, ...],
+        Parameter(
+            consume_multiple=True,
+            negative="",
+            help="More rows of the table `pretrain`, as for `--backbone`.",
+        ),
+    ] = ()
+    steps: Annotated[
+        int | None,
+        Parameter(
+            help="Steps of each training; its warm-ups change with it. The preset's if left out."
+        ),
+    ] = None
+    seeds: Annotated[
+        tuple[int, ...],
+        Parameter(consume_multiple=True, negative="", help="Each training is done once with each."),
+    ] = (0,)
+    budget: Annotated[
+        str | None,
+        Parameter(
+            help="No trial is begun after this time, such as 90m or 1h30m; one under way is "
+            "finished."
+        ),
+    ] = None
+
+
+@bench.command
+def finetune(
     data: Path,
     *,
     run: Path,
@@ -37,8 +91,7 @@ def finetune_table(
     steps: Annotated[tuple[int, ...], Several] = (),
     seeds: Annotated[tuple[int, ...], Several] = (0, 1, 2),
     preset: Preset = "tiny",
-    device: Device = "auto",
-    precision: Precision = "auto",
+    where: Annotated[Computing, Flat] = Computing(),  # noqa: B008  # immutable
     options: Annotated[FinetuneTableOptions, Flat] = FinetuneTableOptions(),  # noqa: B008
 ) -> int:
     """Compare starts of `finetune` by their AP: scratch, backbone alone, and a segmenter's run.
@@ -65,29 +118,22 @@ def finetune_table(
             out,
             preset=preset,
             options=given(options),
-            device=device,
-            precision=precision,
+            device=where.device,
+            precision=where.precision,
         )
     sys.stdout.write(f"{table}\n")
     return DONE
 
 
+@bench.command
 def ablate(
     images: Images,
     *,
     gt: Path,
     out: Path,
-    table: Annotated[tuple[str, ...], Several] = ("all",),
-    masks: Path | None = None,
-    labelled: Path | None = None,
-    labels: str = "10%",
-    backbones: Annotated[tuple[str, ...], Several] = (),
-    steps: int | None = None,
-    seeds: Annotated[tuple[int, ...], Several] = (0,),
-    budget: str | None = None,
+    trials: Annotated[Trials, Flat] = Trials(),  # immutable
     preset: Preset = "tiny",
-    device: Device = "auto",
-    precision: Precision = "auto",
+    where: Annotated[Computing, Flat] = Computing(),  # noqa: B008  # immutable
     dry_run: DryRun = False,
     options: Annotated[AblateOptions, Flat] = AblateOptions(),  # noqa: B008  # immutable
 ) -> int:
@@ -97,72 +143,31 @@ def ablate(
         gt: COCO file of a validation set; never trained on.
         out: Folder for a Markdown and a CSV file a table, and for the trainings; the same command
             again does what is left.
-        table: `masks`, `pretrain`, `losses`, `inference`, `selftrain`, `semantic`, or `all`.
-        masks: COCO file of the images' free masks; made first where it is not given.
-        labelled: COCO file of true masks with categories, for the finetuning of the table
-            `semantic`; without it only masks are compared there.
-        labels: How many of the labelled images it uses: a percentage or a number.
-        backbones: More rows of the table `pretrain`, as for `--backbone`.
-        steps: Steps of each training; its warm-ups change with it. The preset's if left out.
-        seeds: Each training is done once with each.
-        budget: No trial is begun after this time, such as 90m or 1h30m; one under way is finished.
     """
-    from soloist.api import extract_masks
-    from soloist.data.coco.partial import is_finished
-    from soloist.data.coco.read import load_coco
-    from soloist.data.sources import find_images
-    from soloist.evaluation.evaluate import load_ground_truth
-    from soloist.experiments.ablate import make_tables
-    from soloist.experiments.ablations import plan_tables, trials_of, with_steps
-    from soloist.experiments.trials import Materials, check_backbones
-    from soloist.runtime.device import choose_runtime
-    from soloist.runtime.distributed import join, on_main
-    from soloist.runtime.stopping import listening
-    from soloist.training.finetuning import choose_labelled
+    from soloist.experiments.ablate import Wanted
+    from soloist.experiments.ablate import ablate as make_ablations
 
-    config = load_config(preset, None, given(options))
-    if steps is not None:
-        config = with_steps(config, steps)
-    finetuning = labelled is not None
-    tables = plan_tables(table, config, seeds=seeds, backbones=backbones, finetuning=finetuning)
-    seconds = None if budget is None else parse_duration(budget)
-    found = find_images(images)
-    load_ground_truth(gt)
-    if masks is not None:
-        load_coco(masks)
-    if labelled is not None:
-        choose_labelled(labelled, labels, seeds[0])
-    trials = trials_of(tables)
-    check_backbones(trials)
-    runtime = choose_runtime(device, precision)
-    if dry_run:
-        return tell_plan("ablate", out, lambda: [trial.name for trial in trials])
-    join(runtime.device)
-    with listening():
-        coarse = out / "free_masks.json" if masks is None else masks
-        trains = any(trial.kind == "training" for trial in trials)
-        if masks is None and trains and not on_main(lambda: is_finished(coarse)):
-            extract_masks(
-                images,
-                coarse,
-                preset=preset,
-                options=given(options),
-                device=device,
-                precision=precision,
-            )
-        written = make_tables(
-            tables,
-            Materials(found, coarse, gt, labelled, labels),
-            out,
-            runtime,
-            heading=[
-                f"`soloist {shlex.join(sys.argv[1:])}`",
-                "",
-                f"{time.strftime('%Y-%m-%d')}, {runtime}, preset `{preset}`, {len(found):,} "
-                f"images, {config.train.steps} steps a training, seeds "
-                f"{', '.join(map(str, seeds))}; validation on `{gt.name}`.",
-            ],
-            budget_seconds=seconds,
-        )
-    sys.stdout.write("".join(f"{path}\n" for path in written))
+    wanted = Wanted(
+        tables=trials.table,
+        masks=trials.masks,
+        labelled=trials.labelled,
+        labels=trials.labels,
+        backbones=trials.backbones,
+        steps=trials.steps,
+        seeds=trials.seeds,
+        budget_seconds=None if trials.budget is None else parse_duration(trials.budget),
+    )
+    plan = make_ablations(
+        images,
+        out,
+        ground_truth=gt,
+        wanted=wanted,
+        made_by=f"soloist {shlex.join(sys.argv[1:])}",
+        preset=preset,
+        options=given(options),
+        device=where.device,
+        precision=where.precision,
+    )
+    written = carry_out("ablate", out, plan, dry_run=dry_run)
+    sys.stdout.write("".join(f"{path}\n" for path in written or ()))
     return DONE

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from soloist.cli.arguments import Device, ModelPreset, Overwrite, Precision
-from soloist.cli.runs import DONE, SOME_FAILED, finish, open_command
+from soloist.cli.runs import DONE, SOME_FAILED, finish
 
 
 def demo(*, out: Path = Path("runs/demo"), overwrite: Overwrite = False) -> int:
@@ -18,14 +18,12 @@ def demo(*, out: Path = Path("runs/demo"), overwrite: Overwrite = False) -> int:
     Args:
         out: Run folder; the same command again resumes it.
     """
-    from soloist.experiments.demo import demo_config, run_demo
-    from soloist.runtime.device import choose_runtime
-    from soloist.runtime.distributed import join
+    from soloist.experiments.demo import demo as run_demo
+    from soloist.runtime.stopping import listening
 
-    join(choose_runtime().device)
-    with open_command("demo", [], out, demo_config(), overwrite) as run:
-        run_demo(run)
-        return finish(run)
+    with listening():
+        learned = run_demo(out, overwrite=overwrite)
+    return finish(learned)
 
 
 def app(

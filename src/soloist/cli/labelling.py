@@ -11,10 +11,6 @@ from cyclopts import Parameter
 
 from soloist.cli.arguments import (
     TRACK_FLAGS,
-    ConfigFile,
-    Device,
-    DryRun,
-    Engine,
     ExportOptions,
     Flat,
     ForExport,
@@ -22,51 +18,43 @@ from soloist.cli.arguments import (
     ForVideo,
     Images,
     MasksOptions,
-    ModelPreset,
+    ModelRunning,
     Overwrite,
-    Precision,
     PredictOptions,
-    Preset,
-    RayWorkers,
-    ShardSize,
+    Running,
+    Shards,
+    Shown,
     TileOptions,
     TrackOptions,
 )
-from soloist.cli.converting import convert_predictions
-from soloist.cli.options import given, refuse_idle, refuse_idle_values
-from soloist.cli.runs import DONE, Sharding, Shown, folder_for, label, tell_plan
-from soloist.cli.videos import predict_video, wanted_video
+from soloist.cli.converting import told_export
+from soloist.cli.options import given
+from soloist.cli.runs import DONE, carry_out, folder_for, show
 from soloist.config import TileConfig, TrackConfig
-from soloist.config.presets import load_config
+from soloist.config.idle import refuse_idle
 from soloist.data.exports.options import ExportOptions as Chosen
 from soloist.data.exports.options import FormatName
 from soloist.errors import ConfigError
 
 if TYPE_CHECKING:
-    from soloist.inference.label import Labeler
-    from soloist.inference.segmenter import Segmenter
+    from soloist.api.labelling import Predicting
 
 NO_COARSE_MASK = "try --preset soloist, or a lower --free-mask.score-threshold"
 NO_OBJECT = (
     "try another --model, or learn from your own images: soloist fit FOLDER --preset soloist"
 )
 """What helps where nothing is found."""
+VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
+"""What names of videos end in."""
 
 
 def masks(
     images: Images,
     *,
     out: Path,
-    preset: Preset = "tiny",
-    config: ConfigFile = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    overwrite: Overwrite = False,
-    dry_run: DryRun = False,
     overlays: Path | None = None,
-    shard_size: ShardSize = None,
-    engine: Engine = "local",
-    ray_workers: RayWorkers = None,
+    running: Annotated[Running, Flat] = Running(),  # noqa: B008  # immutable
+    shards: Annotated[Shards, Flat] = Shards(),  # noqa: B008  # immutable
     options: Annotated[MasksOptions, Flat] = MasksOptions(),  # noqa: B008  # immutable
 ) -> int:
     """Take coarse object masks out of a backbone's features (Free Mask): COCO JSON out.
@@ -75,59 +63,29 @@ def masks(
         out: COCO file to write; its embeddings go beside it. With --shard-size, a folder.
         overlays: Folder for pictures of the masks.
     """
-    from soloist.data.sources import find_images
-    from soloist.proposals.extract import FreeMaskExtractor, settings_of
-    from soloist.proposals.propose import decoded_side
-    from soloist.runtime.device import choose_runtime
-    from soloist.runtime.distributed import join
-    from soloist.training.dry_run import plan_masks
+    from soloist import api
 
-    sharding = Sharding.checked(out, shard_size, engine, ray_workers)
-    values = given(options)
-    settings = load_config(preset, config, values)
-    refuse_idle_values(values, settings)
-    runtime = choose_runtime(device, precision)
-    if dry_run:
-        return tell_plan(
-            "masks",
-            out,
-            lambda: plan_masks(find_images(images, settings.reading), settings, runtime),
-        )
-    join(runtime.device)
-    return label(
-        "masks",
+    plan = api.extract_masks.plan(
         images,
-        # On Ray the worker's machine is asked, not this one.
-        lambda: FreeMaskExtractor(settings, choose_runtime(device, precision)),
-        out=out,
-        shown=Shown(pictures=overlays, remedy=NO_COARSE_MASK),
-        short_side=decoded_side(settings),
-        settings=settings_of(settings),
-        reading=settings.reading,
-        overwrite=overwrite,
-        sharding=sharding,
+        out,
+        overlays=overlays,
+        sharding=shards.sharding(out),
+        overwrite=running.overwrite,
+        **running.setup(options),
     )
+    made = carry_out("masks", out, plan, dry_run=running.dry_run)
+    return DONE if made is None else show("masks", made, Shown(overlays), NO_COARSE_MASK)
 
 
 def predict(
     images: Images,
     *,
-    model: str | None = None,
     out: Path | None = None,
-    preset: ModelPreset = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    overwrite: Overwrite = False,
-    dry_run: DryRun = False,
-    overlays: Path | None = None,
-    overlay_score: float | None = None,
-    json: Annotated[bool, Parameter(name="--json", negative="")] = False,
-    shard_size: ShardSize = None,
-    engine: Engine = "local",
-    ray_workers: RayWorkers = None,
+    running: Annotated[ModelRunning, Flat] = ModelRunning(),  # noqa: B008  # immutable
+    shown: Annotated[Shown, Flat] = Shown(),  # noqa: B008  # immutable
+    shards: Annotated[Shards, Flat] = Shards(),  # noqa: B008  # immutable
     format: FormatName | None = None,
     export: Annotated[ExportOptions, ForExport] = ExportOptions(),  # noqa: B008  # immutable
-    overlay_video: Path | None = None,
     track: Annotated[TrackOptions, ForVideo] = TrackOptions(),  # noqa: B008  # immutable
     tile: Annotated[TileOptions, ForTiles] = TileOptions(),  # noqa: B008  # immutable
     options: Annotated[PredictOptions, Flat] = PredictOptions(),  # noqa: B008  # immutable
@@ -135,160 +93,168 @@ def predict(
     """Segment images, or a video: COCO JSON and pictures out.
 
     Args:
-        model: Run folder of `fit`, `train` or `demo`, a file such as the released FreeSOLO's, or
-            `owner/name` on the hub; without it the segmenter that comes with the package.
         out: COCO file to write; its embeddings go beside it. With --shard-size, a folder. Without
             it `runs/predict/NAME/masks.json` after the first of the images, pictures beside it;
             `NAME-2` and so on where there is one already.
-        overlays: Folder for pictures of the masks.
-        overlay_score: Masks of a lower score are in the file, but not in the pictures; without it
-            --min-score, else the model's recommended score.
-        json: Print a line of JSON for each image instead of the paths of what was written.
-        overlay_video: Of a video: another to write, with a colour for each object that keeps it.
         format: Write the masks in the format of another tool too, to a folder `NAME-FORMAT` beside
             the COCO file, as `soloist convert` does.
     """
-    from dataclasses import asdict
+    from dataclasses import replace
 
-    from soloist.config.presets import override
-    from soloist.data.exports.export import check_options
-    from soloist.data.sources import find_images
-    from soloist.inference.label import check_output
-    from soloist.inference.segmenter import load
-    from soloist.inference.tiles import TiledLabeler
-    from soloist.runtime.distributed import join
-    from soloist.training.dry_run import plan_predict
+    from soloist import api
 
     written = given(export)
     chosen = Chosen(**written)
-    tiles = chosen_tiles(given(tile))
-    tracking = TrackConfig(**given(track))
-    tracked = dict(zip(TRACK_FLAGS, vars(track).values(), strict=True))
-    video = wanted_video(
+    video = _wanted_video(
         images,
-        of_video={"--overlay-video": overlay_video, **tracked},
+        of_video={
+            "--overlay-video": shown.overlay_video,
+            **dict(zip(TRACK_FLAGS, vars(track).values(), strict=True)),
+        },
         of_images={
-            "--overlays": overlays,
-            "--overlay-score": overlay_score,
+            "--overlays": shown.overlays,
+            "--overlay-score": shown.overlay_score,
             "--min-score": chosen.min_score,
-            "--shard-size": shard_size,
+            "--shard-size": shards.shard_size,
             "--format": format,
-            "--json": json or None,
-            "--dry-run": dry_run or None,
+            "--json": shown.json,
+            "--dry-run": running.dry_run,
         },
     )
-    if format is None:
-        others = {name: value for name, value in written.items() if name != "min_score"}
-        flags = {f"--{name}".replace("_", "-"): value for name, value in others.items()}
-        refuse_idle(flags, "without --format, such as --format coco")
-    else:
-        check_options(format, chosen)
-        if shard_size is not None:
-            raise ConfigError(
-                "--format makes its folder of one COCO file: leave out --shard-size, or give "
-                "`soloist merge` and `soloist convert` afterwards"
-            )
-        refuse_idle({"--json": json}, "beside --format")
-    if shard_size is not None:
-        refuse_idle({"--json": json}, "with --shard-size; `soloist merge` makes one file")
-    if model is None:
-        refuse_idle({"--preset": preset}, "without --model")
+    _check_format(format, chosen, written, shards, shown)
+    if running.model is None:
+        refuse_idle({"--preset": running.preset}, "without --model")
+    overwrite = running.overwrite
     if out is None:
-        folder = folder_for(images, model, overwrite=overwrite, reuse=format is not None)
-        out = folder / ("masks.json" if shard_size is None else "shards")
-        overlays = overlays or (None if video else folder / "pictures")
-    elif format is None and shard_size is None:
-        # Before the model is loaded.
-        check_output(out, overwrite=overwrite)
-    if overlays is None:
-        refuse_idle({"--overlay-score": overlay_score}, "without --overlays FOLDER")
-    sharding = Sharding.checked(out, shard_size, engine, ray_workers)
-    values = {name: dict(given(options).get(name, {})) for name in ("reading", "inference")}
-    if chosen.min_score is not None:
-        least = {"--inference.score-threshold": values["inference"].get("score_threshold")}
-        refuse_idle(least, "beside --min-score")
-        values["inference"]["score_threshold"] = chosen.min_score
-
-    def loaded() -> Segmenter:
-        segmenter = load(model, preset=preset, device=device, precision=precision)
-        segmenter.config = override(segmenter.config, values, where="options")
-        return segmenter
-
-    segmenter = loaded()
-    refuse_idle_values(values, segmenter.config)
-    reading = segmenter.config.reading
-    # On Ray the worker's machine is asked, not this one.
-    make_segmenter = loaded if engine == "ray" else lambda: segmenter
-
-    def make_labeler() -> Labeler:
-        one = make_segmenter()
-        return one if tiles is None else TiledLabeler(one, tiles)
-
-    if dry_run:
-        return tell_plan(
-            "predict", out, lambda: plan_predict(find_images(images, reading), segmenter, tiles)
-        )
+        folder = folder_for(images, running.model, overwrite=overwrite, reuse=format is not None)
+        out = folder / ("masks.json" if shards.shard_size is None else "shards")
+        pictures = shown.overlays or (None if video else folder / "pictures")
+        shown = replace(shown, overlays=pictures)
+    if shown.overlays is None:
+        refuse_idle({"--overlay-score": shown.overlay_score}, "without --overlays FOLDER")
+    how = _predicting(given(options), chosen.min_score, given(tile))
+    setup = running.setup()
     if video is not None:
-        return predict_video(
-            video,
-            make_labeler(),
-            out,
-            tracking,
-            reading,
-            settings={
-                "model": model or "bundled",
-                "inference": asdict(segmenter.config.inference),
-                **({"tiles": asdict(tiles)} if tiles else {}),
-            },
-            categories=segmenter.categories,
-            drawn=overlay_video,
-            overwrite=overwrite,
-        )
-    join(segmenter.runtime.device)
-    given_scores = (overlay_score, chosen.min_score, segmenter.config.inference.recommended_score)
-    status = label(
-        "predict",
+        from soloist.runtime.stopping import STARTS_OVER, listening
+
+        with listening(STARTS_OVER):
+            made = api.predict_video(
+                video,
+                out,
+                how=how,
+                track=TrackConfig(**given(track)),
+                drawn=shown.overlay_video,
+                overwrite=overwrite,
+                **setup,
+            )
+        return show("predict", made, shown, NO_OBJECT)
+    scores = (shown.overlay_score, chosen.min_score)
+    plan = api.predict.plan(
         images,
-        make_labeler,
-        out=out,
-        shown=Shown(
-            score=next(score for score in given_scores if score is not None),
-            pictures=overlays,
-            as_json=json,
-            remedy=NO_OBJECT,
-        ),
-        reading=reading,
-        short_side=None if tiles else segmenter.decoded_side,
-        settings={
-            "model": model or "bundled",
-            "reading": asdict(reading),
-            "inference": asdict(segmenter.config.inference),
-            **({"tiles": asdict(tiles)} if tiles else {}),
-        },
-        overwrite=overwrite,
-        sharding=sharding,
-        categories=segmenter.categories,
+        out,
+        how=how,
+        overlays=shown.overlays,
+        overlay_score=next((score for score in scores if score is not None), None),
+        sharding=shards.sharding(out),
         reuse=format is not None,
+        overwrite=overwrite,
+        **setup,
     )
+    done = carry_out("predict", out, plan, dry_run=running.dry_run)
+    if done is None:
+        return DONE
+    status = show("predict", done, shown, NO_OBJECT)
     if format is None:
         return status
     folder = out.with_name(f"{out.stem}-{format}")
-    converted = convert_predictions(out, images, folder, format, chosen, overwrite=overwrite)
-    return max(status, converted)
+    converted = api.convert_predictions(
+        out, images, folder, format=format, options=chosen, overwrite=overwrite
+    )
+    return max(status, told_export(converted))
 
 
-def chosen_tiles(values: Mapping[str, Any]) -> TileConfig | None:
-    """The tiles a user asked for.
+def _predicting(
+    options: Mapping[str, Any], min_score: float | None, tile: Mapping[str, Any]
+) -> Predicting:
+    """The options of a segmenter and its tiles.
 
     Raises:
         ConfigError: If there are options of tiles without `--tile`, or a value is out of range.
     """
-    if values and "size" not in values:
+    from soloist.api.labelling import Predicting
+
+    if tile and "size" not in tile:
         raise ConfigError("options of tiles need --tile, such as --tile 1024")
-    return TileConfig(**values) if values else None
+    values = {name: dict(options.get(name, {})) for name in ("reading", "inference")}
+    if min_score is not None:
+        least = {"--inference.score-threshold": values["inference"].get("score_threshold")}
+        refuse_idle(least, "beside --min-score")
+        values["inference"]["score_threshold"] = min_score
+    return Predicting(values, TileConfig(**tile) if tile else None)
 
 
-def merge(folder: Path, *, out: Path, partial: bool = False, overwrite: Overwrite = False) -> int:
+def _check_format(
+    format: FormatName | None,
+    chosen: Chosen,
+    written: Mapping[str, Any],
+    shards: Shards,
+    shown: Shown,
+) -> None:
+    """Checks what is to be written beside the COCO file.
+
+    Raises:
+        ConfigError: If options do not fit each other.
+    """
+    from soloist.data.exports.export import check_options
+
+    as_json = {"--json": shown.json}
+    if shards.shard_size is not None:
+        refuse_idle(as_json, "with --shard-size; `soloist merge` makes one file")
+    if format is None:
+        others = {name: value for name, value in written.items() if name != "min_score"}
+        flags = {f"--{name}".replace("_", "-"): value for name, value in others.items()}
+        refuse_idle(flags, "without --format, such as --format coco")
+        return
+    check_options(format, chosen)
+    if shards.shard_size is not None:
+        raise ConfigError(
+            "--format makes its folder of one COCO file: leave out --shard-size, or give "
+            "`soloist merge` and `soloist convert` afterwards"
+        )
+    refuse_idle(as_json, "beside --format")
+
+
+def _wanted_video(
+    sources: list[str], *, of_video: Mapping[str, object], of_images: Mapping[str, object]
+) -> Path | None:
+    """The video to segment; None where images are.
+
+    Args:
+        sources: What the user named.
+        of_video: Options that only videos have; None where not given.
+        of_images: Options that only images have.
+
+    Raises:
+        ConfigError: If they do not fit each other.
+    """
+    videos = [source for source in sources if Path(source).suffix.lower() in VIDEO_SUFFIXES]
+    idle = of_images if videos else of_video
+    unfit = [flag for flag, value in idle.items() if value is not None and value is not False]
+    if unfit:
+        what = "images, not for a video" if videos else "a video, such as clip.mp4"
+        raise ConfigError(f"{unfit[0]} is for {what}; leave it out")
+    if len(videos) > 0 and len(sources) > 1:
+        raise ConfigError(f"wanted a single video, got {len(sources)} sources; name one at a time")
+    return Path(videos[0]) if videos else None
+
+
+def merge(
+    folder: Path,
+    *,
+    out: Path,
+    partial: Annotated[bool, Parameter(negative="")] = False,
+    overwrite: Overwrite = False,
+) -> int:
     """Make one COCO file of the shards that `masks` or `predict` made with --shard-size.
 
     Args:
@@ -296,15 +262,10 @@ def merge(folder: Path, *, out: Path, partial: bool = False, overwrite: Overwrit
         out: COCO file to write; its embeddings go beside it.
         partial: Leave out shards that are missing.
     """
-    from soloist.errors import require
+    from soloist import api
     from soloist.runtime.stopping import STARTS_OVER, listening
 
-    require("pyarrow", extra="parquet", wanted="soloist merge")
-    from soloist.inference.label import report_labels
-    from soloist.inference.merge import merge_shards
-
     with listening(STARTS_OVER):
-        summary = merge_shards(folder, out, partial=partial, overwrite=overwrite)
-    report_labels("merge", summary)
+        api.merge(folder, out, partial=partial, overwrite=overwrite)
     sys.stdout.write(f"{out}\n")
     return DONE

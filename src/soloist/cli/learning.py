@@ -1,41 +1,30 @@
-"""The verbs that train: `pretrain`, `train` and `fit`."""
+"""The verbs that learn: `pretrain`, `train`, `fit` and `finetune`."""
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Annotated
 
 from soloist.cli.arguments import (
-    ConfigFile,
-    Device,
-    DryRun,
+    FinetuneOptions,
     FitOptions,
     Flat,
     Images,
-    Overwrite,
-    Precision,
-    Preset,
+    Labels,
     PretrainOptions,
+    Running,
     TrainOptions,
 )
-from soloist.cli.options import given, refuse_idle, refuse_idle_values
-from soloist.cli.runs import finish, open_command, parse_duration, tell_plan
-from soloist.config.presets import load_config
-
-logger = logging.getLogger("soloist")
+from soloist.cli.options import given
+from soloist.cli.runs import learn, parse_duration
+from soloist.config.idle import refuse_idle
 
 
 def pretrain(
     images: Images,
     *,
     out: Path,
-    preset: Preset = "tiny",
-    config: ConfigFile = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    overwrite: Overwrite = False,
-    dry_run: DryRun = False,
+    running: Annotated[Running, Flat] = Running(),  # noqa: B008  # immutable
     options: Annotated[PretrainOptions, Flat] = PretrainOptions(),  # noqa: B008  # immutable
 ) -> int:
     """Learn a backbone from your own images by DenseCL, from scratch unless told otherwise.
@@ -43,27 +32,11 @@ def pretrain(
     Args:
         out: Run folder; the same command again resumes it.
     """
-    from soloist.data.sources import find_images
-    from soloist.report.run import finish_pretrain
-    from soloist.runtime.device import choose_runtime
-    from soloist.runtime.distributed import join, on_main
-    from soloist.training.dry_run import plan_pretrain
-    from soloist.training.pretrain import pretrain as run_pretrain
+    from soloist import api
 
-    values = given(options)
-    # From scratch and with all stages unless asked for: the global loss acts on the last one.
-    values["backbone"] = {"weights": "none", "stages": 4, **values.get("backbone", {})}
-    settings = load_config(preset, config, values)
-    found = find_images(images, settings.reading)
-    runtime = choose_runtime(device, precision)
-    if dry_run:
-        return tell_plan("pretrain", out, lambda: plan_pretrain(found, settings, runtime))
-    join(runtime.device)
-    with open_command("pretrain", images, out, settings, overwrite) as run:
-        logger.info("pretrain: %d images on %s", len(found), runtime)
-        backbone = run_pretrain(found, run, settings, runtime)
-        on_main(lambda: finish_pretrain(run, backbone, found, settings, runtime))
-        return finish(run)
+    setup = running.setup(options)
+    plan = api.pretrain.plan(images, out, overwrite=running.overwrite, **setup)
+    return learn("pretrain", out, plan, dry_run=running.dry_run)
 
 
 def train(
@@ -71,13 +44,8 @@ def train(
     *,
     masks: Path,
     out: Path,
-    preset: Preset = "tiny",
-    config: ConfigFile = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    overwrite: Overwrite = False,
-    dry_run: DryRun = False,
     init: Path | None = None,
+    running: Annotated[Running, Flat] = Running(),  # noqa: B008  # immutable
     options: Annotated[TrainOptions, Flat] = TrainOptions(),  # noqa: B008  # immutable
 ) -> int:
     """Train one round of self-supervised SOLO on coarse masks.
@@ -87,50 +55,21 @@ def train(
         out: Run folder; the same command again resumes it.
         init: Run folder of an earlier segmenter to start from, instead of the backbone.
     """
-    from soloist.data.coco.read import load_coco
-    from soloist.data.sources import find_images
-    from soloist.models.build import model_folder
-    from soloist.report.run import write_run_report
-    from soloist.runtime.device import choose_runtime
-    from soloist.runtime.distributed import join, on_main
-    from soloist.training.dry_run import plan_train
-    from soloist.training.train import train as run_train
+    from soloist import api
 
-    values = given(options)
-    settings = load_config(preset, config, values)
-    refuse_idle_values(values, settings)
-    if init is not None:
-        weights = {"--backbone.weights": values.get("backbone", {}).get("weights")}
-        refuse_idle(weights, "with --init, which has its own")
-    found = find_images(images, settings.reading)
-    labels = load_coco(masks)
-    start_from = None if init is None else model_folder(init)
-    runtime = choose_runtime(device, precision)
-    if dry_run:
-        return tell_plan("train", out, lambda: plan_train(found, labels, settings, runtime))
-    join(runtime.device)
-    with open_command("train", images, out, settings, overwrite, masks=masks, init=init) as run:
-        logger.info("train: %d images on %s", len(found), runtime)
-        run_train(
-            found, labels, run, settings, runtime, model_folder=run.model, start_from=start_from
-        )
-        on_main(lambda: write_run_report(run, found, []))
-        return finish(run)
+    setup = running.setup(options)
+    plan = api.train.plan(images, out, masks=masks, init=init, overwrite=running.overwrite, **setup)
+    return learn("train", out, plan, dry_run=running.dry_run)
 
 
 def fit(
     images: Images,
     *,
     out: Path,
-    preset: Preset = "tiny",
-    config: ConfigFile = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    overwrite: Overwrite = False,
-    dry_run: DryRun = False,
     rounds: int | None = None,
     budget: str | None = None,
     gt: Path | None = None,
+    running: Annotated[Running, Flat] = Running(),  # noqa: B008  # immutable
     options: Annotated[FitOptions, Flat] = FitOptions(),  # noqa: B008  # immutable
 ) -> int:
     """Do it all: free masks, train, pseudo-labels, train again. Images in, segmenter out.
@@ -141,34 +80,60 @@ def fit(
         budget: Time for everything, such as 90m or 1h30m; the trainings are planned to fill it.
         gt: COCO file of a validation set, to evaluate each stage on; never trained on.
     """
-    from soloist.data.sources import find_images
-    from soloist.report.run import print_results, write_run_report
-    from soloist.runtime.device import choose_runtime
-    from soloist.runtime.distributed import join, on_main
-    from soloist.training.dry_run import plan_fit
-    from soloist.training.self_training import fit as run_fit
+    from soloist import api
 
-    values = given(options)
+    setup = running.setup(options)
     if rounds is not None:
-        refuse_idle(
-            {"--self-training.rounds": values.get("self_training", {}).get("rounds")},
-            "beside --rounds",
-        )
-        values["self_training"] = {**values.get("self_training", {}), "rounds": rounds}
-    settings = load_config(preset, config, values)
-    refuse_idle_values(values, settings)
-    if budget is not None:
-        steps = {"--train.steps": values.get("train", {}).get("steps")}
-        refuse_idle(steps, "with --budget, which plans the steps")
-    seconds = None if budget is None else parse_duration(budget)
-    found = find_images(images, settings.reading)
-    runtime = choose_runtime(device, precision)
-    if dry_run:
-        return tell_plan("fit", out, lambda: plan_fit(found, settings, runtime, budget=budget))
-    join(runtime.device)
-    with open_command("fit", images, out, settings, overwrite, budget=budget, gt=gt) as run:
-        logger.info("fit: %d images on %s", len(found), runtime)
-        result = run_fit(found, run, settings, runtime, budget_seconds=seconds, ground_truth=gt)
-        on_main(lambda: write_run_report(run, result.images, result.gallery, ground_truth=gt))
-        print_results(result.metrics)
-        return finish(run, on_main(result.warning))
+        values = given(options)
+        own = values.get("self_training", {})
+        refuse_idle({"--self-training.rounds": own.get("rounds")}, "beside --rounds")
+        setup["options"] = {**values, "self_training": {**own, "rounds": rounds}}
+    plan = api.fit.plan(
+        images,
+        out,
+        budget_seconds=None if budget is None else parse_duration(budget),
+        ground_truth=gt,
+        overwrite=running.overwrite,
+        **setup,
+    )
+    return learn("fit", out, plan, dry_run=running.dry_run)
+
+
+def finetune(
+    data: Path,
+    *,
+    init: str,
+    out: Path,
+    labels: str = "100%",
+    images: str | None = None,
+    how: Annotated[Labels, Flat] = Labels(),  # noqa: B008  # immutable
+    gt: Path | None = None,
+    running: Annotated[Running, Flat] = Running(),  # noqa: B008  # immutable
+    options: Annotated[FinetuneOptions, Flat] = FinetuneOptions(),  # noqa: B008  # immutable
+) -> int:
+    """Learn classes from a few true labels: supervised SOLO, from a segmenter of `fit` or without.
+
+    Args:
+        data: COCO file of true masks with categories, or a data set of another format; its images
+            lie beside it.
+        init: Where to start: the run folder or file of a segmenter, `bundled`, `backbone` (only
+            that is pretrained) or `scratch` (nothing is).
+        out: Run folder; the same command again resumes it.
+        labels: How many of the labelled images are used: a percentage such as 5%, or a number.
+        images: Folder of the images where they do not lie beside the file.
+        gt: COCO file of a validation set with the same categories, to evaluate on at the end.
+    """
+    from soloist import api
+    from soloist.data.datasets.labels import Reading
+
+    plan = api.finetune.plan(
+        data,
+        out,
+        init=init,
+        labels=labels,
+        how=Reading(split=how.split, images=images, strict=how.strict, exif=how.exif),
+        ground_truth=gt,
+        overwrite=running.overwrite,
+        **running.setup(options),
+    )
+    return learn("finetune", out, plan, dry_run=running.dry_run, title="percent")

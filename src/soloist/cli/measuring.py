@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
-from soloist.cli.arguments import Exif, MaskImages, Strict
+from soloist.cli.arguments import Flat, Labels, MaskImages
 from soloist.cli.runs import DONE
 
 _WORST_SHOWN = 5
@@ -23,9 +23,7 @@ def evaluate(
     max_dets: int = 100,
     classes: Annotated[bool, Parameter(negative="")] = False,
     format: str | None = None,
-    split: str | None = None,
-    exif: Exif = None,
-    strict: Strict = False,
+    how: Annotated[Labels, Flat] = Labels(),  # noqa: B008  # immutable
     only: Path | None = None,
     per_image: Path | None = None,
     backend: str = "auto",
@@ -43,24 +41,23 @@ def evaluate(
         classes: Count each class by itself and give the means over classes, as COCO does; CorLoc
             and the table of images take classes as one all the same.
         format: Format of the ground truth, if it cannot be found out; see `soloist data check`.
-        split: Split of the ground truth, if it has several.
         only: Text file with the names of the images that count, such as COCO20K's list.
         per_image: CSV file with a row for each image.
         backend: `pycocotools`, `faster-coco-eval` (equal, and faster), or `auto`.
     """
+    from soloist import api
     from soloist.data.datasets.labels import Reading
-    from soloist.evaluation.evaluate import measure
     from soloist.evaluation.per_image import worst_images, write_per_image
     from soloist.report.run import print_results
     from soloist.runtime.files import write_json
 
-    evaluation = measure(
+    evaluation = api.measure(
         predictions,
         ground_truth,
         max_dets=max_dets,
         classes=classes,
         backend=backend,
-        how=Reading(format, split, strict=strict, exif=exif),
+        how=Reading(format, how.split, strict=how.strict, exif=how.exif),
         only=only,
     )
     if out is not None:
@@ -84,9 +81,7 @@ def report(
     out: Path | None = None,
     images: MaskImages = None,
     gt: Path | None = None,
-    split: str | None = None,
-    exif: Exif = None,
-    strict: Strict = False,
+    how: Annotated[Labels, Flat] = Labels(),  # noqa: B008  # immutable
     max_images: PositiveInt = 500,
 ) -> int:
     """Write one page that shows a run or a file of masks: no other file, no network.
@@ -98,34 +93,18 @@ def report(
             the file or folder.
         gt: For a file of masks: COCO file or data set of the true objects, for figures and the
             worst and best images.
-        split: Split of --gt, if that has several.
         max_images: Most images shown, evenly spread; 500 stay below 30 MB.
     """
+    from soloist import api
     from soloist.data.datasets.labels import Reading
-    from soloist.errors import ConfigError, require
 
-    if out is not None and out.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"--out must be a page such as report.html, got {out}")
-    # `data.shards` has this name; it is not imported, since it wants an extra.
-    is_sharded = (source / "manifest.parquet").is_file()
-    if is_sharded:
-        require("pyarrow", extra="parquet", wanted="soloist report of shards")
-    if is_sharded or source.is_file():
-        from soloist.report.predictions import write_prediction_report
-
-        page = write_prediction_report(
-            source,
-            out=out,
-            images=images or [],
-            ground_truth=gt,
-            how=Reading(split=split, strict=strict, exif=exif),
-            max_images=max_images,
-        )
-    else:
-        from soloist.report.run import rewrite_report
-
-        if gt is not None:
-            raise ConfigError("--gt is for a file of masks; a run has its own, or none")
-        page = rewrite_report(source, out=out, images=images or [], max_images=max_images)
+    page = api.report(
+        source,
+        out,
+        images=images or [],
+        ground_truth=gt,
+        how=Reading(split=how.split, strict=how.strict, exif=how.exif),
+        max_images=max_images,
+    )
     sys.stdout.write(f"{page}\n")
     return DONE

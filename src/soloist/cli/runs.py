@@ -1,4 +1,4 @@
-"""What the verbs share: opening and closing their runs, labelling, plans, durations, exit codes."""
+"""What the verbs share: doing what was planned, telling how it went, durations, exit codes."""
 
 from __future__ import annotations
 
@@ -6,95 +6,25 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, TypeVar
 
-from soloist.config import Config, ReadingConfig
-from soloist.errors import ConfigError, require
+from soloist.errors import ConfigError
 from soloist.runtime.launch import launched
 
 if TYPE_CHECKING:
-    from soloist.inference.label_shards import ShardJob, Work
-    from soloist.training.run_folder import RunFolder
+    from soloist.api.labelling import LabelledSet
+    from soloist.api.learning import Learned
+    from soloist.api.plans import Plan
+    from soloist.cli.arguments import Shown
+
+Made = TypeVar("Made")
 
 DONE, SOME_FAILED, USER_ERROR = 0, 1, 2
-# Above so many images one JSON file is slow to make and to read.
-MANY_IMAGES = 100_000
 
 logger = logging.getLogger("soloist")
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What a labelling shows to people and scripts beside its file.
-
-    Attributes:
-        score: Masks of a lower one are in the file, but not shown.
-        pictures: Folder for pictures of the masks; None for none.
-        as_json: Lines of JSON on standard output instead of paths.
-        remedy: What helps where nothing is found.
-    """
-
-    score: float = 0.0
-    pictures: Path | None = None
-    as_json: bool = False
-    remedy: str = ""
-
-
-@dataclass(frozen=True)
-class Sharding:
-    """How a very large set is labelled into a folder of shards.
-
-    Attributes:
-        size: Images a shard.
-        engine: `local` or `ray`.
-        ray_workers: Processes on Ray; None for as many as there are GPUs or cores.
-    """
-
-    size: int
-    engine: str
-    ray_workers: int | None
-
-    @classmethod
-    def checked(
-        cls, out: Path, size: int | None, engine: str, ray_workers: int | None
-    ) -> Self | None:
-        """What the options say; None for one COCO file.
-
-        Raises:
-            ConfigError: If they do not fit each other, or need a package that is absent.
-        """
-        if ray_workers is not None and engine != "ray":
-            raise ConfigError("--ray-workers has no effect without --engine ray; leave it out")
-        if size is None:
-            if engine == "ray":
-                raise ConfigError("--engine ray labels shards: add --shard-size, such as 1000")
-            return None
-        if out.suffix.lower() == ".json":
-            raise ConfigError(
-                f"--shard-size makes a folder, got --out {out}; name a folder, or leave it out"
-            )
-        if ray_workers is not None and ray_workers < 1:
-            raise ConfigError(f"--ray-workers must be at least 1, got {ray_workers}")
-        require("pyarrow", extra="parquet", wanted="--shard-size")
-        if engine == "ray":
-            require("ray", extra="ray", wanted="--engine ray")
-            if launched().world_size > 1:
-                raise ConfigError("--engine ray starts its own processes; run it without torchrun")
-        return cls(size, engine, ray_workers)
-
-    def work(self, job: ShardJob) -> Work | None:
-        """What labels the shards; None for this process."""
-        if self.engine == "local":
-            return None
-        from soloist.inference.on_ray import work_on_ray
-
-        return work_on_ray(job, self.ray_workers)
 
 
 def parse_duration(text: str) -> float:
@@ -147,47 +77,57 @@ def folder_for(images: list[str], model: str | None, *, overwrite: bool, reuse: 
     raise AssertionError("there is always another number")
 
 
-@contextmanager
-def open_command(
-    command: str, images: list[str], out: Path, config: Config, overwrite: bool, **inputs: object
-) -> Iterator[RunFolder]:
-    """The run folder of a verb, new or to be resumed; see `open_run`. Signals stop the verb."""
-    from soloist.runtime.stopping import listening
-    from soloist.training.run_folder import open_run
-
-    named = {"images": " ".join(images)}
-    named |= {name: str(value) for name, value in inputs.items() if value is not None}
-    with (
-        listening(),
-        open_run(out, command=command, inputs=named, config=config, overwrite=overwrite) as run,
-    ):
-        yield run
-
-
-def tell_plan(command: str, out: Path, plan: Callable[[], list[str]]) -> int:
-    """Prints what a command would do, headed by what it does not."""
-    lines = [f"dry run of {command}: nothing is written to {out}", *plan()]
-    sys.stdout.write("\n".join(lines) + "\n")
-    return DONE
-
-
-def finish(run: RunFolder, warning: str | None = None) -> int:
-    """Closes a run that is done and tells how it went.
+def carry_out(command: str, out: Path, plan: Plan[Made], *, dry_run: bool) -> Made | None:
+    """Does what a plan says, while signals stop it; None where it only told of it.
 
     Args:
-        run: The run.
-        warning: What is wrong with its result; the exit code tells of it too.
+        command: The verb.
+        out: What it writes.
+        plan: What it does.
+        dry_run: Print the plan instead.
     """
-    from soloist.runtime.distributed import on_main
+    from soloist.runtime.stopping import listening
 
-    run.finish()
-    if launched().rank == 0 and (run.path / "report.html").is_file():
-        sys.stdout.write(f"report: {run.path / 'report.html'}\n")
-    # What failed in an earlier session stands in the main process's file alone.
-    status = failures_status(on_main(lambda: run.errors.count), run.errors.path)
-    if warning is None:
+    if dry_run:
+        lines = [f"dry run of {command}: nothing is written to {out}", *plan.lines()]
+        sys.stdout.write("\n".join(lines) + "\n")
+        return None
+    with listening():
+        return plan.run()
+
+
+def learn(
+    command: str,
+    out: Path,
+    plan: Plan[Learned],
+    *,
+    dry_run: bool,
+    title: str = "class-agnostic, percent",
+) -> int:
+    """Does what a plan of a run says, and tells how it went; see `carry_out`."""
+    learned = carry_out(command, out, plan, dry_run=dry_run)
+    return DONE if learned is None else finish(learned, title=title)
+
+
+def finish(learned: Learned, *, title: str = "class-agnostic, percent") -> int:
+    """Tells how a run went: figures, page, images that failed.
+
+    Args:
+        learned: The run.
+        title: Of its table of figures.
+
+    Returns:
+        The exit code.
+    """
+    from soloist.report.run import print_results
+
+    print_results(learned.metrics, title=title)
+    if launched().rank == 0 and learned.report.is_file():
+        sys.stdout.write(f"report: {learned.report}\n")
+    status = failures_status(learned.failed, learned.errors)
+    if learned.warning is None:
         return status
-    logger.warning("done, but %s", warning)
+    logger.warning("done, but %s", learned.warning)
     return SOME_FAILED
 
 
@@ -199,106 +139,38 @@ def failures_status(count: int, path: Path | None) -> int:
     return SOME_FAILED
 
 
-def label(
-    title: str,
-    sources: list[str],
-    make_labeler: Any,
-    *,
-    out: Path,
-    shown: Shown,
-    reading: ReadingConfig,
-    short_side: int | None,
-    settings: dict[str, Any],
-    overwrite: bool,
-    sharding: Sharding | None,
-    categories: Mapping[int, str] | None = None,
-    reuse: bool = False,
-) -> int:
-    """Labels images into a COCO file or shards: what `masks` and `predict` share.
+def show(title: str, made: LabelledSet, shown: Shown, remedy: str) -> int:
+    """Tells what a labelling found, and prints where it is.
 
-    With `reuse` a file that the same command has finished is no obstacle, and is left as it is.
+    Args:
+        title: The verb.
+        made: What it made.
+        shown: What people and scripts see beside the file.
+        remedy: What helps where nothing is found.
+
+    Returns:
+        The exit code.
     """
-    from soloist.data.coco.types import CATEGORIES
-    from soloist.data.drawing.overlays import OverlayWriter
-    from soloist.data.sources import find_images
-    from soloist.inference.label import (
-        changes_since,
-        errors_path,
-        is_made,
-        label_images,
-        opened_output,
-        report_labels,
-    )
-    from soloist.runtime.error_log import read_errors
-    from soloist.runtime.stopping import listening
+    from soloist.api.labelling import MANY_IMAGES
 
-    categories = categories or CATEGORIES
-    settings = {"command": title, "images": sources, **settings}
-    if reuse and not overwrite and is_made(out, settings):
-        changes = [] if sharding is not None else changes_since(out, find_images(sources, reading))
-        if not changes:
-            logger.info("%s is finished already", out)
-            return failures_status(len(read_errors(errors_path(out))), errors_path(out))
-        logger.warning("%s: images since: %s; it is made again", out, ", ".join(changes))
-        overwrite = True
-    on_result = None
-    if shown.pictures is not None:
-        on_result = OverlayWriter(shown.pictures.absolute(), score_threshold=shown.score)
-    if sharding is None:
-        images = find_images(sources, reading)
-        if len(images) > MANY_IMAGES:
-            logger.warning(
-                "%d images into one JSON file: --out FOLDER --shard-size 1000 needs less memory "
-                "and lets more processes help; `soloist merge` then makes the file",
-                len(images),
-            )
-        with listening(), opened_output(out, overwrite=overwrite) as errors:
-            summary = label_images(
-                images,
-                make_labeler(),
-                out,
-                title=title,
-                short_side=short_side,
-                settings=settings,
-                errors=errors,
-                categories=categories,
-                overwrite=overwrite,
-                on_result=on_result,
-            )
-        failed, path = errors.count, errors.path
-    else:
-        from soloist.inference.label_shards import ERRORS, ShardJob, label_shards
-
-        job = ShardJob(
-            out.absolute(), title, make_labeler, short_side, on_result, categories, reading
-        )
-        with listening():
-            summary = label_shards(
-                job,
-                partial(find_images, sources),
-                settings=settings,
-                shard_size=sharding.size,
-                overwrite=overwrite,
-                work=sharding.work(job),
-            )
-        failed, path = summary.failed, out / ERRORS
-    report_labels(title, summary)
-    status = failures_status(failed, path)
-    if launched().rank != 0:
+    status = failures_status(made.failed, made.errors)
+    if launched().rank != 0 or made.summary is None:
         return status
-    if sharding is None and len(images) <= MANY_IMAGES:
-        status = max(status, _tell_found(title, out, shown))
-    elif summary.instances == 0:
-        status = _found_nothing(title, shown.remedy)
-    if shown.as_json:
-        sys.stdout.writelines(_json_lines(out, {one.name: one.path for one in images}, path))
+    # A file of more is not read again.
+    if 0 < len(made.images) <= MANY_IMAGES:
+        status = max(status, _tell_found(title, made, shown.overlays is not None, remedy))
+    elif made.summary.instances == 0 and (made.images or made.out.is_dir()):
+        status = _found_nothing(title, remedy)
+    if shown.json:
+        paths = {one.name: one.path for one in made.images}
+        sys.stdout.writelines(_json_lines(made.out, paths, made.errors))
     else:
-        paths = [out] if shown.pictures is None else [out, shown.pictures]
-        sys.stdout.write("".join(f"{one}\n" for one in paths))
+        written = (made.out, shown.overlays, shown.overlay_video)
+        sys.stdout.write("".join(f"{one}\n" for one in written if one is not None))
     return status
 
 
-def _tell_found(title: str, out: Path, shown: Shown) -> int:
+def _tell_found(title: str, made: LabelledSet, drawn: bool, remedy: str) -> int:
     """Says how many masks of a file are shown, and what to do where there is none.
 
     Returns:
@@ -306,31 +178,31 @@ def _tell_found(title: str, out: Path, shown: Shown) -> int:
     """
     from soloist.data.coco.read import load_coco
 
-    file = load_coco(out)
+    file = load_coco(made.out)
     scores = [one.score for several in file.annotations.values() for one in several]
     if not scores:
-        return _found_nothing(title, shown.remedy)
-    good = sum(score >= shown.score for score in scores)
+        return _found_nothing(title, remedy)
+    good = sum(score >= made.score for score in scores)
     if good == 0:
         logger.warning(
             "%s: none of the %d masks has the score %g that is shown, the best has %.2f; "
             "--min-score %.2g shows it; %s",
             title,
             len(scores),
-            shown.score,
+            made.score,
             max(scores),
             max(scores) * 0.9,
-            shown.remedy,
+            remedy,
         )
         return SOME_FAILED
-    if shown.score > 0:
+    if made.score > 0:
         logger.info(
             "%s: %d masks of score %g or more%s; %s has all %d",
             title,
             good,
-            shown.score,
-            "" if shown.pictures is None else " are drawn",
-            out.name,
+            made.score,
+            " are drawn" if drawn else "",
+            made.out.name,
             len(scores),
         )
     return DONE

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
+from soloist.evaluation.matching import take_best
 from soloist.ops.masks import mask_iou
 
 Floats = NDArray[np.float64]
@@ -159,7 +160,8 @@ def image_ap50(scores: Floats, ious: Floats) -> float | None:
     Returns:
         In [0, 1]; None without objects.
     """
-    hits = _hits(scores, ious)
+    best_first = np.argsort(-scores, kind="stable")
+    hits = take_best(ious[best_first], RIGHT) >= 0
     if ious.shape[1] == 0:
         return None
     if len(hits) == 0:
@@ -179,18 +181,6 @@ def pearson(one: Floats, other: Floats) -> float | None:
 def spearman(one: Floats, other: Floats) -> float | None:
     """Correlation of the ranks, equal values sharing theirs; None as in `pearson`."""
     return float(stats.spearmanr(one, other).statistic) if _vary(one, other) else None
-
-
-def _hits(scores: Floats, ious: Floats) -> NDArray[np.bool_]:
-    """(N,) whether each mask, best first, finds a free object."""
-    free = np.ones(ious.shape[1], dtype=np.bool_)
-    hits = np.zeros(len(scores), dtype=np.bool_)
-    for rank, row in enumerate(np.argsort(-scores, kind="stable")):
-        open_ious = np.where(free, ious[row], 0)
-        if open_ious.max(initial=0) >= RIGHT:
-            free[open_ious.argmax()] = False
-            hits[rank] = True
-    return hits
 
 
 def _vary(one: Floats, other: Floats) -> bool:

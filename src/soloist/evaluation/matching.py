@@ -50,24 +50,23 @@ def _masked(objects: Iterable[CocoAnnotation]) -> tuple[CocoAnnotation, ...]:
     return tuple(one for one in objects if one.segmentation is not None)
 
 
-def pair_up(ious: NDArray[np.floating], threshold: float = 0.5) -> list[tuple[int, int]]:
-    """Pairs of one mask and one object each, the highest overlap first.
+def take_best(ious: NDArray[np.floating], threshold: float = 0.5) -> NDArray[np.int64]:
+    """Which object each mask takes: one after the other the free one that fits best, as COCO does.
 
     Args:
-        ious: (N, M) intersection over union.
+        ious: (N, M) intersection over union, the mask of the best score first.
         threshold: Least overlap of a pair.
 
     Returns:
-        (mask, object) indices; each occurs once at most.
+        (N,) index of the object, -1 where a mask takes none; each occurs once at most.
     """
-    pairs: list[tuple[int, int]] = []
-    free_masks, free_objects = set(range(ious.shape[0])), set(range(ious.shape[1]))
-    for place in np.argsort(-ious, axis=None, kind="stable"):
-        mask, one = divmod(int(place), ious.shape[1])
-        if ious[mask, one] < threshold:
-            break
-        if mask in free_masks and one in free_objects:
-            pairs.append((mask, one))
-            free_masks.remove(mask)
-            free_objects.remove(one)
-    return pairs
+    taken = np.full(len(ious), -1, dtype=np.int64)
+    free = np.ones(ious.shape[1], dtype=np.bool_)
+    for place, row in enumerate(ious):
+        left = np.where(free, row, -1.0)
+        # Of equal ones pycocotools takes the last.
+        best = len(left) - 1 - int(left[::-1].argmax()) if len(left) else -1
+        if best >= 0 and left[best] >= threshold:
+            taken[place] = best
+            free[best] = False
+    return taken

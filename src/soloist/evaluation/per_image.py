@@ -12,9 +12,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
+from soloist.data.coco.rle import box_iou, rle_iou
 from soloist.data.coco.types import CocoAnnotation, CocoFile
+from soloist.evaluation.matching import take_best
 from soloist.runtime.files import write_text
 
 FOUND_IOU = 0.5
@@ -107,7 +108,7 @@ def score_images(
                 compared="mask" if masks else "box",
                 objects=len(objects),
                 predictions=len(found),
-                found=_matched(ious),
+                found=int((take_best(ious, FOUND_IOU) >= 0).sum()),
                 mean_best_iou=float(ious.max(axis=0, initial=0).mean()) if objects else None,
                 best_box_hits=bool((first_box >= FOUND_IOU).any()) if objects else None,
             )
@@ -169,24 +170,6 @@ def _ious(
     found: Sequence[CocoAnnotation], objects: Sequence[CocoAnnotation], *, masks: bool
 ) -> NDArray[np.float64]:
     """(F, N) of IoU of each prediction with each object."""
-    if not found or not objects:
-        return np.zeros((len(found), len(objects)))
-    crowd = [0] * len(objects)
     if masks:
-        return np.asarray(
-            coco_mask.iou([one.rle for one in found], [one.rle for one in objects], crowd)
-        )
-    boxes = [np.array([one.box_xywh for one in ones], np.float64) for ones in (found, objects)]
-    return np.asarray(coco_mask.iou(*boxes, crowd))
-
-
-def _matched(ious: NDArray[np.float64]) -> int:
-    """Objects that get a prediction of their own: each takes the best one that is left."""
-    free = np.ones(ious.shape[1], dtype=np.bool_)
-    for row in ious:
-        left = np.where(free, row, -1.0)
-        # Of equal ones pycocotools takes the last.
-        best = len(left) - 1 - int(left[::-1].argmax()) if len(left) else -1
-        if best >= 0 and left[best] >= FOUND_IOU:
-            free[best] = False
-    return int((~free).sum())
+        return rle_iou([one.rle for one in found], [one.rle for one in objects])
+    return box_iou([one.box_xywh for one in found], [one.box_xywh for one in objects])

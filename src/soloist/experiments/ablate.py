@@ -7,17 +7,42 @@ import io
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Unpack
 
-from soloist.experiments.ablations import Column, Kind, Row, Table, Trial, trials_of
+from soloist.api.labelling import extract_masks
+from soloist.api.plans import Plan, Setup, Sources, runtime_of
+from soloist.config.presets import load_config
+from soloist.data.coco.partial import is_finished
+from soloist.data.coco.read import load_coco
+from soloist.data.sources import find_images
+from soloist.evaluation.evaluate import load_ground_truth
+from soloist.experiments.ablations import (
+    Column,
+    Kind,
+    Row,
+    Table,
+    Trial,
+    plan_tables,
+    trials_of,
+    with_steps,
+)
 from soloist.experiments.figures import in_percent, mean_and_spread
-from soloist.experiments.trials import Materials, Outcome, do_trial, find_outcome
+from soloist.experiments.trials import (
+    Materials,
+    Outcome,
+    check_backbones,
+    do_trial,
+    find_outcome,
+)
 from soloist.runtime.device import Runtime
-from soloist.runtime.distributed import on_main
+from soloist.runtime.distributed import join, on_main
 from soloist.runtime.files import write_text
 from soloist.runtime.progress import duration
 from soloist.runtime.stopping import stop_if_asked
+from soloist.training.finetuning import choose_labelled
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +53,100 @@ SOURCES = (
 )
 
 Outcomes = Mapping[Trial, Outcome]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which tables, and of what.
+
+    Attributes:
+        tables: Names of tables, or `all`.
+        masks: COCO file of the images' free masks; made first where None.
+        labelled: COCO file of true masks with categories, for the table `semantic`.
+        labels: How many of the labelled images it uses: a percentage or a number.
+        backbones: More rows of the table `pretrain`.
+        steps: Steps of each training; None keeps the preset's.
+        seeds: Each training is done once with each.
+        budget_seconds: No trial is begun later than this; None does all.
+    """
+
+    tables: Sequence[str] = ("all",)
+    masks: Path | None = None
+    labelled: Path | None = None
+    labels: str = "10%"
+    backbones: Sequence[str] = ()
+    steps: int | None = None
+    seeds: Sequence[int] = (0,)
+    budget_seconds: float | None = None
+
+
+def ablate(
+    images: Sources,
+    out: Path,
+    *,
+    ground_truth: Path,
+    wanted: Wanted = Wanted(),  # immutable
+    made_by: str = "",
+    **setup: Unpack[Setup],
+) -> Plan[list[Path]]:
+    """Repeats the paper's ablations on images; see `soloist bench ablate`.
+
+    Args:
+        images: Images, folders, glob patterns, lists or COCO files.
+        out: Folder of the tables and their trials.
+        ground_truth: COCO file of a validation set; never trained on.
+        wanted: Which tables, and of what.
+        made_by: The command, for the heading of the tables.
+        setup: `preset`, `options`, `device` and `precision`: `soloist.api.plans.Setup`.
+
+    Raises:
+        SoloistError: For what a caller can cause.
+    """
+    preset = setup.get("preset", "tiny")
+    config = load_config(preset, None, setup.get("options"))
+    if wanted.steps is not None:
+        config = with_steps(config, wanted.steps)
+    tables = plan_tables(
+        wanted.tables,
+        config,
+        seeds=wanted.seeds,
+        backbones=wanted.backbones,
+        finetuning=wanted.labelled is not None,
+    )
+    found = find_images(images)
+    load_ground_truth(ground_truth)
+    if wanted.masks is not None:
+        load_coco(wanted.masks)
+    if wanted.labelled is not None:
+        choose_labelled(wanted.labelled, wanted.labels, wanted.seeds[0])
+    trials = trials_of(tables)
+    check_backbones(trials)
+    runtime = runtime_of(setup)
+    seeds = ", ".join(map(str, wanted.seeds))
+    heading = [
+        f"`{made_by}`",
+        "",
+        f"{time.strftime('%Y-%m-%d')}, {runtime}, preset `{preset}`, {len(found):,} images, "
+        f"{config.train.steps} steps a training, seeds {seeds}; validation on "
+        f"`{ground_truth.name}`.",
+    ]
+
+    def run() -> list[Path]:
+        join(runtime.device)
+        coarse = out / "free_masks.json" if wanted.masks is None else wanted.masks
+        trains = any(trial.kind == "training" for trial in trials)
+        if wanted.masks is None and trains and not on_main(lambda: is_finished(coarse)):
+            extract_masks(images, coarse, **setup)
+        return make_tables(
+            tables,
+            Materials(found, coarse, ground_truth, wanted.labelled, wanted.labels),
+            out,
+            runtime,
+            heading=heading,
+            budget_seconds=wanted.budget_seconds,
+        )
+
+    return Plan(lambda: [trial.name for trial in trials], run)
 
 
 def make_tables(

@@ -8,17 +8,18 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from soloist.api.learning import Learned
 from soloist.config import Config
 from soloist.config.presets import PRESETS
 from soloist.data.scenes import write_scenes
 from soloist.data.sources import find_images
-from soloist.report.run import print_results, write_run_report
-from soloist.runtime.device import choose_runtime
-from soloist.runtime.distributed import on_main
+from soloist.report.run import write_run_report
+from soloist.runtime.device import Runtime, choose_runtime
+from soloist.runtime.distributed import join, on_main
 from soloist.runtime.progress import duration, track
 from soloist.runtime.stopping import stop_if_asked
-from soloist.training.run_folder import RunFolder
-from soloist.training.self_training import fit
+from soloist.training.run_folder import RunFolder, open_run
+from soloist.training.self_training import FitResult, fit
 
 logger = logging.getLogger(__name__)
 
@@ -49,13 +50,24 @@ def demo_config() -> Config:
     )
 
 
-def run_demo(run: RunFolder) -> None:
-    """Makes scenes, learns from them, and reports on held-out ones.
+def demo(out: Path, *, overwrite: bool = False) -> Learned:
+    """The whole pipeline into a run folder, on generated scenes.
 
     Args:
-        run: The run folder, with `demo_config()` as its configuration.
+        out: Run folder; the same call again resumes it.
+        overwrite: Replace a finished run.
     """
     runtime = choose_runtime()
+    join(runtime.device)
+    with open_run(out, command="demo", inputs={}, config=demo_config(), overwrite=overwrite) as run:
+        result = _run(run, runtime)
+        run.finish()
+        failed = on_main(lambda: run.errors.count)
+        return Learned(out, runtime, result.metrics, failed=failed, errors=run.errors.path)
+
+
+def _run(run: RunFolder, runtime: Runtime) -> FitResult:
+    """Makes scenes, learns from them, and reports on held-out ones."""
     logger.info("demo: about %s on %s", duration(BUDGET_SECONDS), runtime)
     train = on_main(partial(_scenes, run.path / "scenes" / "train", TRAIN_SCENES, "train"))
     val = on_main(partial(_scenes, run.path / "scenes" / "val", VAL_SCENES, "val"))
@@ -70,7 +82,7 @@ def run_demo(run: RunFolder) -> None:
         ground_truth=val,
     )
     on_main(partial(write_run_report, run, result.images, result.gallery, ground_truth=val))
-    print_results(result.metrics)
+    return result
 
 
 def _scenes(folder: Path, count: int, split: str) -> Path:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from soloist.data.coco.encoded import EncodedInstances
 from soloist.data.coco.partial import PartialShards, is_finished
 from soloist.data.coco.read import read_json
 from soloist.data.coco.shard_rows import ShardRow, facts_of_all, write_shards
@@ -40,7 +40,8 @@ logger = logging.getLogger(__name__)
 LOOKAHEAD = 4
 LOOKAHEAD_WHOLE = 1
 
-Objects = Instances | EncodedInstances
+Objects = Instances[Tensor, Any]
+"""Objects of an image; the masks of a large one are encoded."""
 Labeler = Callable[[NDArray[np.uint8], tuple[int, int]], Objects]
 """Pixels (H', W', 3), perhaps decoded at reduced size, and the full (H, W) to instances."""
 OnResult = Callable[[ImageRef, NDArray[np.uint8], Objects], None]
@@ -218,13 +219,12 @@ def row_of(
     image: CocoImage,
     instances: Objects,
     categories: Mapping[int, str],
-    track_ids: Sequence[int] = (),
 ) -> ShardRow:
     """The objects of an image as shards keep them; see `instances_to_annotations`."""
     return ShardRow(
         image.file_name,
         image,
-        instances_to_annotations(instances, image.id, 1, categories, track_ids),
+        instances_to_annotations(instances, image.id, 1, categories),
         instances.embeddings.detach().cpu().numpy().astype(np.float32),
     )
 

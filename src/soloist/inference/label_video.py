@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from soloist.config import ReadingConfig, TrackConfig
-from soloist.data.coco.encoded import EncodedInstances
+from soloist.data.coco.encoded import EncodedMasks, encoded
 from soloist.data.coco.partial import PartialShards
 from soloist.data.coco.shard_rows import ShardRow, facts_of_all, write_shards
 from soloist.data.coco.types import CATEGORIES, CocoImage
@@ -80,19 +82,18 @@ def label_video(
             size = (frame.pixels.shape[0], frame.pixels.shape[1])
             found = labeler(frame.pixels, size)
             found = found.filter(found.scores >= config.score)
-            objects = found if isinstance(found, EncodedInstances) else EncodedInstances.of(found)
+            objects = encoded(found)
             labels = None if objects.labels is None else objects.labels.tolist()
             ids = linker(objects.masks.rles, objects.embeddings.numpy(), labels)
+            objects = replace(objects, track_ids=torch.tensor(ids, dtype=torch.int64))
             name = f"{path.name}/frame_{frame.number:06d}"
-            rows.append(
-                row_of(CocoImage(frame.number + 1, name, *size), objects, categories, track_ids=ids)
-            )
+            rows.append(row_of(CocoImage(frame.number + 1, name, *size), objects, categories))
             masks += len(ids)
             if len(rows) == FRAMES_PER_SHARD:
                 shards.add(rows)
                 rows.clear()
             if writer is not None:
-                writer.add(_drawn(frame.pixels, objects, ids))
+                writer.add(_drawn(frame.pixels, objects.masks, ids))
             tracker.advance(note=f"{masks} masks")
             stop_if_asked()
         if rows:
@@ -117,10 +118,8 @@ def _sound(video: VideoReader, name: str, errors: ErrorLog) -> Iterator[Frame]:
         errors.add(name, "predict", error)
 
 
-def _drawn(
-    pixels: NDArray[np.uint8], objects: EncodedInstances, ids: list[int]
-) -> NDArray[np.uint8]:
+def _drawn(pixels: NDArray[np.uint8], masks: EncodedMasks, ids: list[int]) -> NDArray[np.uint8]:
     if not ids:
         return pixels
     colors = mask_colors(max(ids))[np.array(ids) - 1]
-    return draw_masks(pixels, np.stack([*objects.masks]), colors=colors)
+    return draw_masks(pixels, np.stack([*masks]), colors=colors)

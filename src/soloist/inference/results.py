@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -14,14 +15,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from soloist.config import AS_USUAL, InferenceConfig, ReadingConfig
-from soloist.data.coco.rle import decode_mask, encode_masks
-from soloist.data.coco.types import CocoImage
+from soloist.data.coco.encoded import EncodedMasks
+from soloist.data.coco.types import CATEGORIES, CocoImage
 from soloist.data.coco.write import instances_to_annotations, write_coco
-from soloist.data.drawing.pictures import draw_masks, jpeg_bytes, resize_masks, thumbnail
+from soloist.data.drawing.pictures import (
+    draw_large,
+    draw_masks,
+    jpeg_bytes,
+    resize_masks,
+    thumbnail,
+)
 from soloist.data.images import is_pixels, own_pixels, read_image
 from soloist.data.sources import ImageRef, find_images
 from soloist.errors import DataError, require
 from soloist.runtime.files import shown
+from soloist.structures import Instances, Masks, Rows
 
 if TYPE_CHECKING:
     from supervision import Detections
@@ -36,8 +44,6 @@ PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff",
 SHOWN_SIDE = 480
 """Pixels of the long side of a picture in a notebook."""
 _MOST_SCORES = 20  # More of them hide a small picture.
-_ROWS = ("scores", "boxes", "embeddings", "labels", "agreements")
-"""Fields with a row an object, beside the masks."""
 
 
 def each_source(source: Source, reading: ReadingConfig) -> Iterator[ImageRef | NDArray[np.uint8]]:
@@ -67,29 +73,37 @@ def each_source(source: Source, reading: ReadingConfig) -> Iterator[ImageRef | N
     yield from find_images(sources, reading)
 
 
-class Presentable:
-    """Drawing, writing, choosing and pickling, for the results of one image.
+@dataclass(frozen=True)
+class Result(Instances[Rows, Masks]):
+    """Objects found on one image, best first, and where the image is.
 
-    What inherits it has these fields, of tensors on the processor or of arrays. It takes over
-    `__repr__` by name, because a dataclass has one of its own.
+    `result.filter()` has those of the score that the model recommends, `result.filter(0.5)` those
+    of another one; `result[0]`, `result[2:5]` and iteration choose by place. A pickle holds masks
+    as run lengths, and `pixels` as they are: predict from paths to keep it small.
+
+    The objects' own fields are those of `soloist.structures.Instances`. Of `predict(..., tile=...)`
+    the masks stay compressed: `masks[k]` decodes the k-th one, and `plot` draws on a reduced
+    picture, without scores. Of an exported network all fields are arrays.
+
+    Attributes:
+        path: The image file; None when pixels were given.
+        pixels: (H, W, 3) uint8 RGB; None when they are to be read from `path` when needed.
+        categories: Names of classes by category id; label k is the k-th of them.
+        reading: How the file is read.
+        recommended_score: What `filter()` keeps.
     """
 
-    image_size: tuple[int, int]
-    masks: Any
-    scores: Any
-    boxes: Any
-    embeddings: Any
-    labels: Any
-    agreements: Any = None
-    path: Path | None
-    pixels: NDArray[np.uint8] | None
-    categories: Mapping[int, str]
+    path: Path | None = None
+    pixels: NDArray[np.uint8] | None = None
+    categories: Mapping[int, str] = field(default_factory=lambda: CATEGORIES)
     reading: ReadingConfig = AS_USUAL
     recommended_score: float = InferenceConfig().recommended_score
 
-    if TYPE_CHECKING:
-
-        def __len__(self) -> int: ...
+    @classmethod
+    def of(cls, found: Instances[Rows, Masks], **picture: Any) -> Result[Rows, Masks]:
+        """Objects with their picture: `path`, `pixels` and what else is no output of an object."""
+        outputs = {name: getattr(found, name) for name in found.present()}
+        return Result(image_size=found.image_size, **outputs, **picture)
 
     def filter(self, keep: Any = None) -> Self:
         """Some of the objects, as a result of the same image.
@@ -139,9 +153,7 @@ class Presentable:
                 "wanted an index, a slice, indices or one bool for each object, got "
                 f"{asked.shape} {asked.dtype}"
             )
-        # Of the class of objects that this one is mixed with.
-        some: Self = super().filter(np.arange(len(self))[asked])  # type: ignore[misc]
-        return some
+        return super().filter(np.arange(len(self))[asked])
 
     def __iter__(self) -> Iterator[Self]:
         """One result an object, in their order."""
@@ -162,31 +174,37 @@ class Presentable:
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled: masks as run lengths, a hundredth of their size and less."""
-        rows = {name: np.asarray(getattr(self, name)) for name in self._present_rows()}
-        return {**vars(self), **rows, "masks": encode_masks(self.masks)}
+        if isinstance(self.masks, EncodedMasks):
+            return {**vars(self)}
+        rows = {name: np.asarray(getattr(self, name)) for name in self.present()}
+        packed = {"masks": EncodedMasks.of(rows["masks"]), "kind": type(self.masks)}
+        return {**vars(self), **rows, **packed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Its fields cannot be set one by one: it is frozen.
+        kind = state.pop("kind", None)
         vars(self).update(state)
-        masks = np.zeros((len(state["masks"]), *self.image_size), dtype=np.bool_)
-        for mask, rle in zip(masks, state["masks"], strict=True):
-            mask[:] = decode_mask(rle, self.image_size)
-        rows = {name: self._own(getattr(self, name)) for name in self._present_rows()}
-        vars(self).update(rows, masks=self._own(masks))
+        if kind is None:
+            return
+        rows: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in self.present()}
+        if kind is not np.ndarray:
+            import torch
 
-    @staticmethod
-    def _own(array: NDArray[Any]) -> Any:
-        """An array as the fields hold it."""
-        return array
+            rows = {name: torch.from_numpy(values) for name, values in rows.items()}
+        vars(self).update(rows)
 
     def plot(self) -> Image.Image:
         """The image with its masks drawn over it.
+
+        One whose masks are compressed is reduced to at most 2048 pixels a side.
 
         Raises:
             DataError: If there are neither pixels nor a file that can be read.
         """
         pixels = self._picture()
-        drawn = draw_masks(pixels, np.asarray(self.masks), scores=self.scores.tolist())
+        if isinstance(self.masks, EncodedMasks):
+            return Image.fromarray(draw_large(pixels, self.masks.largest_first()))
+        drawn = draw_masks(pixels, np.asarray(self.masks), scores=self._listed(self.scores))
         return Image.fromarray(drawn)
 
     def save(self, path: str | Path) -> Path:
@@ -258,7 +276,7 @@ class Presentable:
             }
             for record, box in zip(
                 instances_to_annotations(self, 1, 1, self.categories),
-                self.boxes.tolist(),
+                self._listed(self.boxes),
                 strict=True,
             )
         ]
@@ -291,6 +309,12 @@ class Presentable:
             data={"class_name": np.array(names)[labels]},
         )
 
+    @staticmethod
+    def _listed(rows: Any) -> list[Any]:
+        """Tensors and arrays alike as a list."""
+        values: list[Any] = rows.tolist()
+        return values
+
     def _name(self) -> str:
         return self.path.name if self.path is not None else "image"
 
@@ -300,7 +324,8 @@ class Presentable:
         where = f"{found} on {self._name()}, {height} x {width} pixels"
         if count == 0:
             return where
-        low, high = float(self.scores.min()), float(self.scores.max())
+        scores = self._listed(self.scores)
+        low, high = min(scores), max(scores)
         return f"{where}, scores {high:.2f} to {low:.2f}"
 
     def _picture(self, short_side: int | None = None) -> NDArray[np.uint8]:
@@ -312,10 +337,10 @@ class Presentable:
         return read_image(self.path, reading=self.reading, short_side=short_side)
 
     def _small_picture(self) -> NDArray[np.uint8]:
+        if isinstance(self.masks, EncodedMasks):
+            largest = self.masks.largest_first()
+            return draw_large(self._picture(), largest, max_side=SHOWN_SIDE)
         pixels = thumbnail(self._picture(SHOWN_SIDE), SHOWN_SIDE)
         masks = resize_masks(np.asarray(self.masks), (pixels.shape[0], pixels.shape[1]))
-        scores = self.scores.tolist() if len(self) <= _MOST_SCORES else None
+        scores = self._listed(self.scores) if len(self) <= _MOST_SCORES else None
         return draw_masks(pixels, masks, scores=scores)
-
-    def _present_rows(self) -> list[str]:
-        return [name for name in _ROWS if getattr(self, name) is not None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -13,20 +13,18 @@ import numpy as np
 import torch
 from huggingface_hub import ModelHubMixin
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
 from soloist.checkpoints.download import fetch_model
 from soloist.checkpoints.hub_reference import model_reference
-from soloist.config import AS_USUAL, Config, InferenceConfig, ReadingConfig, TileConfig
-from soloist.data.coco.encoded import EncodedInstances
+from soloist.config import Config, TileConfig
+from soloist.data.coco.encoded import EncodedMasks
 from soloist.data.coco.types import CATEGORIES
-from soloist.data.drawing.pictures import draw_large
 from soloist.data.images import read_with_size, resized_size
 from soloist.data.sources import ImageRef
 from soloist.errors import CheckpointError
-from soloist.inference.results import SHOWN_SIDE, Presentable, Source, each_source
+from soloist.inference.results import Result, Source, each_source
 from soloist.inference.tiles import TiledLabeler
 from soloist.models.backbones import Backbone, NameFormat
 from soloist.models.build import load_categories, load_judge, load_solo, normalize, save_solo
@@ -64,71 +62,8 @@ CONFIRMING_MASKS, CONFIRMING_SCORE = 100, 0.05
 BUNDLED = Path(str(files("soloist") / "weights" / "segmenter"))
 
 
-@dataclass(frozen=True)
-class Result(Presentable, Instances):
-    """Objects found on one image, best first; see `Instances` for the other fields.
-
-    `result.filter()` has those of the score that the model recommends, `result.filter(0.5)` those
-    of another one; `result[0]`, `result[2:5]` and iteration choose by place. A pickle holds masks
-    as run lengths, and `pixels` as they are: predict from paths to keep it small.
-
-    Attributes:
-        path: The image file; None when pixels were given.
-        pixels: (H, W, 3) uint8 RGB; None when they are to be read from `path` when needed.
-        categories: Names of classes by category id; label k is the k-th of them.
-        reading: How the file is read.
-        recommended_score: What `filter()` keeps.
-    """
-
-    path: Path | None = None
-    pixels: NDArray[np.uint8] | None = None
-    categories: Mapping[int, str] = field(default_factory=lambda: CATEGORIES)
-    reading: ReadingConfig = AS_USUAL
-    recommended_score: float = InferenceConfig().recommended_score
-
-    __repr__ = Presentable.__repr__
-
-    @staticmethod
-    def _own(array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array)
-
-
-@dataclass(frozen=True)
-class LargeResult(Presentable, EncodedInstances):
-    """Objects found on tiles of an image, best first: a `Result` whose masks stay compressed.
-
-    `masks[k]` decodes the k-th mask; `plot` draws on a reduced picture, without scores.
-
-    Attributes:
-        path: As in `Result`.
-        pixels: As in `Result`.
-        categories: As in `Result`.
-        reading: As in `Result`.
-        recommended_score: As in `Result`.
-    """
-
-    path: Path | None = None
-    pixels: NDArray[np.uint8] | None = None
-    categories: Mapping[int, str] = field(default_factory=lambda: CATEGORIES)
-    reading: ReadingConfig = AS_USUAL
-    recommended_score: float = InferenceConfig().recommended_score
-
-    def plot(self) -> Image.Image:
-        """The image, reduced to at most 2048 pixels a side, with its masks drawn over it."""
-        return Image.fromarray(draw_large(self._picture(), self.masks.largest_first()))
-
-    __repr__ = Presentable.__repr__
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What is pickled: all as it is, masks are compressed already."""
-        return {**vars(self)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # Its fields cannot be set one by one: it is frozen.
-        vars(self).update(state)
-
-    def _small_picture(self) -> NDArray[np.uint8]:
-        return draw_large(self._picture(), self.masks.largest_first(), max_side=SHOWN_SIDE)
+TiledResult = Result[Tensor, EncodedMasks]
+"""What is found on tiles: masks stay compressed."""
 
 
 class Segmenter(
@@ -329,16 +264,16 @@ class Segmenter(
     @overload
     def predict(
         self, source: Source, *, stream: Literal[False] = False, tile: int | TileConfig
-    ) -> list[LargeResult]: ...
+    ) -> list[TiledResult]: ...
 
     @overload
     def predict(
         self, source: Source, *, stream: Literal[True], tile: int | TileConfig
-    ) -> Iterator[LargeResult]: ...
+    ) -> Iterator[TiledResult]: ...
 
     def predict(
         self, source: Source, *, stream: bool = False, tile: int | TileConfig | None = None
-    ) -> list[Result] | list[LargeResult] | Iterator[Result] | Iterator[LargeResult]:
+    ) -> list[Result] | list[TiledResult] | Iterator[Result] | Iterator[TiledResult]:
         """Segments an image, or all images of a folder, glob, list or COCO file.
 
         Args:
@@ -362,7 +297,7 @@ class Segmenter(
         results = self._results(source)
         return results if stream else list(results)
 
-    def _large_results(self, source: Source, labeler: TiledLabeler) -> Iterator[LargeResult]:
+    def _large_results(self, source: Source, labeler: TiledLabeler) -> Iterator[TiledResult]:
         told: dict[str, Any] = {
             "categories": self.categories,
             "recommended_score": self.config.inference.recommended_score,
@@ -370,10 +305,10 @@ class Segmenter(
         for image in each_source(source, self.config.reading):
             if isinstance(image, np.ndarray):
                 found = labeler(image, (image.shape[0], image.shape[1]))
-                yield LargeResult(**vars(found), pixels=image, **told)
+                yield Result.of(found, pixels=image, **told)
                 continue
             found = labeler(*read_with_size(image.path, reading=image.reading))
-            yield LargeResult(**vars(found), path=image.path, reading=image.reading, **told)
+            yield Result.of(found, path=image.path, reading=image.reading, **told)
 
     def _results(self, source: Source) -> Iterator[Result]:
         for image in each_source(source, self.config.reading):
@@ -411,13 +346,8 @@ class Segmenter(
     def _result(
         self, instances: Instances, path: Path | None, pixels: NDArray[np.uint8] | None
     ) -> Result:
-        return Result(
-            image_size=instances.image_size,
-            masks=instances.masks.cpu(),
-            scores=instances.scores.cpu(),
-            boxes=instances.boxes.cpu(),
-            embeddings=instances.embeddings.cpu(),
-            labels=None if instances.labels is None else instances.labels.cpu(),
+        return Result.of(
+            instances.cpu(),
             path=path,
             pixels=pixels,
             categories=self.categories,

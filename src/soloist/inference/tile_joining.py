@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from soloist.config import TileConfig
-from soloist.data.coco.encoded import EncodedInstances, EncodedMasks
+from soloist.data.coco.encoded import EncodedMasks
 from soloist.data.coco.rle import box_mask, joined_mask, mask_area, mask_box_xywh, rle_iou
 from soloist.structures import Instances
 
@@ -124,7 +124,7 @@ def join_pieces(
     *,
     embedding_size: int,
     labelled: bool,
-) -> EncodedInstances:
+) -> Instances[Tensor, EncodedMasks]:
     """The objects of a picture.
 
     Args:
@@ -149,7 +149,7 @@ def join_pieces(
     kept.sort(key=lambda one: -one.score)
     boxes = np.array([piece.box for piece in kept], dtype=np.float32).reshape(-1, 4)
     embeddings = [piece.embedding for piece in kept]
-    return EncodedInstances(
+    return Instances(
         image_size=size,
         masks=EncodedMasks(tuple(piece.rle for piece in kept), size),
         scores=torch.tensor([piece.score for piece in kept], dtype=torch.float32),

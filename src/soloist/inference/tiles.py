@@ -8,9 +8,10 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from soloist.config import TileConfig
-from soloist.data.coco.encoded import EncodedInstances
+from soloist.data.coco.encoded import EncodedMasks, encoded
 from soloist.data.coco.rle import encode_masks, placed_mask
 from soloist.inference.tile_joining import Box, Piece, join_pieces, pieces_of
 from soloist.structures import Instances
@@ -35,7 +36,9 @@ class TiledLabeler:
         self._labeler = labeler
         self._config = config
 
-    def __call__(self, pixels: NDArray[np.uint8], size: tuple[int, int]) -> EncodedInstances:
+    def __call__(
+        self, pixels: NDArray[np.uint8], size: tuple[int, int]
+    ) -> Instances[Tensor, EncodedMasks]:
         """Objects of a picture.
 
         Args:
@@ -49,7 +52,7 @@ class TiledLabeler:
             raise ValueError(f"tiles need the whole picture {size}, got {pixels.shape[:2]}")
         tiles = tile_boxes(size, self._config)
         if len(tiles) == 1:
-            return EncodedInstances.of(self._labeler(pixels, size))
+            return encoded(self._labeler(pixels, size))
         pieces: list[Piece] = []
         embedding_size = 0
         labelled = False

@@ -12,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 
 from soloist.config import TrackConfig
 from soloist.data.coco.rle import mask_box_xywh, rle_iou
+from soloist.ops.vectors import unit_vectors
 
 _MOMENTUM = 0.5
 """Share of what an identity looked like before in what it is taken to look like."""
@@ -72,7 +73,7 @@ class Linker:
             N different numbers.
         """
         kinds = [0] * len(rles) if labels is None else list(labels)
-        units = _units(embeddings)
+        units = unit_vectors(embeddings.astype(np.float64))
         fits = self._fits(rles, units, kinds)
         ids = [0] * len(rles)
         for track in self._tracks:
@@ -81,7 +82,7 @@ class Linker:
             if fits[row, column] > 0:
                 track = self._tracks[row]
                 mixed = _MOMENTUM * track.embedding + (1 - _MOMENTUM) * units[column]
-                track.embedding = _units(mixed[None])[0]
+                track.embedding = unit_vectors(mixed[None])[0]
                 track.rle, track.missed = rles[column], 0
                 ids[column] = track.id
         self._tracks = [track for track in self._tracks if track.missed <= self._config.gap]
@@ -109,16 +110,6 @@ class Linker:
         allowed: NDArray[np.bool_] = near & same & (fits >= self._config.least)
         kept: NDArray[np.float64] = fits * allowed
         return kept
-
-
-def _units(embeddings: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Rows of length 1; zero rows stay."""
-    rows = embeddings.astype(np.float64)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    units: NDArray[np.float64] = np.divide(
-        rows, lengths, out=np.zeros_like(rows), where=lengths > 0
-    )
-    return units
 
 
 def _boxes(rles: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:

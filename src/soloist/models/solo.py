@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,39 @@ MASK_LEVELS = 4
 """P2..P5 go into the mask features (SOLOv2)."""
 
 
+class Sizes(TypedDict, total=False):
+    """Channels and classes of a network; what is left out is the paper's.
+
+    Attributes:
+        fpn_channels: Channels of P2..P6.
+        head_channels: Channels of the category and kernel towers.
+        mask_channels: Channels inside the mask feature branch.
+        kernel_channels: Channels of the mask features and size of a dynamic kernel, D.
+        tower_depth: Convolutions in each tower.
+        embedding_size: Size of the semantic embedding, E.
+        num_classes: K; 1 is objectness.
+    """
+
+    fpn_channels: int
+    head_channels: int
+    mask_channels: int
+    kernel_channels: int
+    tower_depth: int
+    embedding_size: int
+    num_classes: int
+
+
+PAPER = Sizes(
+    fpn_channels=256,
+    head_channels=512,
+    mask_channels=128,
+    kernel_channels=256,
+    tower_depth=4,
+    embedding_size=128,
+    num_classes=1,
+)
+
+
 class SOLO(nn.Module):
     """Backbone, feature pyramid and SOLOv2's three branches.
 
@@ -31,18 +65,13 @@ class SOLO(nn.Module):
             first of stride 4.
         backbone_channels: Channels of these maps.
         neck: Makes C2..C5 where the backbone has one map only; None where it has all.
-        fpn_channels: Channels of P2..P6.
-        head_channels: Channels of the category and kernel towers.
-        mask_channels: Channels inside the mask feature branch.
-        kernel_channels: Channels of the mask features and size of a dynamic kernel, D.
-        tower_depth: Convolutions in each tower.
-        embedding_size: Size of the semantic embedding, E.
-        num_classes: K; 1 is objectness.
         level_strides: Strides in pixels the levels are resized to before the heads.
         grids: Grid side of each level.
+        sizes: Channels and classes; see `Sizes`.
 
     Raises:
         ValueError: If level_strides and grids differ in length.
+        TypeError: If there is no such size.
     """
 
     def __init__(
@@ -51,15 +80,9 @@ class SOLO(nn.Module):
         *,
         backbone_channels: Sequence[int],
         neck: SimplePyramid | None = None,
-        fpn_channels: int = 256,
-        head_channels: int = 512,
-        mask_channels: int = 128,
-        kernel_channels: int = 256,
-        tower_depth: int = 4,
-        embedding_size: int = 128,
-        num_classes: int = 1,
         level_strides: Sequence[int] = (8, 8, 16, 32, 32),
         grids: Sequence[int] = (40, 36, 24, 16, 12),
+        **sizes: Unpack[Sizes],
     ) -> None:
         super().__init__()
         if len(level_strides) != len(grids):
@@ -67,6 +90,11 @@ class SOLO(nn.Module):
                 "level_strides and grids must have one entry per level, got "
                 f"{len(level_strides)} and {len(grids)}"
             )
+        unknown = sizes.keys() - PAPER.keys()
+        if unknown:
+            raise TypeError(f"wanted some of {', '.join(PAPER)}, got {', '.join(sorted(unknown))}")
+        widths: Sizes = {**PAPER, **sizes}
+        fpn_channels = widths["fpn_channels"]
         self.level_strides = tuple(level_strides)
         self.grids = tuple(grids)
         self.backbone = backbone
@@ -75,21 +103,21 @@ class SOLO(nn.Module):
         self.fpn = FPN(channels, out_channels=fpn_channels, num_levels=len(grids))
         self.category_branch = CategoryBranch(
             fpn_channels,
-            channels=head_channels,
-            depth=tower_depth,
-            num_classes=num_classes,
-            embedding_size=embedding_size,
+            channels=widths["head_channels"],
+            depth=widths["tower_depth"],
+            num_classes=widths["num_classes"],
+            embedding_size=widths["embedding_size"],
         )
         self.kernel_branch = KernelBranch(
             fpn_channels,
-            channels=head_channels,
-            depth=tower_depth,
-            kernel_channels=kernel_channels,
+            channels=widths["head_channels"],
+            depth=widths["tower_depth"],
+            kernel_channels=widths["kernel_channels"],
         )
         self.mask_feature_branch = MaskFeatureBranch(
             fpn_channels,
-            channels=mask_channels,
-            out_channels=kernel_channels,
+            channels=widths["mask_channels"],
+            out_channels=widths["kernel_channels"],
             num_levels=MASK_LEVELS,
         )
 

@@ -36,7 +36,10 @@ def linear_weights(size: int, *, padded: int, cropped: int, target: int) -> Tens
     Returns:
         (size, target) float32 in [0, 1]; each column sums to 1.
     """
-    weights = functional.interpolate(torch.eye(size)[None], padded, mode="linear")[..., :cropped]
+    weights = torch.eye(size)[None]
+    if padded != size:
+        weights = functional.interpolate(weights, padded, mode="linear")
+    weights = weights[..., :cropped]
     return functional.interpolate(weights, target, mode="linear")[0]
 
 

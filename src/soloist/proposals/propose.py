@@ -108,15 +108,7 @@ def confirmed(proposals: Instances, found: Instances) -> Instances:
 
 
 def _joined(one: Instances, other: Instances) -> Instances:
-    """The instances of both; labels are kept if both have any."""
-    labels = None
-    if one.labels is not None and other.labels is not None:
-        labels = torch.cat([one.labels, other.labels])
-    return Instances(
-        one.image_size,
-        torch.cat([one.masks, other.masks]),
-        torch.cat([one.scores, other.scores]),
-        torch.cat([one.boxes, other.boxes]),
-        torch.cat([one.embeddings, other.embeddings]),
-        labels,
-    )
+    """The instances of both, with the outputs that both have."""
+    both = set(one.present()) & set(other.present())
+    joined = {name: torch.cat([getattr(one, name), getattr(other, name)]) for name in both}
+    return Instances(image_size=one.image_size, **joined)

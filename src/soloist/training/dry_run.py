@@ -14,6 +14,7 @@ from soloist.inference.segmenter import Segmenter
 from soloist.models.backbones import Backbone
 from soloist.models.build import build_backbone, build_solo, carry_over
 from soloist.runtime.device import Runtime
+from soloist.runtime.progress import duration
 from soloist.training.data.train_data import match_labels
 from soloist.training.finetuning import Labelled, check_truth, new_parts, start_from
 from soloist.training.prospects import least_steps
@@ -93,7 +94,7 @@ def plan_finetune(
 
 
 def plan_fit(
-    images: Sequence[ImageRef], config: Config, runtime: Runtime, *, budget: str | None
+    images: Sequence[ImageRef], config: Config, runtime: Runtime, *, budget_seconds: float | None
 ) -> list[str]:
     """Lines about `soloist fit`; the network is built and its weights are read.
 
@@ -102,11 +103,11 @@ def plan_fit(
     """
     rounds = config.self_training.rounds
     training = _training("SOLO", config.train.steps, config.train.batch_size, len(images))
-    if budget is not None:
+    if budget_seconds is not None:
         least = least_steps(len(images), config.train.batch_size)
         training = (
-            f"SOLO: steps of {config.train.batch_size} images, as many as {budget} allow; fewer "
-            f"than {least} find next to nothing"
+            f"SOLO: steps of {config.train.batch_size} images, as many as "
+            f"{duration(budget_seconds)} allow; fewer than {least} find next to nothing"
         )
     return [
         *plan_masks(images, config, runtime),

@@ -13,7 +13,8 @@ from pycocotools import mask as coco_mask
 from soloist.cli.studio import segmented as module
 from soloist.cli.studio.segmented import Choice, Segmented, segment_file
 from soloist.errors import DataError
-from soloist.inference.segmenter import Result, Segmenter, load
+from soloist.inference.results import Result
+from soloist.inference.segmenter import Segmenter, load
 from soloist.ops.masks import masks_to_boxes
 
 SIZE = (10, 20)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from soloist.data.coco.encoded import EncodedInstances, EncodedMasks
+from soloist.data.coco.encoded import EncodedMasks, encoded
 from soloist.data.coco.rle import (
     box_mask,
     decode_mask,
@@ -64,18 +64,18 @@ def test_a_part_outside_the_picture_is_refused(corner: tuple[int, int]) -> None:
 
 def test_masks_are_joined_and_clipped_without_decoding() -> None:
     one, other = random_masks(2, (8, 6))
-    encoded = encode_masks(np.stack([one, other]))
-    np.testing.assert_array_equal(decode_mask(joined_mask(encoded)), one | other)
+    both = encode_masks(np.stack([one, other]))
+    np.testing.assert_array_equal(decode_mask(joined_mask(both)), one | other)
     box = np.zeros((8, 6), dtype=np.bool_)
     box[3:7, 1:4] = True
-    clipped = joined_mask([encoded[0], box_mask((1, 3, 4, 7), (8, 6))], intersect=True)
+    clipped = joined_mask([both[0], box_mask((1, 3, 4, 7), (8, 6))], intersect=True)
     np.testing.assert_array_equal(decode_mask(clipped), one & box)
-    covered = rle_iou(encoded[:1], encoded[1:], over_masks=True)[0, 0]
+    covered = rle_iou(both[:1], both[1:], over_masks=True)[0, 0]
     assert covered == pytest.approx((one & other).sum() / one.sum())
 
 
 def test_encoded_objects_hold_what_they_were_made_of(instances: Instances) -> None:
-    found = EncodedInstances.of(instances)
+    found = encoded(instances)
     assert found.masks.shape == (3, 7, 9)
     assert len(found) == len(found.masks) == 3
     for k in range(3):
@@ -94,7 +94,7 @@ def test_encoded_objects_hold_what_they_were_made_of(instances: Instances) -> No
     ],
 )
 def test_fields_move_together(instances: Instances, keep: torch.Tensor) -> None:
-    found, wanted = EncodedInstances.of(instances).filter(keep), instances.filter(keep)
+    found, wanted = encoded(instances).filter(keep), instances.filter(keep)
     assert found.masks == EncodedMasks.of(wanted.masks)
     assert found.labels is not None
     assert wanted.labels is not None
@@ -103,7 +103,7 @@ def test_fields_move_together(instances: Instances, keep: torch.Tensor) -> None:
 
 
 def test_the_largest_comes_first(instances: Instances) -> None:
-    masks = EncodedInstances.of(instances).masks
+    masks = encoded(instances).masks
     areas = [int(mask.sum()) for _, mask in masks.largest_first()]
     assert areas == sorted(areas, reverse=True)
     assert {number for number, _ in masks.largest_first()} == {0, 1, 2}

@@ -16,6 +16,7 @@ from soloist.cli.runs import DONE
 from soloist.data.coco.write import annotation_records, write_coco
 from soloist.data.datasets.find import find_dataset
 
+pytestmark = pytest.mark.documents
 COMMANDS = soloist_commands(DOCS / "datasets.md")
 LISTED = "coco/coco_20k_filenames.txt"
 

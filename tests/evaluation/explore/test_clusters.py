@@ -13,8 +13,8 @@ from soloist.evaluation.explore.clusters import (
     nearest_groups,
     purity,
     silhouette,
-    unit_vectors,
 )
+from soloist.ops.vectors import unit_vectors
 
 
 def bundles(count: int, each: int, *, size: int = 8, spread: float = 0.05, seed: int = 0) -> Floats:

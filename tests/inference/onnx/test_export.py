@@ -26,7 +26,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-IMAGES = 50
+IMAGES = 24
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from soloist.config import InferenceConfig
-from soloist.inference.onnx.numpy_postprocess import (
-    Objects,
-    RawOutputs,
-    cell_strides,
-    select_objects,
-)
+from soloist.inference.onnx.numpy_postprocess import RawOutputs, cell_strides, select_objects
+from soloist.inference.onnx.runtime import ArrayInstances
 from soloist.postprocess import flat_candidates, postprocess
 from soloist.structures import Instances, SOLOOutputs
 
@@ -49,7 +45,7 @@ def random_outputs(classes: int = 1, seed: int = 0, *, ties: bool = False) -> SO
 
 def both(
     outputs: SOLOOutputs, config: InferenceConfig, size: tuple[int, int] = (90, 117)
-) -> tuple[Instances, Objects]:
+) -> tuple[Instances, ArrayInstances]:
     """What torch finds and what NumPy finds."""
     (wanted,) = postprocess(
         outputs, input_sizes=[INPUT_SIZE], original_sizes=[size], config=config, strides=STRIDES
@@ -65,7 +61,7 @@ def both(
     return wanted, found
 
 
-def assert_same(found: Objects, wanted: Instances) -> None:
+def assert_same(found: ArrayInstances, wanted: Instances) -> None:
     assert found.image_size == wanted.image_size
     assert len(found) == len(wanted)
     np.testing.assert_array_equal(found.masks, wanted.masks.numpy())

@@ -40,6 +40,7 @@ print(len(results), len(results[0]), *sorted(sys.modules))
 """
 
 
+@pytest.mark.slow
 def test_nothing_needs_torch(
     exported_file: Path, segmenter: OnnxSegmenter, scenes: Path, tmp_path: Path
 ) -> None:

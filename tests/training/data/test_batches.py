@@ -148,6 +148,7 @@ def test_as_many_workers_as_there_is_room_for(
     assert batches_module._fitting_workers(int(batch), 4) == workers
 
 
+@pytest.mark.slow
 def test_waiting_for_a_batch_ends_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches_module, "_PATIENCE", 0.0)
     monkeypatch.setattr(batches_module, "_shared_memory", lambda: 1e12)

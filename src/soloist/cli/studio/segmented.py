@@ -16,7 +16,8 @@ from soloist.data.exports.label_maps import label_map
 from soloist.data.images import image_size, read_image
 from soloist.data.sources import ImageRef
 from soloist.errors import DataError
-from soloist.inference.segmenter import Result, Segmenter
+from soloist.inference.results import Result
+from soloist.inference.segmenter import Segmenter
 from soloist.runtime.files import atomic_path, shown, write_json
 
 MAX_PIXELS = 25_000_000

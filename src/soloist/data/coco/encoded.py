@@ -7,18 +7,17 @@ masks would take 3.6 GB. Run lengths grow with the outline of an object alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from soloist.data.coco.rle import decode_mask, encode_masks, mask_area
+from soloist.structures import Instances
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from soloist.structures import Instances
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,20 @@ class EncodedMasks:
     def __len__(self) -> int:
         return len(self.rles)
 
-    def __getitem__(self, index: int) -> NDArray[np.bool_]:
-        """(H, W) bool of one mask."""
-        return decode_mask(self.rles[index])
+    @overload
+    def __getitem__(self, chosen: int) -> NDArray[np.bool_]: ...
+
+    @overload
+    def __getitem__(self, chosen: Tensor | NDArray[Any] | Sequence[int]) -> Self: ...
+
+    def __getitem__(
+        self, chosen: int | Tensor | NDArray[Any] | Sequence[int]
+    ) -> NDArray[np.bool_] | Self:
+        """(H, W) bool of one mask; or some of the masks, by (N,) bools or (K,) indices."""
+        if isinstance(chosen, int | np.integer):
+            return decode_mask(self.rles[chosen])
+        places = np.arange(len(self))[np.asarray(chosen)].tolist()
+        return replace(self, rles=tuple(self.rles[place] for place in places))
 
     def __iter__(self) -> Iterator[NDArray[np.bool_]]:
         return (decode_mask(rle) for rle in self.rles)
@@ -60,10 +70,6 @@ class EncodedMasks:
             row[:] = mask
         return decoded if dtype is None else decoded.astype(dtype)
 
-    def filter(self, indices: Sequence[int]) -> Self:
-        """The masks at some places, in that order."""
-        return replace(self, rles=tuple(self.rles[index] for index in indices))
-
     def largest_first(self) -> Iterator[tuple[int, NDArray[np.bool_]]]:
         """Place and (H, W) bool of each mask, one decoded at a time."""
         areas = [mask_area(rle) for rle in self.rles]
@@ -71,45 +77,9 @@ class EncodedMasks:
             yield index, self[index]
 
 
-@dataclass(frozen=True)
-class EncodedInstances:
-    """Objects of one large picture: `Instances` whose masks stay compressed.
-
-    Attributes:
-        image_size: (height, width) in pixels.
-        masks: N masks.
-        scores: (N,) float32 in [0, 1], descending unless stated otherwise.
-        boxes: (N, 4) float32 xyxy pixels, exclusive end, tight around the masks.
-        embeddings: (N, E) float32 semantic embeddings.
-        labels: (N,) int64 class of each object in [0, K); None where all are one class.
-        agreements: As in `Instances`.
-    """
-
-    image_size: tuple[int, int]
-    masks: EncodedMasks
-    scores: Tensor
-    boxes: Tensor
-    embeddings: Tensor
-    labels: Tensor | None = None
-    agreements: Tensor | None = None
-
-    @classmethod
-    def of(cls, instances: Instances) -> Self:
-        """The same objects, their masks encoded."""
-        values = {field.name: getattr(instances, field.name) for field in fields(instances)}
-        moved = {
-            name: value.cpu() if hasattr(value, "cpu") else value for name, value in values.items()
-        }
-        return cls(**{**moved, "masks": EncodedMasks.of(instances.masks)})
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    def filter(self, keep: Tensor) -> Self:
-        """The objects chosen by a (N,) bool mask or by (K,) int64 indices, in that order."""
-        places = np.arange(len(self))[np.asarray(keep)].tolist()
-        tensors = ("scores", "boxes", "embeddings", "labels", "agreements")
-        moved: dict[str, Any] = {
-            name: value[keep] for name in tensors if (value := getattr(self, name)) is not None
-        }
-        return replace(self, masks=self.masks.filter(places), **moved)
+def encoded(found: Instances[Tensor, Any]) -> Instances[Tensor, EncodedMasks]:
+    """The same objects on the processor, their masks encoded."""
+    found = found.cpu()
+    if isinstance(found.masks, EncodedMasks):
+        return found
+    return replace(found, masks=EncodedMasks.of(found.masks))

@@ -14,6 +14,7 @@ from soloist.data.coco.types import NO_CLASS, CocoAnnotation, CocoImage
 from soloist.data.georeference import Georeference
 from soloist.data.sources import Identity, identity, image_name
 from soloist.errors import DataError
+from soloist.structures import STORED
 
 _LESS_AREA = 100.0
 """Pixels by which an area must be off to be wrong; and it must be off by a factor of two."""
@@ -145,8 +146,7 @@ def read_annotation_entry(
         iscrowd=_crowd(fields.get("iscrowd", 0), where, report),
         index=index,
         id=fields["id"] if type(fields.get("id")) is int else index + 1,
-        agreements=_agreements(fields, where),
-        track_id=fields["track_id"] if type(fields.get("track_id")) is int else None,
+        outputs=_outputs(fields, where),
     )
 
 
@@ -257,13 +257,22 @@ def _object(record: Any, where: str) -> dict[str, Any]:
         raise OddEntryError(Fault.BROKEN_ENTRY, str(error)) from error
 
 
-def _agreements(record: Mapping[str, Any], where: str) -> tuple[float, ...]:
-    values = record.get("agreements", [])
-    if not isinstance(values, list) or not all(map(is_number, values)):
-        raise OddEntryError(
-            Fault.BROKEN_ENTRY, f"{where}: wanted agreements as a list of numbers, got {values!r}"
-        )
-    return tuple(values)
+def _outputs(record: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What an entry has of `STORED`, by key; other tools write identities of other kinds."""
+    outputs: dict[str, Any] = {}
+    for one in STORED.values():
+        value = record.get(one.key)
+        if one.is_integer:
+            if type(value) is int:
+                outputs[one.key] = value
+        elif value not in (None, []):
+            if not isinstance(value, list) or not all(map(is_number, value)):
+                raise OddEntryError(
+                    Fault.BROKEN_ENTRY,
+                    f"{where}: wanted {one.key} as a list of numbers, got {value!r}",
+                )
+            outputs[one.key] = value
+    return outputs
 
 
 def _required(record: Mapping[str, Any], key: str, where: str) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from soloist.data.coco.faults import Fault, OddEntryError, Report
-from soloist.data.coco.rle import mask_area, mask_box_xywh, refitted_mask, to_rle
+from soloist.data.coco.rle import box_iou, mask_area, mask_box_xywh, refitted_mask, to_rle
 from soloist.errors import DataError
 
 BoxXYWH = tuple[float, float, float, float]
@@ -107,7 +107,7 @@ def checked_box(
     if _distance(box, own) > _CLOSE:
         corners = (box[0], box[1], box[2] - box[0], box[3] - box[1])
         are_corners = _distance(corners, own) <= _CLOSE
-        if are_corners or (_distance(box, own) > _FAR and _iou(box, own) < _LEAST_IOU):
+        if are_corners or (_distance(box, own) > _FAR and box_iou([box], [own])[0, 0] < _LEAST_IOU):
             fault = Fault.CORNERS if are_corners else Fault.BOX
             report(fault, f"{where}: bbox {list(box)}, the mask's is {list(own)}")
             return own
@@ -239,15 +239,6 @@ def _distance(one: BoxXYWH, other: BoxXYWH) -> float:
     """How far the sides of two boxes are apart at most, in pixels."""
     edges = [(box[0], box[1], box[0] + box[2], box[1] + box[3]) for box in (one, other)]
     return float(np.abs(np.array(edges[0]) - np.array(edges[1])).max())
-
-
-def _iou(one: BoxXYWH, other: BoxXYWH) -> float:
-    sides = [
-        min(one[axis] + one[axis + 2], other[axis] + other[axis + 2]) - max(one[axis], other[axis])
-        for axis in (0, 1)
-    ]
-    shared = max(sides[0], 0.0) * max(sides[1], 0.0)
-    return float(shared / (one[2] * one[3] + other[2] * other[3] - shared))
 
 
 def _broken(message: str) -> OddEntryError:

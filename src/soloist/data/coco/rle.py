@@ -219,6 +219,25 @@ def rle_iou(
     return np.nan_to_num(ious, nan=0.0)
 
 
+def box_iou(
+    boxes: Sequence[Sequence[float]], others: Sequence[Sequence[float]]
+) -> NDArray[np.float64]:
+    """Intersection over union of every box with every other one.
+
+    Args:
+        boxes: N of (left, top, width, height), in pixels.
+        others: M of them.
+
+    Returns:
+        (N, M) float64 in [0, 1]; 0 between two boxes without a pixel.
+    """
+    if not boxes or not others:
+        return np.zeros((len(boxes), len(others)))
+    arrays = [np.array(one, dtype=np.float64) for one in (boxes, others)]
+    ious: NDArray[np.float64] = coco_mask.iou(*arrays, [0] * len(others))
+    return np.nan_to_num(ious, nan=0.0)
+
+
 def _checked_rle(rle: Mapping[str, Any], size: tuple[int, int] | None) -> dict[str, Any]:
     own_size = rle.get("size")
     if not (

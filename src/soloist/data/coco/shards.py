@@ -1,9 +1,10 @@
 """Results of very large sets: a folder of Parquet files, one for each shard of a manifest.
 
 Each row is an image; its objects are lists in the columns `counts` (run lengths in COCO's
-compressed form), `score`, `category_id`, `bbox` (x, y, width, height), `area` and `embedding`. An
-image that could not be read has a row with an `error` and no size. `georeference` is JSON, of
-GeoTIFFs alone. Other tools read the files as they are.
+compressed form), `score`, `category_id`, `bbox` (x, y, width, height), `area` and `embedding`, and
+where they have these, `agreements` and `track_id`. An image that could not be read has a row with
+an `error` and no size. `georeference` is JSON, of GeoTIFFs alone. Other tools read the files as
+they are.
 """
 
 from __future__ import annotations
@@ -27,11 +28,16 @@ from soloist.data.coco.write import annotation_entry
 from soloist.data.georeference import Georeference
 from soloist.errors import DataError
 from soloist.runtime.files import atomic_path, one_line, shown
+from soloist.structures import STORED
 
 MANIFEST = "manifest.parquet"
 SHARDS = "shards"
 
 _KEY = b"soloist.shard"
+_OUTPUTS = {
+    one.key: pa.list_(pa.int64() if one.is_integer else pa.list_(pa.float64()))
+    for one in STORED.values()
+}
 _SCHEMA = pa.schema(
     [
         ("index", pa.int64()),
@@ -46,6 +52,7 @@ _SCHEMA = pa.schema(
         ("area", pa.list_(pa.int64())),
         ("embedding", pa.list_(pa.list_(pa.float32()))),
         ("georeference", pa.string()),
+        *_OUTPUTS.items(),
     ]
 )
 _OBJECTS = ("counts", "score", "category_id", "bbox", "area")
@@ -103,6 +110,7 @@ class ShardFolder:
             "counts": _lists(rows, lambda one: one["segmentation"]["counts"].encode("ascii")),
             **{name: _lists(rows, lambda one, name=name: one[name]) for name in _OBJECTS[1:]},
             "georeference": [_georeference_text(row.image) for row in rows],
+            **{key: [_output(row, key) for row in rows] for key in _OUTPUTS},
         }
         arrays = {name: pa.array(columns[name], _SCHEMA.field(name).type) for name in columns}
         arrays["embedding"] = _embedding_array(embeddings, counts, facts)
@@ -151,12 +159,16 @@ class ShardFolder:
 
     def annotations(self, shard: int) -> Iterator[dict[str, Any]]:
         """The objects of a finished shard as COCO's, all with the id 0."""
-        rows = self._read(shard, "height", "width", *_OBJECTS)
-        for entry, (height, width, *objects) in zip(
+        rows = self._read(shard, "height", "width", *_OBJECTS, *_OUTPUTS)
+        for entry, (height, width, *columns) in zip(
             self.manifest.entries(shard), rows, strict=True
         ):
             assert entry.id is not None
-            for counts, score, category_id, box, area in zip(*objects, strict=True):
+            objects = columns[: len(_OBJECTS)]
+            more = dict(zip(_OUTPUTS, columns[len(_OBJECTS) :], strict=True))
+            for row, (counts, score, category_id, box, area) in enumerate(
+                zip(*objects, strict=True)
+            ):
                 yield annotation_entry(
                     0,
                     entry.id,
@@ -165,6 +177,7 @@ class ShardFolder:
                     box_xywh=box,
                     score=score,
                     category_id=category_id,
+                    outputs={key: values[row] for key, values in more.items() if values},
                 )
 
     def embeddings(self, shard: int) -> NDArray[np.float32]:
@@ -182,7 +195,7 @@ class ShardFolder:
 
     def _read(self, shard: int, *columns: str) -> Iterator[tuple[Any, ...]]:
         table = self._table(shard, *columns)
-        # Shards of Soloist 0.1 have no georeferences.
+        # Shards of Soloist 0.1 have fewer columns.
         absent = [None] * table.num_rows
         return zip(
             *(
@@ -204,6 +217,12 @@ class ShardFolder:
 
 def _lists(rows: Sequence[ShardRow], value: Any) -> list[list[Any]]:
     return [[value(one) for one in row.annotations] for row in rows]
+
+
+def _output(row: ShardRow, key: str) -> list[Any] | None:
+    """An output of all objects of an image; None where they have none."""
+    values = [one.get(key) for one in row.annotations]
+    return None if not values or None in values else values
 
 
 def _embedding_array(

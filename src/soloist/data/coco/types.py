@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +15,17 @@ from soloist.config.presets import override
 from soloist.data.coco.rle import decode_masks, mask_box_xywh
 from soloist.data.georeference import Georeference
 from soloist.errors import DataError
+from soloist.structures import STORED, Instances
 
 if TYPE_CHECKING:
-    from soloist.structures import Instances
+    from torch import Tensor
 
 CATEGORIES: Mapping[int, str] = {1: "object"}
 """The one category of class-agnostic files."""
 NO_CLASS = -1
 """Category id of an object without a class, among objects that have some."""
+NO_LABEL = -1
+"""Its label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +65,7 @@ class CocoAnnotation:
         iscrowd: A region of many objects, which evaluation ignores.
         index: Its place in the file, and the row of its embedding.
         id: The file's; where that is no integer, its place counted from 1.
-        agreements: The best overlap with the masks of each other view of the image, as
-            `soloist estimate` writes them; empty in other files.
-        track_id: The object's identity in a video; None elsewhere.
+        outputs: What else the file has of `structures.STORED`, by key.
     """
 
     image_id: int
@@ -76,8 +77,17 @@ class CocoAnnotation:
     iscrowd: bool
     index: int
     id: int
-    agreements: tuple[float, ...] = ()
-    track_id: int | None = None
+    outputs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def agreements(self) -> tuple[float, ...]:
+        """Overlaps with other views of the image, as `soloist estimate` writes them; else empty."""
+        return tuple(self.outputs.get("agreements", ()))
+
+    @property
+    def track_id(self) -> int | None:
+        """The object's identity in a video; None elsewhere."""
+        return self.outputs.get("track_id")
 
     @property
     def rle(self) -> dict[str, Any]:
@@ -160,7 +170,8 @@ class CocoFile:
         """The objects of one image, in the file's order.
 
         Boxes are tight around the masks, whatever the file says; a mask without a pixel has
-        the box (0, 0, 0, 0). Without embeddings E is 0.
+        the box (0, 0, 0, 0). Without embeddings E is 0. Label k is the k-th of the file's
+        categories, -1 none of them; a file of one category or none has no labels.
 
         Args:
             image: One of `images`.
@@ -170,8 +181,6 @@ class CocoFile:
         """
         # Imported here: files are read and written without torch too.
         import torch
-
-        from soloist.structures import Instances
 
         annotations = self.annotations[image.id]
         boxes = torch.zeros((len(annotations), 4))
@@ -188,4 +197,27 @@ class CocoFile:
             scores=torch.tensor([one.score for one in annotations], dtype=torch.float32),
             boxes=boxes,
             embeddings=embeddings,
+            labels=self._labels(annotations),
+            **{name: _output(annotations, one.key) for name, one in STORED.items()},
         )
+
+    def _labels(self, annotations: Sequence[CocoAnnotation]) -> Tensor | None:
+        """(N,) int64; None where all objects of the file are one class."""
+        import torch
+
+        if len(self.categories) < 2:
+            return None
+        labels = {category: label for label, category in enumerate(self.categories)}
+        return torch.tensor(
+            [labels.get(one.category_id, NO_LABEL) for one in annotations], dtype=torch.int64
+        )
+
+
+def _output(annotations: Sequence[CocoAnnotation], key: str) -> Tensor | None:
+    """An output of N objects, one row each; None if not all of them have it, and alike."""
+    import torch
+
+    values: list[Any] = [one.outputs.get(key) for one in annotations]
+    if not values or None in values or len({np.shape(value) for value in values}) > 1:
+        return None
+    return torch.tensor(values)

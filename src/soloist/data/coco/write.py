@@ -6,22 +6,19 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Protocol
+from types import MappingProxyType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from soloist.data.coco.encoded import EncodedMasks
 from soloist.data.coco.rle import encode_masks, mask_area, mask_box_xywh
-from soloist.data.coco.types import CATEGORIES, CocoAnnotation, CocoFile, CocoImage
+from soloist.data.coco.types import CATEGORIES, NO_CLASS, CocoAnnotation, CocoFile, CocoImage
 from soloist.runtime.files import atomic_path
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from soloist.structures import STORED, Instances
 
 _SCORE_DIGITS = 6  # More than float32 scores mean; keeps files small.
-_AGREEMENT_DIGITS = 4
 
 
 @dataclass(frozen=True)
@@ -37,36 +34,11 @@ class EmbeddingBlocks:
     blocks: Iterable[NDArray[np.float32]]
 
 
-class _Values(Protocol):
-    def tolist(self) -> Any: ...
-
-
-class Found(Protocol):
-    """Objects of one image, as tensors (`Instances`) or as arrays."""
-
-    @property
-    def masks(self) -> Tensor | NDArray[np.bool_] | EncodedMasks:
-        """(N, H, W) bool, or N masks that are encoded already."""
-
-    @property
-    def scores(self) -> _Values:
-        """(N,) float."""
-
-    @property
-    def labels(self) -> _Values | None:
-        """(N,) int, or None where all are one class."""
-
-    @property
-    def agreements(self) -> _Values | None:
-        """(N, V) float, or None where no other views were looked at."""
-
-
 def instances_to_annotations(
-    instances: Found,
+    instances: Instances[Any, Any],
     image_id: int,
     first_id: int,
     categories: Mapping[int, str] = CATEGORIES,
-    track_ids: Sequence[int] = (),
 ) -> list[dict[str, Any]]:
     """The objects of one image as entries of COCO's `annotations`.
 
@@ -75,19 +47,23 @@ def instances_to_annotations(
         image_id: The image's id.
         first_id: Id of the first annotation; the others count up.
         categories: Names by id; label k is the k-th of them. The one category is that of all.
-        track_ids: N identities in a video; empty elsewhere.
 
     Returns:
         N dicts ready for JSON; `bbox` is tight around the mask, `area` counts its pixels.
     """
     scores = instances.scores.tolist()
-    agreements = [] if instances.agreements is None else instances.agreements.tolist()
-    ids = list(categories)
+    outputs = {
+        one.key: _written(values.tolist(), one.digits)
+        for name, one in STORED.items()
+        if (values := getattr(instances, name)) is not None
+    }
+    # The last, so that `NO_LABEL` chooses it.
+    ids = [*categories, NO_CLASS]
     masks = instances.masks
     rles = masks.rles if isinstance(masks, EncodedMasks) else encode_masks(masks)
     # Of a network whose classes have no names the file tells none.
     labels = [0] * len(scores)
-    if instances.labels is not None and len(ids) > 1:
+    if instances.labels is not None and len(categories) > 1:
         labels = instances.labels.tolist()
     return [
         annotation_entry(
@@ -98,8 +74,7 @@ def instances_to_annotations(
             box_xywh=mask_box_xywh(rle),
             score=round(score, _SCORE_DIGITS),
             category_id=ids[label],
-            agreements=_rounded(agreements[row]) if agreements else (),
-            track_id=track_ids[row] if track_ids else None,
+            outputs={key: values[row] for key, values in outputs.items()},
         )
         for row, (rle, score, label) in enumerate(zip(rles, scores, labels, strict=True))
     ]
@@ -127,8 +102,7 @@ def annotation_records(
             score=annotation.score,
             category_id=annotation.category_id,
             iscrowd=annotation.iscrowd,
-            agreements=annotation.agreements,
-            track_id=annotation.track_id,
+            outputs=annotation.outputs,
         )
         for row, annotation in enumerate(annotations)
     ]
@@ -144,11 +118,10 @@ def annotation_entry(
     score: float,
     category_id: int = 1,
     iscrowd: bool = False,
-    agreements: Sequence[float] = (),
-    track_id: int | None = None,
+    outputs: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """One entry of COCO's `annotations`, ready for JSON; arguments as in `CocoAnnotation`."""
-    entry = {
+    return {
         "id": number,
         "image_id": image_id,
         "category_id": category_id,
@@ -157,12 +130,8 @@ def annotation_entry(
         "bbox": list(box_xywh),
         "score": score,
         "iscrowd": int(iscrowd),
+        **outputs,
     }
-    if agreements:
-        entry["agreements"] = list(agreements)
-    if track_id is not None:
-        entry["track_id"] = track_id
-    return entry
 
 
 def write_coco(
@@ -283,8 +252,11 @@ def embeddings_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.embeddings.npy")
 
 
-def _rounded(values: Sequence[float]) -> list[float]:
-    return [round(value, _AGREEMENT_DIGITS) for value in values]
+def _written(rows: list[Any], digits: int | None) -> list[Any]:
+    """The rows of an output as files have them; see `structures.Stored`."""
+    if digits is None:
+        return rows
+    return [[round(value, digits) for value in row] for row in rows]
 
 
 def _dump(obj: Any) -> str:

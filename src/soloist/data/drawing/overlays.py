@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from soloist.data.coco.encoded import EncodedInstances
+from soloist.data.coco.encoded import EncodedMasks
 from soloist.data.drawing.pictures import draw_large, draw_masks, jpeg_bytes, resize_masks
 from soloist.data.sources import ImageRef
 from soloist.runtime.files import atomic_path, inner_path
 from soloist.structures import Instances
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _ENDING = ".overlay.jpg"
 
@@ -32,7 +36,7 @@ class OverlayWriter:
         self,
         image: ImageRef,
         pixels: NDArray[np.uint8],
-        instances: Instances | EncodedInstances,
+        instances: Instances[Tensor, Any],
     ) -> None:
         """Draws the instances of one image; of a large one a reduced picture, without scores.
 
@@ -42,7 +46,7 @@ class OverlayWriter:
             instances: The objects.
         """
         shown = instances.filter(instances.scores >= self._score_threshold)
-        if isinstance(shown, EncodedInstances):
+        if isinstance(shown.masks, EncodedMasks):
             drawn = draw_large(pixels, shown.masks.largest_first())
         else:
             masks = resize_masks(shown.masks.cpu().numpy(), (pixels.shape[0], pixels.shape[1]))

@@ -56,8 +56,7 @@ def _entry(one: CocoAnnotation, target: Target) -> dict[str, Any]:
         score=one.score,
         category_id=one.category_id,
         iscrowd=one.iscrowd,
-        agreements=one.agreements,
-        track_id=one.track_id,
+        outputs=one.outputs,
     )
     # CVAT shows no score but what stands among the attributes.
     return entry | ({"attributes": {"score": one.score}} if target.scored else {})

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soloist.errors import require
+from soloist.ops.vectors import unit_vectors
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -31,21 +32,6 @@ class Groups:
     labels: Integers
     centers: Floats
     similarities: Floats
-
-
-def unit_vectors(vectors: NDArray[np.floating]) -> Floats:
-    """Vectors scaled to length 1; one that is zero or not finite becomes zero.
-
-    Args:
-        vectors: (N, E) float.
-
-    Returns:
-        (N, E) float32.
-    """
-    finite = np.isfinite(vectors).all(axis=1, keepdims=True)
-    rows = np.where(finite, vectors, 0).astype(np.float32)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
 
 
 def centered(vectors: Floats, reference: Floats) -> Floats:

@@ -23,10 +23,10 @@ from soloist.evaluation.explore.clusters import (
     mutual_information,
     nearest_groups,
     purity,
-    unit_vectors,
 )
 from soloist.evaluation.explore.sources import in_order
-from soloist.evaluation.matching import overlaps, pair_up
+from soloist.evaluation.matching import overlaps, take_best
+from soloist.ops.vectors import unit_vectors
 from soloist.runtime.files import shown
 
 logger = logging.getLogger(__name__)
@@ -123,8 +123,8 @@ def group_masks(
 def score_groups(groups: MaskGroups, file: CocoFile, truth: CocoFile) -> dict[str, Any]:
     """How well groups agree with the classes of a ground truth, which they were made without.
 
-    Masks the groups were learned from are paired with true objects by overlap, each with one at
-    most; pairs of an IoU of 0.5 or more count.
+    Masks the groups were learned from are paired with true objects as COCO does: the best score
+    first, each takes the free one that fits best; an IoU of 0.5 or more counts.
 
     Args:
         groups: Groups of the file's masks.
@@ -149,9 +149,11 @@ def score_groups(groups: MaskGroups, file: CocoFile, truth: CocoFile) -> dict[st
     for overlap in overlaps(file, truth).values():
         objects += len(overlap.objects)
         rows = [row for row, one in enumerate(overlap.predicted) if groups.learned[one.index]]
-        for row, column in pair_up(overlap.ious[rows]):
-            labels.append(int(groups.labels[overlap.predicted[rows[row]].index]))
-            classes.append(overlap.objects[column].category_id)
+        rows.sort(key=lambda row: -overlap.predicted[row].score)  # used at once
+        for row, column in zip(rows, take_best(overlap.ious[rows]).tolist(), strict=True):
+            if column >= 0:
+                labels.append(int(groups.labels[overlap.predicted[row].index]))
+                classes.append(overlap.objects[column].category_id)
     if not labels:
         raise DataError(
             f"wanted masks on the objects of {shown(truth.path)}, got none that overlaps one by "

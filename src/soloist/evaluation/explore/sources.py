@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from soloist.data.coco.types import CocoAnnotation, CocoFile
 from soloist.errors import DataError
-from soloist.evaluation.explore.clusters import unit_vectors
+from soloist.ops.vectors import unit_vectors
 from soloist.runtime.files import shown
 
 

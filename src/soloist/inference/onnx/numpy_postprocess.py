@@ -7,8 +7,8 @@ the tests hold them together.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Self
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from soloist.config import InferenceConfig
 from soloist.inference.onnx.numpy_resize import Floats, linear_weights, resize
 from soloist.ops.parts import largest_parts_of_arrays
+from soloist.ops.vectors import unit_vectors
+from soloist.structures import Instances
 
 Bools = NDArray[np.bool_]
 Integers = NDArray[np.int64]
@@ -45,39 +47,6 @@ class RawOutputs:
     mask_features: Floats
 
 
-@dataclass(frozen=True)
-class Objects:
-    """Objects of one image as arrays, best first; `structures.Instances` has them as tensors.
-
-    Attributes:
-        image_size: (height, width) of the image the masks belong to, in pixels.
-        masks: (N, H, W) bool.
-        scores: (N,) float32 in [0, 1].
-        boxes: (N, 4) float32 xyxy pixels, exclusive end.
-        embeddings: (N, E) float32 unit vectors.
-        labels: (N,) int64 class of each object in [0, K); None where all are one class.
-    """
-
-    image_size: tuple[int, int]
-    masks: Bools
-    scores: Floats
-    boxes: Floats
-    embeddings: Floats
-    labels: Integers | None = None
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    def filter(self, keep: Bools | Integers) -> Self:
-        """The objects chosen by a (N,) bool mask or by (K,) int64 indices, in that order."""
-        moved: dict[str, Any] = {
-            field.name: value[keep]
-            for field in fields(Objects)
-            if isinstance(value := getattr(self, field.name), np.ndarray)
-        }
-        return replace(self, **moved)
-
-
 def cell_strides(grids: Sequence[int], strides: Sequence[int]) -> Floats:
     """(A,) stride in pixels of the level each cell belongs to."""
     cells = [grid * grid for grid in grids]
@@ -91,7 +60,7 @@ def select_objects(
     input_size: tuple[int, int],
     original_size: tuple[int, int],
     config: InferenceConfig,
-) -> Objects:
+) -> Instances[NDArray[Any], Bools]:
     """Objects of one image, as `postprocess.select_instances` finds them.
 
     Args:
@@ -120,14 +89,12 @@ def select_objects(
     )
     if config.largest_part:
         masks = largest_parts_of_arrays(masks)
-    embeddings = raw.embeddings[cells[best]]
-    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    objects = Objects(
+    objects = Instances(
         image_size=original_size,
         masks=masks,
         scores=decayed[kept],
         boxes=(_extent_boxes if config.compat == "released" else _tight_boxes)(masks),
-        embeddings=embeddings / np.maximum(lengths, 1e-12),
+        embeddings=unit_vectors(raw.embeddings[cells[best]]),
         labels=labels[best] if raw.scores.shape[1] > 1 else None,
     )
     # A thin mask can vanish when the image is smaller than the mask features.

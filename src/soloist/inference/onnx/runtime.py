@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
@@ -24,14 +24,14 @@ from soloist.data.images import read_with_size, resized_size
 from soloist.data.sources import ImageRef
 from soloist.errors import CheckpointError, require
 from soloist.inference.onnx.numpy_postprocess import (
-    Objects,
     RawOutputs,
     cell_strides,
     select_objects,
 )
 from soloist.inference.onnx.numpy_resize import Floats, resize_pixels
-from soloist.inference.results import Presentable, Source, each_source
+from soloist.inference.results import Result, Source, each_source
 from soloist.runtime.files import one_line, shown
+from soloist.structures import Instances
 
 EXTRA = "onnx"
 INPUT = "images"
@@ -45,26 +45,9 @@ SIDE_MULTIPLE = 32
 
 _MESSAGE_CHARACTERS = 300
 
-
-@dataclass(frozen=True)
-class Result(Presentable, Objects):
-    """Objects found on one image, best first; see `Objects` for the other fields.
-
-    Choosing, iterating and pickling are those of `soloist.Result`.
-
-    Attributes:
-        path: The image file; None when pixels were given.
-        pixels: (H, W, 3) uint8 RGB; None when they are to be read from `path` when needed.
-        categories: Names of classes by category id; label k is the k-th of them.
-        recommended_score: What `filter()` keeps.
-    """
-
-    path: Path | None = None
-    pixels: NDArray[np.uint8] | None = None
-    categories: Mapping[int, str] = field(default_factory=lambda: CATEGORIES)
-    recommended_score: float = InferenceConfig().recommended_score
-
-    __repr__ = Presentable.__repr__
+ArrayInstances = Instances[NDArray[Any], NDArray[np.bool_]]
+ArrayResult = Result[NDArray[Any], NDArray[np.bool_]]
+"""`soloist.Result` without torch: its fields are arrays."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +100,7 @@ class OnnxSegmenter:
         self.categories = record.categories
         self._strides = cell_strides(record.model.grids, record.model.level_strides)
 
-    def __call__(self, pixels: NDArray[np.uint8], size: tuple[int, int]) -> Objects:
+    def __call__(self, pixels: NDArray[np.uint8], size: tuple[int, int]) -> ArrayInstances:
         """Objects of an image.
 
         Args:
@@ -161,12 +144,14 @@ class OnnxSegmenter:
         return RawOutputs(*(output[0] for output in outputs))
 
     @overload
-    def predict(self, source: Source, *, stream: Literal[False] = False) -> list[Result]: ...
+    def predict(self, source: Source, *, stream: Literal[False] = False) -> list[ArrayResult]: ...
 
     @overload
-    def predict(self, source: Source, *, stream: Literal[True]) -> Iterator[Result]: ...
+    def predict(self, source: Source, *, stream: Literal[True]) -> Iterator[ArrayResult]: ...
 
-    def predict(self, source: Source, *, stream: bool = False) -> list[Result] | Iterator[Result]:
+    def predict(
+        self, source: Source, *, stream: bool = False
+    ) -> list[ArrayResult] | Iterator[ArrayResult]:
         """Segments an image, or all images of a folder, glob, list or COCO file.
 
         Args:
@@ -182,7 +167,7 @@ class OnnxSegmenter:
         results = self._results(source)
         return results if stream else list(results)
 
-    def _results(self, source: Source) -> Iterator[Result]:
+    def _results(self, source: Source) -> Iterator[ArrayResult]:
         for image in each_source(source, AS_USUAL):
             if isinstance(image, np.ndarray):
                 size = (image.shape[0], image.shape[1])
@@ -190,16 +175,16 @@ class OnnxSegmenter:
             else:
                 yield self.predict_file(image)
 
-    def predict_file(self, image: ImageRef) -> Result:
+    def predict_file(self, image: ImageRef) -> ArrayResult:
         """Segments one image file."""
         pixels, size = read_with_size(image.path, short_side=self.config.short_side)
         return self._result(self(pixels, size), image.path, None)
 
     def _result(
-        self, objects: Objects, path: Path | None, pixels: NDArray[np.uint8] | None
-    ) -> Result:
-        return Result(
-            **vars(objects),
+        self, objects: ArrayInstances, path: Path | None, pixels: NDArray[np.uint8] | None
+    ) -> ArrayResult:
+        return Result.of(
+            objects,
             path=path,
             pixels=pixels,
             categories=self.categories,

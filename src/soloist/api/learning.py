@@ -1,0 +1,310 @@
+"""What learns: `pretrain`, `train`, `fit` and `finetune`, each into a run folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from soloist.api.plans import (
+    Plan,
+    Setup,
+    Sources,
+    check_known,
+    configured,
+    named,
+    planned,
+    runtime_of,
+)
+from soloist.config.idle import refuse_idle, refuse_idle_values
+from soloist.data.coco.read import load_coco
+from soloist.data.datasets.labels import Reading
+from soloist.data.sources import find_images
+from soloist.inference.segmenter import Segmenter, load
+from soloist.models.build import model_folder
+from soloist.report.run import REPORT_FILE, finish_pretrain, write_run_report
+from soloist.runtime.distributed import join, on_main
+from soloist.training.dry_run import plan_finetune, plan_fit, plan_pretrain, plan_train
+from soloist.training.finetuning import choose_labelled, finetune_config, with_classes
+from soloist.training.finetuning import finetune as finetune_run
+from soloist.training.pretrain import pretrain as pretrain_run
+from soloist.training.run_folder import RunFolder, open_run
+from soloist.training.self_training import FitResult
+from soloist.training.self_training import fit as fit_run
+from soloist.training.train import train as train_run
+
+if TYPE_CHECKING:
+    from soloist.config import Config
+    from soloist.evaluation.evaluate import Metrics
+    from soloist.runtime.device import Runtime
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A run that is done.
+
+    Attributes:
+        run: Its folder.
+        metrics: By stage; empty without a ground truth.
+        warning: What is wrong with the model and what to do; None if nothing is known to be.
+        failed: Images that could not be read, listed in `errors`.
+        errors: The account of these.
+        runtime: Device and precision of the run.
+    """
+
+    run: Path
+    runtime: Runtime
+    metrics: Mapping[str, Metrics] = field(default_factory=dict)
+    warning: str | None = None
+    failed: int = 0
+    errors: Path | None = None
+
+    @property
+    def report(self) -> Path:
+        """The page of the run."""
+        return self.run / REPORT_FILE
+
+
+def _segmenter(learned: Learned) -> Segmenter:
+    if learned.warning is not None:
+        logger.warning("done, but %s", learned.warning)
+    runtime = learned.runtime
+    return load(learned.run, device=str(runtime.device), precision=runtime.precision)
+
+
+def _run_path(learned: Learned) -> Path:
+    return learned.run
+
+
+@planned(_run_path)
+def pretrain(
+    images: Sources, out: str | Path, *, overwrite: bool = False, **setup: Unpack[Setup]
+) -> Plan[Learned]:
+    """Learns a backbone by DenseCL, from scratch unless told otherwise; see `soloist pretrain`.
+
+    Args:
+        images: Images, folders, glob patterns, lists or COCO files.
+        out: Run folder; the same call again resumes an unfinished run.
+        overwrite: Replace a finished run.
+        setup: `preset`, `file`, `options`, `device` and `precision`: `soloist.api.plans.Setup`.
+
+    Returns:
+        The run folder, which `backbone.weights` takes.
+
+    Raises:
+        SoloistError: For what a caller can cause.
+    """
+    # All stages unless asked for: the global loss acts on the last one.
+    config, runtime = configured(setup, {"backbone": {"weights": "none", "stages": 4}})
+    found = find_images(images, config.reading)
+
+    def learn(run: RunFolder) -> None:
+        logger.info("pretrain: %d images on %s", len(found), runtime)
+        backbone = pretrain_run(found, run, config, runtime)
+        on_main(partial(finish_pretrain, run, backbone, found, config, runtime))
+
+    opened = _Opened("pretrain", out, {"images": named(images)}, config, runtime, overwrite)
+    return Plan(lambda: plan_pretrain(found, config, runtime), lambda: opened.run(learn))
+
+
+@planned(_run_path)
+def train(
+    images: Sources,
+    out: str | Path,
+    *,
+    masks: str | Path,
+    init: str | Path | None = None,
+    overwrite: bool = False,
+    **setup: Unpack[Setup],
+) -> Plan[Learned]:
+    """Trains one round of self-supervised SOLO on coarse masks; see `soloist train`.
+
+    Args:
+        images: Images, folders, glob patterns, lists or COCO files.
+        out: Run folder; the same call again resumes an unfinished run.
+        masks: COCO file of the masks.
+        init: Run folder of an earlier segmenter to start from, instead of the backbone.
+        overwrite: Replace a finished run.
+        setup: `preset`, `file`, `options`, `device` and `precision`: `soloist.api.plans.Setup`.
+
+    Returns:
+        The run folder, which `soloist.load` takes.
+
+    Raises:
+        SoloistError: For what a caller can cause.
+    """
+    config, runtime = configured(setup)
+    if init is not None:
+        options = setup.get("options") or {}
+        weights = {"--backbone.weights": options.get("backbone", {}).get("weights")}
+        refuse_idle(weights, "with --init, which has its own")
+    found = find_images(images, config.reading)
+    labels = load_coco(masks)
+    start_from = None if init is None else model_folder(Path(init))
+
+    def learn(run: RunFolder) -> None:
+        logger.info("train: %d images on %s", len(found), runtime)
+        train_run(
+            found, labels, run, config, runtime, model_folder=run.model, start_from=start_from
+        )
+        on_main(partial(write_run_report, run, found, []))
+
+    inputs = {"images": named(images), "masks": masks, "init": init}
+    opened = _Opened("train", out, inputs, config, runtime, overwrite)
+    return Plan(lambda: plan_train(found, labels, config, runtime), lambda: opened.run(learn))
+
+
+@planned(_segmenter)
+def fit(
+    images: Sources,
+    out: str | Path,
+    *,
+    budget_seconds: float | None = None,
+    ground_truth: str | Path | None = None,
+    overwrite: bool = False,
+    **setup: Unpack[Setup],
+) -> Plan[Learned]:
+    """Learns to segment from images alone; see `soloist fit`.
+
+    Args:
+        images: Images, folders, glob patterns, lists or COCO files.
+        out: Run folder; the same call again resumes an unfinished run.
+        budget_seconds: Time for everything; None keeps the preset's number of steps.
+        ground_truth: COCO file of a validation set, to evaluate each stage on.
+        overwrite: Replace a finished run.
+        setup: `preset`, `file`, `options`, `device` and `precision`: `soloist.api.plans.Setup`.
+
+    Returns:
+        The trained segmenter.
+
+    Raises:
+        SoloistError: For what a caller can cause.
+    """
+    config, runtime = configured(setup)
+    if budget_seconds is not None:
+        options = setup.get("options") or {}
+        steps = {"--train.steps": options.get("train", {}).get("steps")}
+        refuse_idle(steps, "with --budget, which plans the steps")
+    found = find_images(images, config.reading)
+    truth = None if ground_truth is None else Path(ground_truth)
+
+    def learn(run: RunFolder) -> FitResult:
+        logger.info("fit: %d images on %s", len(found), runtime)
+        result = fit_run(
+            found, run, config, runtime, budget_seconds=budget_seconds, ground_truth=truth
+        )
+        on_main(partial(write_run_report, run, result.images, result.gallery, ground_truth=truth))
+        return result
+
+    inputs = {"images": named(images), "budget": budget_seconds, "gt": truth}
+    opened = _Opened("fit", out, inputs, config, runtime, overwrite)
+    return Plan(
+        lambda: plan_fit(found, config, runtime, budget_seconds=budget_seconds),
+        lambda: opened.run(learn),
+    )
+
+
+@planned(_segmenter)
+def finetune(
+    data: str | Path,
+    out: str | Path,
+    *,
+    init: str | Path,
+    labels: str = "100%",
+    how: Reading = Reading(),  # noqa: B008  # immutable
+    ground_truth: str | Path | None = None,
+    overwrite: bool = False,
+    **setup: Unpack[Setup],
+) -> Plan[Learned]:
+    """Learns classes from a few true labels; see `soloist finetune`.
+
+    Args:
+        data: COCO file of true masks with categories, or a data set of another format.
+        out: Run folder; the same call again resumes an unfinished run.
+        init: `scratch`, `backbone`, `bundled`, or the run folder, model folder or file of a
+            segmenter.
+        labels: How many of the labelled images are used: a percentage or a number.
+        how: How the labels are read, and where their images are if not beside them.
+        ground_truth: COCO file of a validation set with the same categories.
+        overwrite: Replace a finished run.
+        setup: `preset`, `file`, `options`, `device` and `precision`: `soloist.api.plans.Setup`.
+
+    Returns:
+        The trained segmenter.
+
+    Raises:
+        SoloistError: For what a caller can cause.
+    """
+    check_known(setup, Setup)
+    start, file, values = str(init), setup.get("file"), setup.get("options") or {}
+    config = finetune_config(
+        setup.get("preset", "tiny"), None if file is None else Path(file), values, init=start
+    )
+    refuse_idle_values(values, config)
+    chosen = choose_labelled(data, labels, config.seed, how, reading=config.reading)
+    config = with_classes(config, chosen.labels)
+    truth = None if ground_truth is None else Path(ground_truth)
+    runtime = runtime_of(setup)
+
+    def learn(run: RunFolder) -> FitResult:
+        logger.info("finetune: %d images on %s", len(chosen.images), runtime)
+        result = finetune_run(chosen, run, config, runtime, init=start, ground_truth=truth)
+        on_main(partial(write_run_report, run, result.images, result.gallery, ground_truth=truth))
+        return result
+
+    read = {"folder": how.images, "split": how.split}
+    inputs = {"images": [str(data)], "labels": labels, "init": start, "gt": truth, **read}
+    opened = _Opened("finetune", out, inputs, config, runtime, overwrite)
+    return Plan(
+        lambda: plan_finetune(chosen, config, runtime, init=start, ground_truth=truth),
+        lambda: opened.run(learn),
+    )
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A run that is to be opened, worked on and finished.
+
+    Attributes:
+        command: The verb.
+        out: The run folder.
+        inputs: What it reads, as its user named it; None where not given.
+        config: The resolved options.
+        runtime: Device and precision.
+        overwrite: Replace a finished run.
+    """
+
+    command: str
+    out: str | Path
+    inputs: Mapping[str, Any]
+    config: Config
+    runtime: Runtime
+    overwrite: bool
+
+    def run(self, learn: Callable[[RunFolder], FitResult | None]) -> Learned:
+        """Opens the run, learns, and closes it."""
+        join(self.runtime.device)
+        given = {
+            name: " ".join(value) if isinstance(value, list) else str(value)
+            for name, value in self.inputs.items()
+            if value is not None
+        }
+        with open_run(
+            Path(self.out),
+            command=self.command,
+            inputs=given,
+            config=self.config,
+            overwrite=self.overwrite,
+        ) as run:
+            result = learn(run)
+            warning = None if result is None else on_main(result.warning)
+            run.finish()
+            # What failed in an earlier session stands in the main process's file alone.
+            failed = on_main(lambda: run.errors.count)
+            metrics = {} if result is None else result.metrics
+            return Learned(run.path, self.runtime, metrics, warning, failed, run.errors.path)
