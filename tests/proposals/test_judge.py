@@ -7,11 +7,32 @@ import pytest
 import torch
 
 from soloist.ops.masks import mask_iou
-from soloist.proposals.judge import PRIOR_IMAGES, Example, Judge, describe, learn_judge
+from soloist.proposals.hierarchy import PixelMaps
+from soloist.proposals.judge import (
+    JUDGED_OVERLAP,
+    PRIOR_IMAGES,
+    Example,
+    Judge,
+    NodeRanker,
+    draw_candidates,
+    learn_nodes,
+)
+from soloist.proposals.pixels import learn_pixels, sample_pixels, with_maps
 from soloist.proposals.ranking import overlaps_with
-from soloist.proposals.regions import candidate_masks, region_candidates
+from soloist.proposals.regions import candidate_masks, image_hierarchies, region_candidates
 
 SIZE = (96, 128)
+
+
+def truth() -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    """The masks of the red discs and of the blue square of `picture`."""
+    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
+    square = (rows >= 60) & (rows < 84) & (columns >= 20) & (columns < 44)
+    discs = [
+        (rows - row) ** 2 + (columns - column) ** 2 < square_radius
+        for row, column, square_radius in ((30, 30, 200), (60, 90, 300))
+    ]
+    return np.stack((*discs, square))
 
 
 def picture() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -33,8 +54,8 @@ def example(seed: int, count: int = 200) -> Example:
     return Example(described, generator.uniform(0.1, 0.5, count), overlaps)
 
 
-def test_a_judge_learns_what_the_prior_does_not_know() -> None:
-    judge = learn_judge([example(seed) for seed in range(8)])
+def test_networks_learn_what_the_prior_does_not_know() -> None:
+    judge = learn_nodes([example(seed) for seed in range(8)])
     new = example(99)
     scores = judge.scores(new.described, new.prior)
     right = new.overlaps > 0.5
@@ -44,7 +65,7 @@ def test_a_judge_learns_what_the_prior_does_not_know() -> None:
 
 @pytest.mark.slow
 def test_few_images_count_less_than_the_prior() -> None:
-    one, many = (learn_judge([example(seed) for seed in range(n)]) for n in (1, 30))
+    one, many = (learn_nodes([example(seed) for seed in range(n)]) for n in (1, 30))
     assert float(one.trust) == pytest.approx(1 / (1 + PRIOR_IMAGES))
     assert float(many.trust) == pytest.approx(30 / (30 + PRIOR_IMAGES))
 
@@ -53,14 +74,14 @@ def test_what_cannot_be_an_object_stays_none() -> None:
     new = example(1)
     prior = new.prior.copy()
     prior[:50] = 0
-    scores = learn_judge([new]).scores(new.described, prior)
+    scores = learn_nodes([new]).scores(new.described, prior)
     assert (scores[:50] == 0).all()
     assert ((scores[50:] > 0) & (scores[50:] < 1)).all()
 
 
 def test_two_learn_the_same_and_a_record_keeps_it() -> None:
-    first, second = (learn_judge([example(3)], seed=5) for _ in range(2))
-    read = Judge.of_record(json.loads(json.dumps(first.record())))
+    first, second = (learn_nodes([example(3)], seed=5) for _ in range(2))
+    read = NodeRanker.of_record(json.loads(json.dumps(first.record())))
     new = example(4)
     wanted = first.scores(new.described, new.prior)
     assert np.array_equal(second.scores(new.described, new.prior), wanted)
@@ -70,15 +91,15 @@ def test_two_learn_the_same_and_a_record_keeps_it() -> None:
 def test_without_a_candidate_there_is_nothing_to_learn_from() -> None:
     nothing = Example(np.zeros((0, 5), dtype=np.float32), np.zeros(0), np.zeros(0))
     with pytest.raises(ValueError, match="got none"):
-        learn_judge([nothing])
+        learn_nodes([nothing])
 
 
 def test_a_record_whose_shapes_do_not_fit_is_refused() -> None:
-    record = learn_judge([example(3)]).record()
+    record = learn_nodes([example(3)]).record()
     with pytest.raises(ValueError, match=r"hidden must be \(4, 5, 32\)"):
-        Judge.of_record({**record, "hidden": record["hidden"][0]})
+        NodeRanker.of_record({**record, "hidden": record["output"]})
     with pytest.raises(KeyError):
-        Judge.of_record({name: value for name, value in record.items() if name != "mean"})
+        NodeRanker.of_record({name: value for name, value in record.items() if name != "mean"})
 
 
 def test_overlaps_are_those_of_the_masks() -> None:
@@ -93,9 +114,64 @@ def test_overlaps_are_those_of_the_masks() -> None:
 
 
 def test_descriptions_are_finite_and_tell_sizes_in_pixels_of_the_image() -> None:
-    found, candidates = region_candidates(picture(), most=60)
-    small, large = (describe(found, candidates, size) for size in (SIZE, (960, 1280)))
+    found = image_hierarchies(picture())
+    nothing = np.zeros(found.size, dtype=np.float32)
+    found = with_maps(found, PixelMaps(nothing[None], nothing))
+    small, large = (draw_candidates(found, size, 60).described for size in (SIZE, (960, 1280)))
     assert np.isfinite(small).all()
-    assert small.shape == large.shape == (len(candidates), small.shape[1])
+    assert small.shape == large.shape
     assert np.array_equal(small[:, :-1], large[:, :-1])
     assert np.allclose(large[:, -1] - small[:, -1], np.log(100), atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    """Learned from `picture`, whose discs are of class 0 and whose square is of class 1."""
+    found = image_hierarchies(picture())
+    rows, columns = (
+        np.arange(own) * size // own for own, size in zip(found.size, SIZE, strict=True)
+    )
+    masks = truth()[:, rows[:, None], columns]
+    sample = sample_pixels(found.lab, masks, [0, 0, 1], 2, np.random.default_rng(0), 4000)
+    pixels = learn_pixels([sample])
+    informed = with_maps(found, pixels.maps(found.lab))
+    drawn = draw_candidates(informed, SIZE, 100)
+    overlaps = overlaps_with(informed, drawn.candidates, masks).max(axis=1)
+    example = Example(drawn.described, drawn.candidates.scores, overlaps)
+    return Judge(pixels, learn_nodes([example]))
+
+
+def test_a_judge_finds_the_objects_it_was_shown_and_their_classes(judge: Judge) -> None:
+    plain = image_hierarchies(picture())
+    found, candidates = judge.candidates(plain, SIZE, 100)
+    assert len(found.trees) > len(plain.trees)
+    best = candidates.filter(np.arange(3))
+    overlaps = mask_iou(candidate_masks(found, best, SIZE), torch.from_numpy(truth()))
+    assert (overlaps.max(dim=0).values > 0.8).all()
+    classes = judge.classes(found, best)
+    assert classes is not None
+    assert classes.tolist() == [[0, 0, 1][int(which)] for which in overlaps.argmax(dim=1)]
+    assert (np.diff(candidates.scores) <= 0).all()
+
+
+def test_judged_candidates_do_not_overlap_much(judge: Judge) -> None:
+    found, candidates = judge.candidates(image_hierarchies(picture()), SIZE, 100)
+    masks = candidate_masks(found, candidates, found.size)
+    apart = mask_iou(masks, masks).numpy() - np.eye(len(masks))
+    # By boxes and areas, which overlap at least as much as the masks do where both are compact.
+    assert apart[:3, :3].max() <= JUDGED_OVERLAP
+
+
+def test_a_judge_is_kept_by_its_record(judge: Judge) -> None:
+    read = Judge.of_record(json.loads(json.dumps(judge.record())))
+    plain = image_hierarchies(picture())
+    _, wanted = judge.candidates(plain, SIZE, 100)
+    _, got = read.candidates(plain, SIZE, 100)
+    assert np.array_equal(got.nodes, wanted.nodes)
+    assert np.array_equal(got.scores, wanted.scores)
+
+
+def test_an_image_of_one_colour_has_no_object(judge: Judge) -> None:
+    flat = np.full((*SIZE, 3), 90, dtype=np.uint8)
+    _, candidates = judge.candidates(image_hierarchies(flat), SIZE, 100)
+    assert len(candidates) == 0

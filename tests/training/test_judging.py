@@ -1,15 +1,31 @@
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from soloist import api
 from soloist.data.coco.rle import encode_masks
 from soloist.data.coco.types import CocoAnnotation, CocoFile, CocoImage
-from soloist.data.sources import find_images
-from soloist.training.judging import example_of, judge_of
+from soloist.data.sources import ImageRef, find_images
+from soloist.errors import ConfigError
+from soloist.proposals.judge import Example
+from soloist.proposals.pixels import learn_pixels, sample_pixels
+from soloist.training.finetuning import Labelled, Learner, learns_regions
+from soloist.training.judging import (
+    MOST_CLASSES,
+    MOST_IMAGES,
+    example_of,
+    judge_of,
+    labelled_image,
+)
 
 SIZE = (96, 128)
 SQUARE = (slice(20, 60), slice(30, 80))
@@ -29,16 +45,23 @@ def annotation() -> CocoAnnotation:
     return CocoAnnotation(1, rle, (30.0, 20.0, 50.0, 40.0), 2000.0, 1.0, 1, False, 0, 1)
 
 
+def example(objects: list[CocoAnnotation]) -> Example:
+    one = labelled_image(image_of((220, 40, 40)), objects, {1: 0})
+    generator = np.random.default_rng(0)
+    sample = sample_pixels(one.found.lab, one.masks, one.classes, 1, generator, 2000)
+    return example_of(one, learn_pixels([sample]))
+
+
 def test_an_object_is_among_the_candidates_of_its_image() -> None:
-    example = example_of(image_of((220, 40, 40)), [annotation()])
-    assert example.overlaps.max() > 0.9
-    assert len(example.described) == len(example.prior) == len(example.overlaps)
+    found = example([annotation()])
+    assert found.overlaps.max() > 0.9
+    assert len(found.described) == len(found.prior) == len(found.overlaps)
 
 
 def test_without_objects_nothing_overlaps() -> None:
-    example = example_of(image_of((220, 40, 40)), [])
-    assert len(example.overlaps) > 0
-    assert (example.overlaps == 0).all()
+    found = example([])
+    assert len(found.overlaps) > 0
+    assert (found.overlaps == 0).all()
 
 
 def test_images_of_one_colour_teach_nothing(tmp_path: Path) -> None:
@@ -56,3 +79,85 @@ def test_an_unreadable_image_is_left_out(tmp_path: Path, caplog: pytest.LogCaptu
     labels = CocoFile(tmp_path / "labels.json", records, {1: (annotation(),), 2: ()}, {}, None)
     assert judge_of(images, labels, seed=0) is not None
     assert "left out: 'b.png'" in caplog.text
+
+
+TWO = CocoFile(Path("labels.json"), (), {}, {1: "ripe", 4: "green"}, None)
+
+
+def chosen(images: int, categories: Mapping[int, str]) -> Labelled:
+    refs = [ImageRef(Path(f"{number}.png"), f"{number}.png") for number in range(images)]
+    return Labelled(refs, replace(TWO, categories=dict(categories)), images)
+
+
+MANY = {key: f"class {key}" for key in range(MOST_CLASSES + 1)}
+
+
+@pytest.mark.parametrize(
+    ("learn", "images", "categories", "init", "options", "wanted"),
+    [
+        ("auto", 4, TWO.categories, "bundled", {}, True),
+        ("auto", 4, TWO.categories, "bundled", {"seed": 3, "inference": {}}, True),
+        ("auto", MOST_IMAGES + 1, TWO.categories, "bundled", {}, False),
+        ("auto", 4, MANY, "bundled", {}, False),
+        ("auto", 4, TWO.categories, "scratch", {}, False),
+        ("auto", 4, TWO.categories, "bundled", {"train": {"steps": 9}}, False),
+        ("auto", 4, TWO.categories, "bundled", {"inference": {"masks": "network"}}, False),
+        ("regions", MOST_IMAGES + 1, TWO.categories, "runs/mine", {}, True),
+        ("network", 4, TWO.categories, "bundled", {}, False),
+    ],
+)
+def test_few_labels_of_few_classes_teach_regions(
+    learn: Learner,
+    images: int,
+    categories: Mapping[int, str],
+    init: str,
+    options: Mapping[str, Any],
+    wanted: bool,
+) -> None:
+    assert learns_regions(learn, chosen(images, categories), init=init, options=options) is wanted
+
+
+@pytest.mark.parametrize(
+    ("categories", "init", "options", "said"),
+    [
+        (TWO.categories, "backbone", {}, "--init backbone is no segmenter: use --init bundled"),
+        (MANY, "bundled", {}, "up to 8 classes, got 9: use --learn network"),
+        (TWO.categories, "bundled", {"train": {"steps": 9}}, "options of train have no effect"),
+        (TWO.categories, "bundled", {"inference": {"masks": "network"}}, "masks network has no"),
+    ],
+)
+def test_regions_that_cannot_learn_are_refused(
+    categories: Mapping[int, str], init: str, options: Mapping[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        learns_regions("regions", chosen(2, categories), init=init, options=options)
+
+
+def test_a_model_of_two_labelled_images_finds_and_names_objects(tmp_path: Path) -> None:
+    """The square of one image is ripe, that of the other green."""
+    colors = {"a.png": (220, 40, 40), "b.png": (30, 200, 30)}
+    objects = []
+    for number, (name, color) in enumerate(colors.items(), start=1):
+        Image.fromarray(image_of(color)).save(tmp_path / name)
+        rle = {"size": list(SIZE), "counts": annotation().rle["counts"]}
+        key = (1, 4)[number - 1]
+        objects.append({"id": number, "image_id": number, "category_id": key, "segmentation": rle})
+    content = {
+        "images": [
+            {"id": number, "file_name": name, "height": SIZE[0], "width": SIZE[1]}
+            for number, name in enumerate(colors, start=1)
+        ],
+        "annotations": objects,
+        "categories": [{"id": 4, "name": "green"}, {"id": 1, "name": "ripe"}],
+    }
+    (tmp_path / "labels.json").write_text(json.dumps(content), encoding="utf-8")
+    segmenter = api.finetune(tmp_path / "labels.json", tmp_path / "run")
+    assert dict(segmenter.categories) == {1: "ripe", 4: "green"}
+    truth = np.zeros(SIZE, dtype=bool)
+    truth[SQUARE] = True
+    for number, name in enumerate(colors):
+        best = segmenter.predict(tmp_path / name)[0][0]
+        mask = best.masks[0].numpy()
+        assert (mask & truth).sum() / (mask | truth).sum() > 0.9
+        assert best.labels is not None
+        assert best.labels.tolist() == [number]

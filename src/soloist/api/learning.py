@@ -28,7 +28,14 @@ from soloist.models.build import model_folder
 from soloist.report.run import REPORT_FILE, finish_pretrain, write_run_report
 from soloist.runtime.distributed import join, on_main
 from soloist.training.dry_run import plan_finetune, plan_fit, plan_pretrain, plan_train
-from soloist.training.finetuning import choose_labelled, finetune_config, with_classes
+from soloist.training.finetuning import (
+    BUNDLED_SEGMENTER,
+    Learner,
+    choose_labelled,
+    finetune_config,
+    learns_regions,
+    with_classes,
+)
 from soloist.training.finetuning import finetune as finetune_run
 from soloist.training.pretrain import pretrain as pretrain_run
 from soloist.training.run_folder import RunFolder, open_run
@@ -214,8 +221,9 @@ def finetune(
     data: str | Path,
     out: str | Path,
     *,
-    init: str | Path,
+    init: str | Path = BUNDLED_SEGMENTER,
     labels: str = "100%",
+    learn: Learner = "auto",
     how: Reading = Reading(),  # noqa: B008  # immutable
     ground_truth: str | Path | None = None,
     overwrite: bool = False,
@@ -229,6 +237,9 @@ def finetune(
         init: `scratch`, `backbone`, `bundled`, or the run folder, model folder or file of a
             segmenter.
         labels: How many of the labelled images are used: a percentage or a number.
+        learn: `regions`: a judge finds and orders regions, in seconds; `network`: it is trained;
+            `auto`: the former for up to 64 images of up to 8 classes, unless options of a training
+            are given.
         how: How the labels are read, and where their images are if not beside them.
         ground_truth: COCO file of a validation set with the same categories.
         overwrite: Replace a finished run.
@@ -247,22 +258,29 @@ def finetune(
     )
     refuse_idle_values(values, config)
     chosen = choose_labelled(data, labels, config.seed, how, reading=config.reading)
-    config = with_classes(config, chosen.labels)
+    regions = learns_regions(learn, chosen, init=start, options=values)
+    if not regions:
+        config = with_classes(config, chosen.labels)
     truth = None if ground_truth is None else Path(ground_truth)
     runtime = runtime_of(setup)
 
-    def learn(run: RunFolder) -> FitResult:
+    def work(run: RunFolder) -> FitResult:
         logger.info("finetune: %d images on %s", len(chosen.images), runtime)
-        result = finetune_run(chosen, run, config, runtime, init=start, ground_truth=truth)
+        result = finetune_run(
+            chosen, run, config, runtime, init=start, regions=regions, ground_truth=truth
+        )
         on_main(partial(write_run_report, run, result.images, result.gallery, ground_truth=truth))
         return result
 
     read = {"folder": how.images, "split": how.split}
     inputs = {"images": [str(data)], "labels": labels, "init": start, "gt": truth, **read}
+    inputs["learn"] = "regions" if regions else "network"
     opened = _Opened("finetune", out, inputs, config, runtime, overwrite)
     return Plan(
-        lambda: plan_finetune(chosen, config, runtime, init=start, ground_truth=truth),
-        lambda: opened.run(learn),
+        lambda: plan_finetune(
+            chosen, config, runtime, init=start, regions=regions, ground_truth=truth
+        ),
+        lambda: opened.run(work),
     )
 
 

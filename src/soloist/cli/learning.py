@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from soloist.cli.arguments import (
     FinetuneOptions,
@@ -16,7 +16,7 @@ from soloist.cli.arguments import (
     TrainOptions,
 )
 from soloist.cli.options import given
-from soloist.cli.runs import learn, parse_duration
+from soloist.cli.runs import parse_duration, teach
 from soloist.config.idle import refuse_idle
 
 
@@ -36,7 +36,7 @@ def pretrain(
 
     setup = running.setup(options)
     plan = api.pretrain.plan(images, out, overwrite=running.overwrite, **setup)
-    return learn("pretrain", out, plan, dry_run=running.dry_run)
+    return teach("pretrain", out, plan, dry_run=running.dry_run)
 
 
 def train(
@@ -59,7 +59,7 @@ def train(
 
     setup = running.setup(options)
     plan = api.train.plan(images, out, masks=masks, init=init, overwrite=running.overwrite, **setup)
-    return learn("train", out, plan, dry_run=running.dry_run)
+    return teach("train", out, plan, dry_run=running.dry_run)
 
 
 def fit(
@@ -96,22 +96,23 @@ def fit(
         overwrite=running.overwrite,
         **setup,
     )
-    return learn("fit", out, plan, dry_run=running.dry_run)
+    return teach("fit", out, plan, dry_run=running.dry_run)
 
 
 def finetune(
     data: Path,
     *,
-    init: str,
+    init: str = "bundled",
     out: Path,
     labels: str = "100%",
+    learn: Literal["auto", "regions", "network"] = "auto",
     images: str | None = None,
     how: Annotated[Labels, Flat] = Labels(),  # noqa: B008  # immutable
     gt: Path | None = None,
     running: Annotated[Running, Flat] = Running(),  # noqa: B008  # immutable
     options: Annotated[FinetuneOptions, Flat] = FinetuneOptions(),  # noqa: B008  # immutable
 ) -> int:
-    """Learn classes from a few true labels: supervised SOLO, from a segmenter of `fit` or without.
+    """Learn from a few true labels: which regions are objects, or with many, the network.
 
     Args:
         data: COCO file of true masks with categories, or a data set of another format; its images
@@ -120,6 +121,9 @@ def finetune(
             that is pretrained) or `scratch` (nothing is).
         out: Run folder; the same command again resumes it.
         labels: How many of the labelled images are used: a percentage such as 5%, or a number.
+        learn: `regions`: a judge finds and orders regions, in seconds; `network`: supervised SOLO;
+            `auto`: the former for up to 64 images of up to 8 classes, unless options of a training
+            are given.
         images: Folder of the images where they do not lie beside the file.
         gt: COCO file of a validation set with the same categories, to evaluate on at the end.
     """
@@ -131,9 +135,10 @@ def finetune(
         out,
         init=init,
         labels=labels,
+        learn=learn,
         how=Reading(split=how.split, images=images, strict=how.strict, exif=how.exif),
         ground_truth=gt,
         overwrite=running.overwrite,
         **running.setup(options),
     )
-    return learn("finetune", out, plan, dry_run=running.dry_run, title="percent")
+    return teach("finetune", out, plan, dry_run=running.dry_run, title="percent")

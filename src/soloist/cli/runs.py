@@ -96,7 +96,7 @@ def carry_out(command: str, out: Path, plan: Plan[Made], *, dry_run: bool) -> Ma
         return plan.run()
 
 
-def learn(
+def teach(
     command: str,
     out: Path,
     plan: Plan[Learned],

@@ -125,14 +125,6 @@ def solo_record(
     return record
 
 
-def add_judge(folder: Path, judge: Mapping[str, Any], *, max_masks: int) -> None:
-    """Makes a trained model show candidates in the order of a judge, up to `max_masks` an image."""
-    with _record_of(folder) as record:
-        record["judge"] = judge
-        record["inference"] |= {"masks": "regions", "max_per_image": max_masks}
-    write_json(folder / CONFIG_FILE, record, indent=2)
-
-
 def load_judge(path: Path) -> Mapping[str, Any] | None:
     """The record of a model's judge; None where it has none. `path` is as for `load_solo`."""
     if path.is_file():
@@ -248,10 +240,14 @@ def _categories(folder: Path, record: Mapping[str, Any]) -> Mapping[int, str]:
     if "categories" not in record:
         return CATEGORIES
     named = {entry["id"]: entry["name"] for entry in record["categories"]}
-    classes = override(ModelConfig(), record["model"], where=str(folder)).num_classes
+    if (judge := record.get("judge")) is not None:
+        # Its last layer has an output for each class, and one for outlines.
+        classes = judge["pixels"]["biases"][-1]["shape"][0] - 1
+    else:
+        classes = override(ModelConfig(), record["model"], where=str(folder)).num_classes
     if len(named) != classes:
         raise CheckpointError(
-            f"{folder / CONFIG_FILE} must name each of the network's {classes} classes once in "
+            f"{folder / CONFIG_FILE} must name each of the model's {classes} classes once in "
             f"`categories`, got {len(named)}; copy the whole run again, or train again"
         )
     return named

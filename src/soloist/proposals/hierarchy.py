@@ -170,16 +170,39 @@ class Tree:
 
 
 @dataclass(frozen=True)
+class PixelMaps:
+    """What was learned from labels of each pixel, as probabilities.
+
+    Attributes:
+        inside: (K, H, W) float32: inside an object of each class.
+        outline: (H, W) float32: on the outline of an object.
+    """
+
+    inside: NDArray[np.float32]
+    outline: NDArray[np.float32]
+
+    @cached_property
+    def any_inside(self) -> NDArray[np.float32]:
+        """(H, W) inside an object of any class."""
+        largest: NDArray[np.float32] = self.inside.max(axis=0)
+        return largest
+
+
+@dataclass(frozen=True)
 class Hierarchies:
     """All trees of one image.
 
     Attributes:
         lab: (3, H, W) float32, its CIE-Lab colours after its contrast was normalised.
-        trees: One to three trees; none if the image has one colour.
+        trees: Up to three trees, and further ones of the maps; none if the image has one colour.
+        maps: What was learned of its pixels, if anything was.
+        trees_of_maps: How many of the trees, the last ones, are cut from those.
     """
 
     lab: NDArray[np.float32]
     trees: tuple[Tree, ...]
+    maps: PixelMaps | None = None
+    trees_of_maps: int = 0
 
     @property
     def size(self) -> tuple[int, int]:

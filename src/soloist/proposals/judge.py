@@ -1,14 +1,15 @@
 """A judge of candidates: which nodes of the hierarchies are objects, learned from a few labels.
 
 The hierarchies hold most objects; what an object is depends on the task. A handful of labelled
-images hold thousands of labelled candidates, enough for a small network on what is known of a
-node. It learns in seconds and only corrects the rank without learning, which it starts from.
+images hold millions of labelled pixels (`pixels`) and thousands of labelled candidates, enough for
+small networks on what is known of a pixel and of a node. They learn in seconds and only correct the
+rank without learning, which they start from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,24 @@ from torch.nn import functional
 
 from soloist.proposals.hierarchy import Hierarchies
 from soloist.proposals.partition import Floats
-from soloist.proposals.ranking import FLOORS, Candidates, attributes, logit
+from soloist.proposals.pixels import (
+    Agreement,
+    PixelClassifier,
+    agreement,
+    packed,
+    unpacked,
+    with_maps,
+)
+from soloist.proposals.ranking import (
+    FLOORS,
+    Attributes,
+    Candidates,
+    attributes,
+    best_nodes,
+    logit,
+    object_scores,
+    without_overlaps,
+)
 
 HIDDEN, MEMBERS = 32, 4
 """Units of the hidden layer; networks whose scores are averaged."""
@@ -32,6 +50,10 @@ PRIOR_IMAGES = 3.0
 """The rank without learning counts as much as this many labelled images."""
 LARGEST = 4.0
 """Standardised values are clipped to this."""
+ALIKE = 0.6
+"""Nodes that overlap (IoU) by more are one candidate."""
+JUDGED_OVERLAP = 0.3
+"""Judged ones that overlap by more are one object: the better fit is kept."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +72,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Judge:
+class NodeRanker:
     """Small networks that correct the scores of candidates.
 
     Attributes:
@@ -89,21 +111,21 @@ class Judge:
         return (units @ self.output + self.output_bias).squeeze(2) + prior
 
     def record(self) -> dict[str, Any]:
-        """Its values by name as nested lists, for a model's record."""
-        return {field.name: getattr(self, field.name).tolist() for field in fields(self)}
+        """Its values by name, for a model's record."""
+        return {field.name: packed(getattr(self, field.name)) for field in fields(self)}
 
     @classmethod
-    def of_record(cls, record: Mapping[str, Any]) -> Judge:
-        """The judge of such a record.
+    def of_record(cls, record: Mapping[str, Any]) -> NodeRanker:
+        """The networks of such a record.
 
         Raises:
             KeyError: If a value is missing.
-            TypeError: If one is not of numbers.
+            TypeError: If one is of another type.
             ValueError: If its shapes do not fit each other.
         """
-        judge = cls(**{item.name: torch.tensor(record[item.name]).float() for item in fields(cls)})
+        found = cls(**{item.name: unpacked(record[item.name]) for item in fields(cls)})
         wanted = {
-            "mean": (size := judge.mean.numel(),),
+            "mean": (size := found.mean.numel(),),
             "deviation": (size,),
             "hidden": (MEMBERS, size, HIDDEN),
             "hidden_bias": (MEMBERS, 1, HIDDEN),
@@ -112,39 +134,152 @@ class Judge:
             "trust": (),
         }
         for name, shape in wanted.items():
-            if (got := tuple(getattr(judge, name).shape)) != shape:
+            if (got := tuple(getattr(found, name).shape)) != shape:
                 raise ValueError(f"{name} must be {shape}, got {got}")
-        return judge
+        return found
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What was learned from a few labelled images.
+
+    Attributes:
+        pixels: Which pixels are inside an object or on an outline.
+        nodes: Which candidates are objects.
+    """
+
+    pixels: PixelClassifier
+    nodes: NodeRanker
+
+    def candidates(
+        self, plain: Hierarchies, image_size: tuple[int, int], most: int
+    ) -> tuple[Hierarchies, Candidates]:
+        """The objects of an image.
+
+        Args:
+            plain: Its trees.
+            image_size: (height, width) of the image itself, whose pixels sizes are told in.
+            most: Nodes that are judged, once the best without learning, once by the pixels.
+
+        Returns:
+            The trees, those of the maps among them, and the judged candidates, best first.
+        """
+        found = with_maps(plain, self.pixels.maps(plain.lab))
+        drawn = draw_candidates(found, image_size, most)
+        if len(drawn.candidates) == 0:
+            return found, drawn.candidates
+        scores = self.nodes.scores(drawn.described, drawn.candidates.scores)
+        judged = replace(drawn.candidates, scores=scores)
+        judged = judged.filter(np.argsort(-scores, kind="stable"))
+        return found, without_overlaps(judged, JUDGED_OVERLAP, within_trees=True)
+
+    def classes(self, found: Hierarchies, candidates: Candidates) -> NDArray[np.int64] | None:
+        """(N,) class of each candidate in [0, K), that of most of its pixels; None for one class.
+
+        Args:
+            found: The trees as `candidates` returned them.
+            candidates: N of their nodes.
+        """
+        if self.pixels.classes == 1:
+            return None
+        assert found.maps is not None
+        labels = np.zeros(len(candidates), dtype=np.int64)
+        for number, tree in enumerate(found.trees):
+            own = np.flatnonzero(candidates.trees == number)
+            means = agreement(tree, found.maps).classes[candidates.nodes[own]]
+            labels[own] = means.argmax(axis=1)
+        return labels
+
+    def record(self) -> dict[str, Any]:
+        """Its values by name, for a model's record."""
+        return {"pixels": self.pixels.record(), "nodes": self.nodes.record()}
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> Judge:
+        """The judge of such a record; raises as `NodeRanker.of_record` does."""
+        return cls(
+            PixelClassifier.of_record(record["pixels"]), NodeRanker.of_record(record["nodes"])
+        )
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Candidates before they are judged.
+
+    Attributes:
+        candidates: N of them; scores are those without learning.
+        described: (N, D) float32 of `describe`.
+    """
+
+    candidates: Candidates
+    described: NDArray[np.float32]
+
+
+def draw_candidates(found: Hierarchies, image_size: tuple[int, int], most: int) -> Drawn:
+    """The best nodes without learning, and the best by what was learned of the pixels.
+
+    Args:
+        found: The trees, with maps.
+        image_size: (height, width) of the image itself.
+        most: How many of each, before those that are alike are left out.
+    """
+    assert found.maps is not None
+    known = [attributes(tree) for tree in found.trees]
+    fits = [agreement(tree, found.maps) for tree in found.trees]
+    prior = [object_scores(one) for one in known]
+    by_pixels = [fit.scores * (own > 0) for fit, own in zip(fits, prior, strict=True)]
+    joined = Candidates.join(
+        [
+            without_overlaps(best_nodes(found, known, scores, most, ALIKE), ALIKE)
+            for scores in (prior, by_pixels)
+        ]
+    )
+    nodes = np.stack((joined.trees, joined.nodes), axis=1)
+    _, firsts = np.unique(nodes, axis=0, return_index=True)
+    joined = joined.filter(np.sort(firsts))
+    scores = np.zeros(len(joined))
+    for number, own in enumerate(prior):
+        places = joined.trees == number
+        scores[places] = own[joined.nodes[places]]
+    candidates = replace(joined, scores=scores)
+    return Drawn(candidates, describe(found, candidates, image_size, known, fits))
 
 
 def describe(
-    found: Hierarchies, candidates: Candidates, image_size: tuple[int, int]
+    found: Hierarchies,
+    candidates: Candidates,
+    image_size: tuple[int, int],
+    known: Sequence[Attributes],
+    fits: Sequence[Agreement],
 ) -> NDArray[np.float32]:
-    """(N, D) what is known of candidates: attributes, own and parent's colour, size.
+    """(N, D) what is known of candidates: attributes, colours, size, what the pixels say.
 
     Args:
         found: The trees they are nodes of.
         candidates: N of them.
         image_size: (height, width) of the image itself, whose pixels sizes are told in.
+        known: The attributes of the nodes of each tree.
+        fits: How they agree with the maps.
     """
-    rows = np.zeros((len(candidates), len(FLOORS) + 10), dtype=np.float32)
+    rows = np.zeros((len(candidates), len(FLOORS) + 15), dtype=np.float32)
     scale = np.log(image_size[0] * image_size[1] / (found.size[0] * found.size[1]))
-    for number, tree in enumerate(found.trees):
-        own = np.flatnonzero(candidates.trees == number)
-        nodes = candidates.nodes[own]
-        known = attributes(tree)
+    first_of_maps = len(found.trees) - found.trees_of_maps
+    for number, (tree, own, fit) in enumerate(zip(found.trees, known, fits, strict=True)):
+        places = np.flatnonzero(candidates.trees == number)
+        nodes = candidates.nodes[places]
         leaves = tree.partition
-        colors = tree.sums(leaves.colors * leaves.sizes[:, None]) / known.areas[:, None]
-        rows[own] = np.column_stack(
-            [np.log(getattr(known, name)[nodes] + floor + 1e-12) for name, floor in FLOORS.items()]
-            + [known.border[nodes], known.sides[nodes]]
+        colors = tree.sums(leaves.colors * leaves.sizes[:, None]) / own.areas[:, None]
+        rows[places] = np.column_stack(
+            [np.log(getattr(own, name)[nodes] + floor + 1e-12) for name, floor in FLOORS.items()]
+            + [own.border[nodes], own.sides[nodes]]
             + [colors[nodes], colors[tree.parents[nodes]]]
-            + [np.log(known.areas[nodes]), np.log(known.areas[nodes]) + scale]
+            + [fit.described[nodes], np.full(len(nodes), float(number >= first_of_maps))]
+            + [np.log(own.areas[nodes]), np.log(own.areas[nodes]) + scale]
         )
     return rows
 
 
-def learn_judge(examples: Sequence[Example], *, seed: int = 0) -> Judge:
+def learn_nodes(examples: Sequence[Example], *, seed: int = 0) -> NodeRanker:
     """Learns from the candidates of labelled images.
 
     Args:
@@ -156,13 +291,13 @@ def learn_judge(examples: Sequence[Example], *, seed: int = 0) -> Judge:
     """
     described = torch.from_numpy(np.concatenate([one.described for one in examples]))
     if len(described) == 0:
-        raise ValueError("a judge learns from candidates, got none")
+        raise ValueError("networks learn from candidates, got none")
     prior = torch.from_numpy(np.concatenate([logit(one.prior) for one in examples])).float()
     overlaps = torch.from_numpy(np.concatenate([one.overlaps for one in examples])).float()
     wanted = torch.where(overlaps >= RIGHT, overlaps, 0)
     generator = torch.Generator().manual_seed(seed)
     size = described.shape[1]
-    judge = Judge(
+    networks = NodeRanker(
         mean=described.mean(dim=0),
         deviation=described.std(dim=0, correction=0) + 1e-3,
         hidden=torch.randn((MEMBERS, size, HIDDEN), generator=generator) / size**0.5,
@@ -172,16 +307,16 @@ def learn_judge(examples: Sequence[Example], *, seed: int = 0) -> Judge:
         output_bias=torch.zeros(MEMBERS, 1, 1),
         trust=torch.tensor(len(examples) / (len(examples) + PRIOR_IMAGES)),
     )
-    learned = (judge.hidden, judge.hidden_bias, judge.output, judge.output_bias)
+    learned = (networks.hidden, networks.hidden_bias, networks.output, networks.output_bias)
     for parameter in learned:
         parameter.requires_grad_()
     optimizer = torch.optim.AdamW(learned, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     for _ in range(STEPS):
-        logits = judge._logits(described, prior)
+        logits = networks._logits(described, prior)
         loss = functional.binary_cross_entropy_with_logits(logits, wanted.expand_as(logits))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
         optimizer.step()
     for parameter in learned:
         parameter.requires_grad_(False)
-    return judge
+    return networks

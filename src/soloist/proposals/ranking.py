@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -158,21 +159,39 @@ def attributes(tree: Tree) -> Attributes:
 
 
 def ranked(found: Hierarchies, most: int, nms_threshold: float) -> Candidates:
-    """The best candidates of an image, best first, near duplicates left out.
+    """The best candidates of an image without learning, best first, near duplicates left out.
 
     Args:
         found: The trees.
         most: How many.
         nms_threshold: A node that overlaps a better one of its tree (IoU) by more is left out.
     """
+    known = [attributes(tree) for tree in found.trees]
+    return best_nodes(found, known, [object_scores(one) for one in known], most, nms_threshold)
+
+
+def best_nodes(
+    found: Hierarchies,
+    known: Sequence[Attributes],
+    scores: Sequence[Floats],
+    most: int,
+    nms_threshold: float,
+) -> Candidates:
+    """The nodes of highest scores, best first, near duplicates left out.
+
+    Args:
+        found: The trees.
+        known: The attributes of the nodes of each.
+        scores: Their (N,) scores in [0, 1]; those of 0 are left out.
+        most: How many.
+        nms_threshold: As in `ranked`.
+    """
     parts = []
-    for number, tree in enumerate(found.trees):
-        known = attributes(tree)
-        scores = object_scores(known)
-        kept = np.flatnonzero(tree_nms(tree.parents, known.areas, scores, nms_threshold))
+    for number, (tree, own, values) in enumerate(zip(found.trees, known, scores, strict=True)):
+        kept = np.flatnonzero(tree_nms(tree.parents, own.areas, values, nms_threshold))
         parts.append(
             Candidates(
-                np.full(len(kept), number), kept, known.areas[kept], known.boxes[kept], scores[kept]
+                np.full(len(kept), number), kept, own.areas[kept], own.boxes[kept], values[kept]
             )
         )
     if not parts:

@@ -7,7 +7,6 @@ blunt and small objects are missed. Regions of a hierarchy follow the edges of t
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from soloist.ops.features import unit_embeddings, unit_features
 from soloist.ops.masks import masks_to_boxes
 from soloist.ops.resize import linear_weights, resized_masks
 from soloist.proposals.hierarchy import Hierarchies, hierarchies
-from soloist.proposals.judge import Judge, describe
+from soloist.proposals.judge import Judge
 from soloist.proposals.ranking import Candidates, ranked, without_overlaps
 from soloist.structures import Instances
 
@@ -36,8 +35,6 @@ POOL_THRESHOLD = 0.8
 """Nodes of one tree that overlap (IoU) by more are one candidate; chosen on `photos/dev`."""
 MOST_BYTES = 2**29
 """What the masks of one image may take; more of them than fit are left out, the worst first."""
-JUDGED_OVERLAP = 0.3
-"""Nodes that overlap by more are one object to a judge, which prefers the better fit."""
 MASKS_AT_ONCE = 32
 """Masks that are enlarged together."""
 
@@ -56,25 +53,24 @@ def region_masks(
         features: (C, h, w) float feature map of the whole image.
         image_size: (height, width) of the masks to make, in pixels.
         config: Options; None is the default.
-        judge: What orders the nodes, if it was learned from labels.
+        judge: What finds and orders the nodes, if it was learned from labels.
 
     Returns:
         At most `config.max_masks` instances, best first: scores in [0, 1] are those of
-        `ranking.object_scores`, embeddings the (E,) unit mean features interpolated over channels.
+        `ranking.object_scores` or the judge's, embeddings the (E,) unit mean features interpolated
+        over channels, labels those of a judge of several classes.
 
     Raises:
         ValueError: If a shape is wrong or a feature is not finite.
     """
     config = config or RegionConfig()
     unit = unit_features(features)
-    found, candidates = region_candidates(
-        pixels, most=2 * config.max_masks, nms_threshold=config.nms_threshold
-    )
-    candidates = without_overlaps(candidates, config.nms_threshold)
-    if judge is not None and len(candidates) > 0:
-        scores = judge.scores(describe(found, candidates, image_size), candidates.scores)
-        candidates = replace(candidates, scores=scores).filter(np.argsort(-scores, kind="stable"))
-        candidates = without_overlaps(candidates, JUDGED_OVERLAP, within_trees=True)
+    most = 2 * config.max_masks
+    if judge is None:
+        found, candidates = region_candidates(pixels, most=most, nms_threshold=config.nms_threshold)
+        candidates = without_overlaps(candidates, config.nms_threshold)
+    else:
+        found, candidates = judge.candidates(image_hierarchies(pixels), image_size, most)
     candidates = candidates.filter(candidates.scores >= config.score_threshold)
     fitting = max(1, MOST_BYTES // (image_size[0] * image_size[1]))
     if min(len(candidates), config.max_masks) > fitting:
@@ -88,12 +84,14 @@ def region_masks(
     candidates = candidates.filter(np.arange(min(len(candidates), config.max_masks, fitting)))
     masks = candidate_masks(found, candidates, image_size).to(features.device)
     sums = _feature_sums(found, candidates, unit)
+    classes = None if judge is None else judge.classes(found, candidates)
     return Instances(
         image_size=image_size,
         masks=masks,
         scores=torch.from_numpy(candidates.scores).float().to(features.device),
         boxes=masks_to_boxes(masks),
         embeddings=unit_embeddings(sums, config.embedding_size),
+        labels=None if classes is None else torch.from_numpy(classes).to(features.device),
     ).filter(masks.flatten(1).any(dim=1))
 
 
@@ -113,10 +111,19 @@ def region_candidates(
     Raises:
         ValueError: If the shape or type is wrong.
     """
+    found = image_hierarchies(pixels)
+    return found, ranked(found, most, nms_threshold)
+
+
+def image_hierarchies(pixels: NDArray[np.uint8]) -> Hierarchies:
+    """The trees of an image of (H', W', 3) uint8 RGB, on its `working_size`.
+
+    Raises:
+        ValueError: If the shape or type is wrong.
+    """
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         raise ValueError(f"pixels must be (H, W, 3) uint8, got {pixels.shape} {pixels.dtype}")
-    found = hierarchies(_resized(pixels, working_size(pixels.shape[:2])))
-    return found, ranked(found, most, nms_threshold)
+    return hierarchies(_resized(pixels, working_size(pixels.shape[:2])))
 
 
 def working_size(size: tuple[int, int]) -> tuple[int, int]:

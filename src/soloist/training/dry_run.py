@@ -12,7 +12,7 @@ from soloist.data.coco.types import CocoFile
 from soloist.data.sources import ImageRef
 from soloist.inference.segmenter import Segmenter
 from soloist.models.backbones import Backbone
-from soloist.models.build import build_backbone, build_solo, carry_over
+from soloist.models.build import build_backbone, build_solo, carry_over, load_solo
 from soloist.runtime.device import Runtime
 from soloist.runtime.progress import duration
 from soloist.training.data.train_data import match_labels
@@ -68,7 +68,13 @@ def plan_train(
 
 
 def plan_finetune(
-    chosen: Labelled, config: Config, runtime: Runtime, *, init: str, ground_truth: Path | None
+    chosen: Labelled,
+    config: Config,
+    runtime: Runtime,
+    *,
+    init: str,
+    regions: bool,
+    ground_truth: Path | None,
 ) -> list[str]:
     """Lines about `soloist finetune`; the network is built and its weights are read.
 
@@ -77,8 +83,17 @@ def plan_finetune(
     """
     if ground_truth is not None:
         check_truth(chosen, ground_truth)
-    solo = build_solo(config.backbone, config.model)
     start = start_from(init)
+    if regions:
+        assert start is not None
+        load_solo(start)
+        return [
+            _images(chosen.images, runtime),
+            chosen.summary(),
+            "few labels: a judge learns which pixels and regions are objects; the network of "
+            f"{init} stays as it is (--learn network trains it)",
+        ]
+    solo = build_solo(config.backbone, config.model)
     parts = (
         new_parts(init, config)
         if start is None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from soloist.config import AS_USUAL, Config, ReadingConfig
 from soloist.config.presets import load_config, supervised
@@ -19,11 +19,11 @@ from soloist.errors import ConfigError, DataError
 from soloist.evaluation.compared import check_classes
 from soloist.evaluation.evaluate import evaluate, load_ground_truth
 from soloist.inference.segmenter import BUNDLED
-from soloist.models.build import CONFIG_FILE, add_judge
+from soloist.models.build import CONFIG_FILE, load_solo, save_solo
 from soloist.runtime.device import Runtime
 from soloist.runtime.distributed import on_main
 from soloist.runtime.files import shown, write_json, write_text
-from soloist.training.judging import MOST_IMAGES, judge_of
+from soloist.training.judging import MOST_CLASSES, MOST_IMAGES, judge_of
 from soloist.training.run_folder import RunFolder
 from soloist.training.self_training import FitResult, Stage, show_stages
 from soloist.training.train import train
@@ -33,6 +33,10 @@ logger = logging.getLogger(__name__)
 SCRATCH, BACKBONE, BUNDLED_SEGMENTER = "scratch", "backbone", "bundled"
 """What a finetuning may start from besides a segmenter."""
 LABELLED_FILE = "labelled_images.txt"
+Learner = Literal["auto", "regions", "network"]
+"""What learns: a judge of regions, the network, or what suits the labels."""
+OF_REGIONS = {"regions", "inference", "reading", "seed"}
+"""Sections of options that a judge of regions reads; the others are a training's."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +209,43 @@ def start_from(init: str) -> Path | None:
     return None if init in (SCRATCH, BACKBONE) else Path(init)
 
 
+def learns_regions(
+    learn: Learner, chosen: Labelled, *, init: str, options: Mapping[str, Any]
+) -> bool:
+    """Whether a judge of regions learns from the labels, and not the network.
+
+    Args:
+        learn: As asked for. `auto` takes a judge where there is a segmenter to start from, few
+            labelled images of few classes, and no option of a training.
+        chosen: The labelled images.
+        init: As for `finetune_config`.
+        options: Values given by the user, nested by section.
+
+    Raises:
+        ConfigError: If regions are asked for and cannot be learned, or options have no effect.
+    """
+    if learn not in get_args(Learner):
+        raise ConfigError(f"--learn must be one of {list(get_args(Learner))}, got {learn!r}")
+    others = sorted(options.keys() - OF_REGIONS)
+    classes, asked = len(chosen.labels.categories), options.get("inference", {}).get("masks")
+    wrong = (
+        f"--init {init} is no segmenter: use --init bundled"
+        if start_from(init) is None
+        else f"they learn up to {MOST_CLASSES} classes, got {classes}: use --learn network"
+        if classes > MOST_CLASSES
+        else f"options of {', '.join(others)} have no effect: leave them out"
+        if others
+        else f"--inference.masks {asked} has no effect: leave it out"
+        if asked not in (None, "regions")
+        else None
+    )
+    if learn == "regions" and wrong is not None:
+        raise ConfigError(f"--learn regions cannot be: {wrong}")
+    return learn == "regions" or (
+        learn == "auto" and wrong is None and len(chosen.images) <= MOST_IMAGES
+    )
+
+
 def new_parts(init: str, config: Config) -> str:
     """What a network without a segmenter to start from is made of, for people."""
     if init == SCRATCH:
@@ -230,9 +271,10 @@ def finetune(
     runtime: Runtime,
     *,
     init: str,
+    regions: bool = False,
     ground_truth: Path | None = None,
 ) -> FitResult:
-    """Trains a segmenter of classes on true masks, and writes it to the run's model folder.
+    """Learns a segmenter of classes from true masks, and writes it to the run's model folder.
 
     Args:
         chosen: The labelled images; their names go to `labelled_images.txt`.
@@ -241,6 +283,8 @@ def finetune(
         runtime: Device and precision.
         init: `scratch`, `backbone`, `bundled`, or the run folder, model folder or file of a
             segmenter.
+        regions: Learn a judge of regions, and leave the network of the start as it is; see
+            `learns_regions`.
         ground_truth: COCO file of a validation set with the same categories.
 
     Returns:
@@ -264,7 +308,12 @@ def finetune(
         logger.info("start: %s", new_parts(init, config))
     finished = on_main((run.model / CONFIG_FILE).is_file)
     with run.timed("training", done=finished):
-        if not finished:
+        if finished:
+            pass
+        elif regions:
+            assert start is not None
+            on_main(partial(_learn_regions, chosen, start, run.model, config))
+        else:
             train(
                 chosen.images,
                 chosen.labels,
@@ -275,8 +324,6 @@ def finetune(
                 start_from=start,
                 categories=chosen.labels.categories,
             )
-            if len(chosen.labels.categories) == 1 and len(chosen.images) <= MOST_IMAGES:
-                on_main(partial(_judge, chosen, run.model, config))
     stage = Stage("finetuned", run.model)
     result = show_stages([stage], chosen.images, ground_truth, run, config, runtime)
     if ground_truth is None:
@@ -288,11 +335,22 @@ def finetune(
     return replace(result, metrics=metrics)
 
 
-def _judge(chosen: Labelled, model: Path, config: Config) -> None:
-    """Adds a judge of candidates to a model of few labels: it is better than its network there."""
+def _learn_regions(chosen: Labelled, start: Path, model: Path, config: Config) -> None:
+    """Writes the model of a start that shows regions as a judge of the labels finds them."""
+    network, own = load_solo(start)
     judge = judge_of(chosen.images, chosen.labels, seed=config.seed)
     if judge is None:
-        logger.warning("no candidates on the labelled images: the network's own masks are shown")
-        return
-    add_judge(model, judge.record(), max_masks=config.regions.max_masks)
-    logger.info("few labels: regions of the image are shown, in the order that the labels taught")
+        raise DataError(
+            f"wanted labelled images with regions to learn from, got {len(chosen.images)} that "
+            "cannot be read or are of one colour; check them with `soloist data check`"
+        )
+    inference = replace(
+        own.inference,
+        masks="regions",
+        max_per_image=config.regions.max_masks,
+        score_threshold=config.inference.score_threshold,
+        recommended_score=config.inference.recommended_score,
+    )
+    settings = replace(own, reading=config.reading, regions=config.regions, inference=inference)
+    save_solo(model, network.state_dict(), settings, chosen.labels.categories, judge.record())
+    logger.info("few labels: regions of the image are found and ordered as the labels taught")

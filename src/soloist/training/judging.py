@@ -3,73 +3,138 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from soloist.config import RegionConfig
 from soloist.data.coco.rle import decode_mask
 from soloist.data.coco.types import CocoAnnotation, CocoFile
 from soloist.data.images import read_image
 from soloist.data.sources import ImageRef
 from soloist.errors import DataError
-from soloist.proposals.judge import Example, Judge, describe, learn_judge
-from soloist.proposals.ranking import overlaps_with, without_overlaps
-from soloist.proposals.regions import region_candidates
+from soloist.proposals.hierarchy import Hierarchies
+from soloist.proposals.judge import Example, Judge, draw_candidates, learn_nodes
+from soloist.proposals.pixels import (
+    MOST_SAMPLES,
+    SAMPLES,
+    PixelClassifier,
+    PixelSample,
+    learn_pixels,
+    sample_pixels,
+    with_maps,
+)
+from soloist.proposals.ranking import overlaps_with
+from soloist.proposals.regions import image_hierarchies
 from soloist.runtime.files import shown
 from soloist.runtime.progress import track
 
 logger = logging.getLogger(__name__)
 
 CANDIDATES = 800
-"""Candidates of an image that a judge learns from."""
-OVERLAP = 0.6
-"""Nodes of different trees that overlap by more are one candidate."""
+"""Candidates of an image that a judge learns from: so many of each kind at most."""
 MOST_IMAGES = 64
 """From more labelled images a network learns better; a judge sees this many at most."""
+MOST_CLASSES = 8
+"""More than these need features that know more than colours and edges."""
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image and the objects on it, at the size its trees live on.
+
+    Attributes:
+        found: Its trees.
+        image_size: (height, width) of the image itself, in pixels.
+        masks: (n, H, W) bool.
+        classes: (n,) each in [0, K).
+    """
+
+    found: Hierarchies
+    image_size: tuple[int, int]
+    masks: NDArray[np.bool_]
+    classes: list[int]
 
 
 def judge_of(images: Sequence[ImageRef], labels: CocoFile, *, seed: int) -> Judge | None:
-    """Learns which candidates are objects.
+    """Learns which pixels are inside objects, and then which candidates are objects.
 
     Args:
         images: Labelled images, of which the first `MOST_IMAGES` are read.
-        labels: Their objects; classes are not told apart.
-        seed: Of the weights it starts from.
+        labels: Their objects, and their classes in the order of `labels.categories`.
+        seed: Of the weights it starts from and of the pixels it sees.
 
     Returns:
         The judge; None if no image has a candidate.
     """
-    by_name = {image.file_name: labels.annotations[image.id] for image in labels.images}
-    examples: list[Example] = []
     chosen = images[:MOST_IMAGES]
-    with track("candidates", len(chosen)) as tracker:
+    numbers = {key: number for number, key in enumerate(sorted(labels.categories))}
+    by_name = {image.file_name: labels.annotations[image.id] for image in labels.images}
+    generator = np.random.default_rng(seed)
+    count = min(SAMPLES, MOST_SAMPLES // max(1, len(chosen)))
+    samples: list[PixelSample] = []
+    examples: list[Example] = []
+    with track("learning from labels", 2 * len(chosen)) as tracker:
+        # Read twice: what is known of all pixels of all images would not fit in memory.
         for image in chosen:
-            try:
-                pixels = read_image(image.path, reading=image.reading)
-            except DataError as error:
-                logger.warning("left out: %s: %s", shown(image.name), error)
-            else:
-                example = example_of(pixels, by_name.get(image.name, ()))
+            if (one := _read(image, by_name.get(image.name, ()), numbers)) is not None:
+                samples.append(
+                    sample_pixels(
+                        one.found.lab, one.masks, one.classes, len(numbers) or 1, generator, count
+                    )
+                )
+            tracker.advance()
+        if not samples:
+            return None
+        pixels = learn_pixels(samples, seed=seed)
+        del samples
+        for image in chosen:
+            if (one := _read(image, by_name.get(image.name, ()), numbers)) is not None:
+                example = example_of(one, pixels)
                 if len(example.prior):
                     examples.append(example)
             tracker.advance()
-    return learn_judge(examples, seed=seed) if examples else None
+    return Judge(pixels, learn_nodes(examples, seed=seed)) if examples else None
 
 
-def example_of(pixels: NDArray[np.uint8], objects: Sequence[CocoAnnotation]) -> Example:
-    """The candidates of an image of (H, W, 3) uint8 RGB, and how well each fits an object."""
-    usual = RegionConfig().nms_threshold
-    found, candidates = region_candidates(pixels, most=CANDIDATES, nms_threshold=usual)
-    candidates = without_overlaps(candidates, OVERLAP)
+def _read(
+    image: ImageRef, objects: Sequence[CocoAnnotation], numbers: Mapping[int, int]
+) -> LabelledImage | None:
+    """An image with its trees; None, which is logged, if it cannot be read."""
+    try:
+        pixels = read_image(image.path, reading=image.reading)
+    except DataError as error:
+        logger.warning("left out: %s: %s", shown(image.name), error)
+        return None
+    return labelled_image(pixels, objects, numbers)
+
+
+def labelled_image(
+    pixels: NDArray[np.uint8], objects: Sequence[CocoAnnotation], numbers: Mapping[int, int]
+) -> LabelledImage:
+    """An image of (H, W, 3) uint8 RGB with its trees and its objects.
+
+    Args:
+        pixels: The image.
+        objects: Its objects, each with a mask.
+        numbers: The class of each category id; those of others are 0.
+    """
+    found = image_hierarchies(pixels)
     masks = np.zeros((len(objects), *found.size), dtype=bool)
     for mask, one in zip(masks, objects, strict=True):
         whole = torch.from_numpy(decode_mask(one.rle))[None, None].float()
         mask[:] = functional.interpolate(whole, found.size, mode="area")[0, 0].numpy() >= 0.5
-    overlaps = overlaps_with(found, candidates, masks)
-    size = (pixels.shape[0], pixels.shape[1])
-    best = overlaps.max(axis=1) if len(objects) else np.zeros(len(candidates))
-    return Example(describe(found, candidates, size), candidates.scores, best)
+    classes = [numbers.get(one.category_id, 0) for one in objects]
+    return LabelledImage(found, (pixels.shape[0], pixels.shape[1]), masks, classes)
+
+
+def example_of(one: LabelledImage, pixels: PixelClassifier) -> Example:
+    """The candidates of an image, and how well each fits an object."""
+    found = with_maps(one.found, pixels.maps(one.found.lab))
+    drawn = draw_candidates(found, one.image_size, CANDIDATES)
+    overlaps = overlaps_with(found, drawn.candidates, one.masks)
+    best = overlaps.max(axis=1) if len(one.masks) else np.zeros(len(drawn.candidates))
+    return Example(drawn.described, drawn.candidates.scores, best)
