@@ -19,7 +19,7 @@ from soloist.data.coco.types import CATEGORIES
 from soloist.data.sources import ImageRef, find_images, spread
 from soloist.evaluation.evaluate import Metrics, evaluate, load_ground_truth
 from soloist.inference.label import Labeler, LabelSummary, label_images, report_labels
-from soloist.inference.segmenter import Segmenter
+from soloist.inference.segmenter import Segmenter, read_judge
 from soloist.models.build import CONFIG_FILE, copy_solo, load_categories, load_solo
 from soloist.proposals.extract import FreeMaskExtractor, settings_of, without_floor
 from soloist.proposals.propose import decoded_side
@@ -240,7 +240,9 @@ def _stage_labeler(stage: Stage, config: Config, runtime: Runtime) -> Labeler:
     if stage.model is None:
         return FreeMaskExtractor(without_floor(config), runtime)
     network, trained = load_solo(stage.model)
-    return Segmenter(network, trained, runtime)
+    return Segmenter(
+        network, trained, runtime, load_categories(stage.model), read_judge(stage.model)
+    )
 
 
 def _seconds_used(run: RunFolder) -> float:
