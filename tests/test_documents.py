@@ -54,7 +54,7 @@ SET_ASIDE = {
     ("photographs.md", "soloist finetune ../shared"): "needs the photographs",
     ("photographs.md", "soloist predict ../shared"): "needs the photographs",
     ("photographs.md", "soloist eval nuclei16.json"): "needs the photographs",
-    ("app.md", "soloist app"): "a server; tests/cli/studio starts it",
+    ("studio.md", "soloist studio"): "a server; tests/cli/studio starts it",
     ("beyond-the-paper.md", "soloist masks"): "40 scenes; tests/proposals/test_propose.py",
     ("beyond-the-paper.md", "soloist predict ../shared"): "needs the stamps benchmark",
     ("beyond-the-paper.md", "soloist eval"): "40 scenes; tests/evaluation/test_evaluate.py",

@@ -27,7 +27,6 @@ LOCK = ROOT / "requirements-dev.txt"
 
 SECTIONS = {
     "": "To run",
-    "app": "Extra `app`",
     "explore": "Extra `explore`",
     "fast": "Extra `fast`",
     "onnx": "Extra `onnx`",
