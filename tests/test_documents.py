@@ -66,7 +66,7 @@ SET_ASIDE = {
     ("beyond-the-paper.md", "python -c"): "40 scenes; tests/data/test_scenes.py",
     ("choosing-a-backbone.md", "soloist backbones"): "minutes; tests/models/test_backbone_list.py",
     ("choosing-a-backbone.md", "soloist fit"): "downloads weights",
-    ("finetune.md", "soloist bench finetune"): "36 trainings; tests/experiments",
+    ("finetune.md", "soloist bench finetune"): "36 trainings; tests/training/experiments",
     ("finetune.md", "soloist finetune labels.json"): "tests/cli/test_finetuning.py",
     ("onnx.md", "soloist export"): "a minute; tests/inference/onnx/test_export.py",
     ("MODEL_CARD.md", "soloist"): "needs the stamps benchmark",

@@ -18,7 +18,7 @@ def demo(*, out: Path = Path("runs/demo"), overwrite: Overwrite = False) -> int:
     Args:
         out: Run folder; the same command again resumes it.
     """
-    from soloist.experiments.demo import demo as run_demo
+    from soloist.training.experiments.demo import demo as run_demo
     from soloist.runtime.stopping import listening
 
     with listening():

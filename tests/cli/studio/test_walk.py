@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
+from tests.cli.studio.test_page import Studio, end, served
 
 from soloist.cli.studio.picture import OpenPicture, open_picture
 from soloist.data.coco.outlines import outline
@@ -26,7 +27,6 @@ from soloist.data.coco.rle import decode_mask, encode_masks, rle_iou, to_rle
 from soloist.data.sources import ImageRef
 from soloist.inference.segmenter import Segmenter
 from soloist.proposals.ranking import overlaps_with
-from tests.cli.studio.test_page import Studio, end, served
 
 PHOTOS = Path(__file__).parents[4] / "shared" / "photos" / "dev"
 WALKS = {"nuclei": 30, "coco": 32**2}
@@ -189,7 +189,9 @@ class Player:
 
     def keep_offered(self, score: float) -> set[int]:
         """Keeps all that is offered if more of it is right than wrong; the objects that are."""
-        offered = [one for one in self.picture.offered.tolist() if self.picture.scores[one] >= score]
+        offered = [
+            one for one in self.picture.offered.tolist() if self.picture.scores[one] >= score
+        ]
         right = [one for one in offered if self.ious[one].max() >= RIGHT]
         if len(right) <= len(offered) - len(right):
             return set()
