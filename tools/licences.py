@@ -33,6 +33,8 @@ SECTIONS = {
     "parquet": "Extra `parquet`",
     "video": "Extra `video`",
     "supervision": "Extra `supervision`",
+    "science": "Extra `science`",
+    "cvat": "Extra `cvat`",
     "dev": "Development",
     # Last, so that it does not matter to the others whether Ray is installed.
     "ray": "What the extra `ray` adds to all of these",

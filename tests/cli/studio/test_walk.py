@@ -167,8 +167,8 @@ class Player:
         # Where an object was kept already nothing else is lit.
         if marked == 0:
             return False
-        self.studio.acting(lambda: self.studio.press("Enter"))
-        self.clicks += marked + 1
+        self.clicks += marked
+        self.click(place)
         return False
 
     def parts(self, number: int) -> list[int]:

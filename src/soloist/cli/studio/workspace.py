@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ MOST_DOUBTED = 500
 """Pictures that are looked at ahead, to find those of most doubt."""
 TOLERANCE = 2500
 """Outlines are drawn to one part in so many of the long side of the picture."""
+MOST_OUTLINES = 5000
+"""Outlines that are remembered."""
 STATE = "studio.json"
 
 
@@ -177,11 +180,7 @@ class Workspace:
                 {
                     "number": one.number,
                     "category": one.category_id,
-                    "rings": [
-                        ring.round(1).ravel().tolist()
-                        for part in outline(one.rle, tolerance)
-                        for ring in (part.outer, *part.holes)
-                    ],
+                    "rings": _rings(one.rle["counts"], picture.size, tolerance),
                 }
                 for one in state.objects
             ],
@@ -331,6 +330,16 @@ class Workspace:
         models = self.folder / "models"
         taken = [int(one.name) for one in models.glob("*") if one.name.isdecimal()]
         return models / str(1 + max(taken, default=0))
+
+
+@lru_cache(MOST_OUTLINES)
+def _rings(counts: str, size: tuple[int, int], tolerance: float) -> list[list[float]]:
+    """The outlines of a mask as x, y, x, y, ... in pixels, holes too."""
+    return [
+        ring.round(1).ravel().tolist()
+        for part in outline({"size": list(size), "counts": counts}, tolerance)
+        for ring in (part.outer, *part.holes)
+    ]
 
 
 def _added(before: Labelled, after: Labelled) -> list[int]:

@@ -62,6 +62,7 @@ function App() {
       stage.current.show(items, fresh, `/api/picture?index=${index}&version=${fresh.version}`);
       window.studio.ready = `${fresh.name} ${fresh.version}`;
       history.replaceState(null, "", `#${index}`);
+      stage.current.scroll.focus({ preventScroll: true });
       tell(`${fresh.name}, ${fresh.objects.length} objects${fresh.finished ? ", finished" : ""}`);
       setLit(null);
       refresh();
@@ -170,6 +171,7 @@ function App() {
       else if (key === "+" || key === "=") stage.current.zoomBy(1);
       else if (key === "-") stage.current.zoomBy(-1);
       else if (key === "?") setHelp(true);
+      else if (["m", "[", "]"].includes(key)) stage.current.keyed(event);
       else if (key === "delete" || key === "backspace" || key === "x") {
         const { lit } = stage.current;
         if (lit && lit.object) act({ act: "remove", objects: [lit.object.number] });
