@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -53,7 +53,6 @@ class Account:
     notches: int = 0
     corners: int = 0
     seconds: float = 0.0
-    rows: list[str] = field(default_factory=list)
 
     def summary(self, name: str) -> str:
         each = max(self.objects, 1)
@@ -253,6 +252,7 @@ def test_the_objects_of_photographs_are_kept(
             account.clicks += player.clicks
             account.notches += player.notches
             account.corners += sum(map(corners_of, masks))
+            print(file, len(masks), player.clicks, f"{account.seconds:.0f} s", flush=True)
             studio.page.mouse.move(5, 5)
             studio.page.screenshot(path=tmp_path / f"{name}-{file}.jpg", type="jpeg", quality=70)
         assert studio.complaints == []
@@ -264,6 +264,6 @@ def test_the_objects_of_photographs_are_kept(
         best = ious.max(axis=0) if ious is not None else np.zeros(len(wanted[image.file_name]))
         account.right += int((best >= RIGHT).sum())
         account.fair += int((best >= FAIR).sum())
-    print(f"\n{account.summary(name)}\n{tmp_path}")
+    print(f"\n{account.summary(name)}\n{tmp_path}", flush=True)
     assert account.fair / account.objects > {"nuclei": 0.7, "coco": 0.5}[name]
     assert account.clicks < account.corners
