@@ -118,7 +118,7 @@ def project(studio: Studio, tmp_path_factory: pytest.TempPathFactory) -> tuple[i
     """A project with the masks of two pictures as predictions, as docs/formats.md makes it."""
     folder = tmp_path_factory.mktemp("masks")
     photos = studio.root / "files" / "photos"
-    entries = []
+    entries: list[dict[str, Any]] = []
     for number in range(2):
         pixels = np.full((*SIZE, 3), GROUND, dtype=np.uint8)
         pixels[squares(number).any(axis=0)] = COLOR
@@ -197,7 +197,7 @@ def test_masks_are_seen_on_the_picture(
 def test_corrected_masks_come_back(
     studio: Studio, project: tuple[int, Path], tmp_path: Path
 ) -> None:
-    number, folder = project
+    number, _ = project
     for place, task in enumerate(tasks_of(studio, number)):
         (prediction,) = studio.ask(f"/api/predictions?task={task['id']}")
         # Somebody throws one of the two masks of the second picture away.

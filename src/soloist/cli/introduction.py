@@ -18,8 +18,8 @@ def demo(*, out: Path = Path("runs/demo"), overwrite: Overwrite = False) -> int:
     Args:
         out: Run folder; the same command again resumes it.
     """
-    from soloist.training.experiments.demo import demo as run_demo
     from soloist.runtime.stopping import listening
+    from soloist.training.experiments.demo import demo as run_demo
 
     with listening():
         learned = run_demo(out, overwrite=overwrite)

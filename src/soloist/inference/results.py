@@ -301,21 +301,17 @@ class Result(Instances[Rows, Masks]):
         require("pandas", extra="science", wanted="to_pandas()")
         from pandas import DataFrame
 
-        names = list(self.categories.values())
-        labels = self.labels.tolist() if self.labels is not None and len(names) > 1 else None
         values = self.pixels
         if values is None and self.path is not None:
             values = read_values(self.path, reading=self.reading)
         rows = [
             {
                 "image": self._name(),
-                "class": names[0 if labels is None else labels[place]],
-                "score": score,
-                **measure(encode_masks(np.asarray(mask)[None])[0], values),
+                "class": self.categories[record["category_id"]],
+                "score": record["score"],
+                **measure(record["segmentation"], values),
             }
-            for place, (mask, score) in enumerate(
-                zip(self.masks, self.scores.tolist(), strict=True)
-            )
+            for record in instances_to_annotations(self, 1, 1, self.categories)
         ]
         first = ["image", "class", "score", *SHAPE_COLUMNS]
         return DataFrame(rows) if rows else DataFrame(columns=first)
@@ -340,7 +336,8 @@ class Result(Instances[Rows, Masks]):
         pixels = self._picture()
         height, width = pixels.shape[:2]
         pictures = []
-        for mask, box in zip(self.masks, np.asarray(self.boxes).astype(int), strict=True):
+        masks: Any = self.masks
+        for mask, box in zip(masks, np.asarray(self.boxes).astype(int), strict=True):
             left, top = np.maximum(box[:2] - margin, 0)
             right, bottom = np.minimum(box[2:] + margin, (width, height))
             part = pixels[top:bottom, left:right]

@@ -157,8 +157,8 @@ class Player:
             return False
         marked = 0
         for part in parts:
-            place = self.on_image(self.picture.pixels(part))
-            self.studio.point(*place)
+            middle = self.on_image(self.picture.pixels(part))
+            self.studio.point(*middle)
             if part in self.lit()[1]:
                 self.walk_to(part)
                 self.studio.press("m")
@@ -167,7 +167,7 @@ class Player:
         if marked == 0:
             return False
         self.clicks += marked
-        self.click(place)
+        self.click(middle)
         return False
 
     def parts(self, number: int) -> list[int]:
@@ -257,9 +257,9 @@ def test_the_objects_of_photographs_are_kept(
             studio.page.screenshot(path=tmp_path / f"{name}-{file}.jpg", type="jpeg", quality=70)
         assert studio.complaints == []
         end(server)
-    file = load_coco(server.labels)
-    for image in file.images:
-        kept = [one.rle for one in file.annotations[image.id]]
+    labels = load_coco(server.labels)
+    for image in labels.images:
+        kept = [one.rle for one in labels.annotations[image.id]]
         ious = rle_iou(kept, encode_masks(np.stack(wanted[image.file_name]))) if kept else None
         best = ious.max(axis=0) if ious is not None else np.zeros(len(wanted[image.file_name]))
         account.right += int((best >= RIGHT).sum())

@@ -19,6 +19,11 @@ from soloist.data.coco.partial import is_finished
 from soloist.data.coco.read import load_coco
 from soloist.data.sources import find_images
 from soloist.evaluation.evaluate import load_ground_truth
+from soloist.runtime.device import Runtime
+from soloist.runtime.distributed import join, on_main
+from soloist.runtime.files import write_text
+from soloist.runtime.progress import duration
+from soloist.runtime.stopping import stop_if_asked
 from soloist.training.experiments.ablations import (
     Column,
     Kind,
@@ -37,11 +42,6 @@ from soloist.training.experiments.trials import (
     do_trial,
     find_outcome,
 )
-from soloist.runtime.device import Runtime
-from soloist.runtime.distributed import join, on_main
-from soloist.runtime.files import write_text
-from soloist.runtime.progress import duration
-from soloist.runtime.stopping import stop_if_asked
 from soloist.training.finetuning import choose_labelled
 
 logger = logging.getLogger(__name__)
