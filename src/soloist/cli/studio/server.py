@@ -106,6 +106,10 @@ class StudioServer(ThreadingHTTPServer):
         self.key = secrets.token_urlsafe(24)
         self.hosts = {f"{name}:{self.server_port}" for name in (LOOPBACK, "localhost")}
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """What nobody foresaw: the terminal says it, the page that there is no answer."""
+        logger.exception("a request of the page failed")
+
     @property
     def cookie(self) -> str:
         """Browsers keep cookies of all ports of a host together."""
@@ -148,11 +152,6 @@ class Handler(BaseHTTPRequestHandler):
             self._tell(HTTPStatus.BAD_REQUEST, str(error))
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
-        except Exception:
-            logger.exception("%s failed", self.path.split("?")[0])
-            self._tell(
-                HTTPStatus.INTERNAL_SERVER_ERROR, "this failed; the terminal says more about it"
-            )
 
     def _get(self) -> None:
         url = urlsplit(self.path)

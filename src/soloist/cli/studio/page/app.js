@@ -18,7 +18,7 @@ async function ask(path, values) {
   try {
     answer = await fetch(path, sent);
   } catch {
-    throw new Error("The studio does not answer: is the command in the terminal still running?");
+    throw new Error("The studio does not answer; see what the terminal says, and whether the command still runs.");
   }
   if (!answer.ok) throw new Error((await answer.json()).error);
   return answer.headers.get("Content-Type").startsWith("application/json")

@@ -115,8 +115,9 @@ export class Items {
     return [...this.boxes.subarray(4 * item, 4 * item + 4)];
   }
 
-  // Paints an item on a canvas of the arrays' size: its inside and its outline.
-  paint(context, item, [red, green, blue], inside = 90, outline = 255) {
+  // Paints an item on a canvas of the arrays' size: its inside and its outline. On an empty canvas
+  // what is there already need not be read, which takes long.
+  paint(context, item, [red, green, blue], { inside = 90, outline = 255, empty = false } = {}) {
     const [left, top, right, bottom] = this.boxOf(item);
     const width = right - left, height = bottom - top;
     if (width <= 0 || height <= 0) return;
@@ -125,10 +126,11 @@ export class Items {
     if (item < this.nodes) {
       const base = this.trees[item] * this.leafCount;
       const first = this.firsts[item], last = this.lasts[item];
+      const { ranks, leaves } = this;
       for (let y = 0; y < height; y++) {
         let at = (top + y) * this.width + left, to = (y + 1) * stride + 1;
         for (let x = 0; x < width; x++, at++, to++) {
-          const rank = this.ranks[base + this.leaves[at]];
+          const rank = ranks[base + leaves[at]];
           if (rank >= first && rank < last) held[to] = 1;
         }
       }
@@ -140,7 +142,8 @@ export class Items {
         }
       }
     }
-    const image = context.getImageData(left, top, width, height);
+    const image = empty ? new ImageData(width, height)
+      : context.getImageData(left, top, width, height);
     const pixels = new Uint32Array(image.data.buffer);
     // Bytes of a pixel, on machines of this order, are red, green, blue, opacity.
     const color = (blue << 16) | (green << 8) | red;

@@ -135,7 +135,7 @@ export class Stage {
     const context = this.offeredCanvas.getContext("2d", { willReadFrequently: true });
     context.clearRect(0, 0, this.items.width, this.items.height);
     if (!this.showMasks) return;
-    for (const item of this.items.offeredFrom(this.score)) this.items.paint(context, item, OFFERED, 18, 170);
+    for (const item of this.items.offeredFrom(this.score)) this.items.paint(context, item, OFFERED, { inside: 18, outline: 170 });
   }
 
   drawLit() {
@@ -143,8 +143,8 @@ export class Stage {
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, this.items.width, this.items.height);
     const color = this.tool === "subtract" ? TAKEN_AWAY : LIT;
-    if (this.lit && this.lit.item !== undefined) this.items.paint(context, this.lit.item, color, 110);
-    for (const item of this.gathered.items) this.items.paint(context, item, GATHERED, 130);
+    if (this.lit && this.lit.item !== undefined) this.items.paint(context, this.lit.item, color, { inside: 110, empty: true });
+    for (const item of this.gathered.items) this.items.paint(context, item, GATHERED, { inside: 130 });
     const scale = this.items.width / this.items.imageSize[1];
     context.setTransform(scale, 0, 0, scale, 0, 0);
     const marked = [...this.gathered.objects];
