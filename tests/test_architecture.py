@@ -41,7 +41,7 @@ LAYERS = (
     {"training"},
     {"report"},
     {"api"},
-    {"experiments", "cli.studio"},
+    {"training.experiments", "integrations", "cli.studio"},
     {"cli"},
     {"__main__"},
 )

@@ -27,13 +27,14 @@ LOCK = ROOT / "requirements-dev.txt"
 
 SECTIONS = {
     "": "To run",
-    "app": "Extra `app`",
     "explore": "Extra `explore`",
     "fast": "Extra `fast`",
     "onnx": "Extra `onnx`",
     "parquet": "Extra `parquet`",
     "video": "Extra `video`",
     "supervision": "Extra `supervision`",
+    "science": "Extra `science`",
+    "cvat": "Extra `cvat`",
     "dev": "Development",
     # Last, so that it does not matter to the others whether Ray is installed.
     "ray": "What the extra `ray` adds to all of these",

@@ -31,9 +31,9 @@ from soloist.config import Config
 from soloist.config.presets import differences, load_config, supervised
 from soloist.data.sources import find_images
 from soloist.evaluation.evaluate import Metrics
-from soloist.experiments.figures import in_percent
 from soloist.runtime.device import choose_runtime
 from soloist.runtime.files import plain_json
+from soloist.training.experiments.figures import in_percent
 from soloist.training.finetuning import choose_labelled
 from soloist.training.run_folder import open_run
 from soloist.training.self_training import TRAINING_SHARE, Stage, extract_masks, fit, show_stages

@@ -21,7 +21,7 @@ PRELOADED = (
     "soloist.api",
     "soloist.cli",
     "soloist.evaluation.explore.groups",
-    "soloist.experiments.demo",
+    "soloist.training.experiments.demo",
     "soloist.training.dry_run",
     "soloist.report.run",
     "soloist.inference.segmenter",

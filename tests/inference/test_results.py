@@ -388,3 +388,54 @@ def test_a_picture_of_no_kind_is_refused(result: Either, tmp_path: Path, name: s
     with pytest.raises(DataError, match=r"wanted a picture such as masks.png, masks.json or a"):
         result.save(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
+
+
+# Tables and single objects
+
+
+def test_a_table_has_a_row_an_object(
+    make: Callable[..., Either], pixels: NDArray[np.uint8]
+) -> None:
+    pytest.importorskip("pandas", reason="wants pandas: pip install '.[science]'")
+    masks = squares()
+    table = make(masks, pixels=pixels, categories=NAMES).to_pandas()
+    assert table["class"].tolist() == ["cat", "dog", "cat", "dog", "cat"]
+    assert table["score"].tolist() == pytest.approx(np.linspace(0.9, 0.5, COUNT).tolist())
+    assert table["area"].tolist() == masks.sum(axis=(1, 2)).tolist()
+    for row, mask in zip(table.to_dict("records"), masks, strict=True):
+        for channel in range(3):
+            inside = pixels[..., channel][mask].astype(int)
+            assert row[f"mean_{channel}"] == pytest.approx(inside.mean())
+            assert row[f"sum_{channel}"] == inside.sum()
+    empty = make(squares(0), pixels=pixels).to_pandas()
+    assert len(empty) == 0
+    assert "centroid_x" in empty.columns
+
+
+@pytest.mark.parametrize("margin", [0, 4])
+def test_objects_are_cut_out(
+    make: Callable[..., Either], pixels: NDArray[np.uint8], margin: int
+) -> None:
+    masks = squares()
+    result = make(masks, pixels=pixels)
+    whole, cut = result.crops(margin=margin, cut=False), result.crops(margin=margin)
+    for mask, box, one, other in zip(masks, result.boxes.tolist(), whole, cut, strict=True):
+        left, top = (max(0, int(side) - margin) for side in box[:2])
+        right, bottom = min(SIZE[1], int(box[2]) + margin), min(SIZE[0], int(box[3]) + margin)
+        expected = pixels[top:bottom, left:right]
+        assert np.array_equal(np.asarray(one), expected)
+        assert np.array_equal(np.asarray(other)[..., :3], expected)
+        assert np.array_equal(np.asarray(other)[..., 3] == 255, mask[top:bottom, left:right])
+
+
+def test_a_result_is_shown_in_a_viewer(
+    make: Callable[..., Either], pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[NDArray[np.uint8]] = []
+    monkeypatch.setattr(
+        Image.Image, "show", lambda picture, title: shown.append(np.asarray(picture))
+    )
+    result = make(squares(), pixels=pixels)
+    result.show()
+    (picture,) = shown
+    assert np.array_equal(picture, np.asarray(result.plot()))

@@ -63,16 +63,16 @@ def test_links_lead_to_pages_of_the_site() -> None:
     pages = docs_site.sources()
     text = (
         "[card](../src/soloist/weights/MODEL_CARD.md) [part](results.md#stamps) [here](#below)\n"
-        "![picture](images/app.jpg) [notebook](quickstart.ipynb) [away](https://example.org)\n"
+        "![picture](images/studio.jpg) [notebook](quickstart.ipynb) [away](https://example.org)\n"
         "```python\nrows[0](results.md)\n```\n"
     )
     assert docs_site.relinked(text, docs_site.ROOT / "docs" / "method.md", pages) == (
         "[card](model-card.md) [part](results.md#stamps) [here](#below)\n"
-        "![picture](images/app.jpg) [notebook](quickstart.md) [away](https://example.org)\n"
+        "![picture](images/studio.jpg) [notebook](quickstart.md) [away](https://example.org)\n"
         "```python\nrows[0](results.md)\n```\n"
     )
-    readme = docs_site.relinked("[a](docs/app.md)", docs_site.ROOT / "README.md", pages)
-    assert readme == "[a](app.md)"
+    readme = docs_site.relinked("[a](docs/studio.md)", docs_site.ROOT / "README.md", pages)
+    assert readme == "[a](studio.md)"
 
 
 @pytest.mark.parametrize("target", ["../Makefile", "gone.md", "images", "../docs"])
@@ -107,6 +107,6 @@ def test_the_site_builds_and_needs_nothing_from_elsewhere(staged: Path) -> None:
     for name in docs_site.NAMES:
         assert f'id="soloist.{name}"' in python
     # The site is strict: a link to nowhere ends it.
-    broken = staged / "build/site-pages/app.md"
+    broken = staged / "build/site-pages/studio.md"
     broken.write_text("# Page\n\n[nowhere](no-such-page.md)\n", encoding="utf-8")
     assert build(staged).returncode != 0

@@ -14,6 +14,7 @@ from cyclopts import App, CycloptsError
 
 from soloist import __version__
 from soloist.cli import (
+    annotating,
     converting,
     exploring,
     introduction,
@@ -49,7 +50,7 @@ for verb in (
     exploring.cluster,
     exploring.estimate,
     measuring.report,
-    introduction.app,
+    annotating.studio,
     introduction.backbones,
     introduction.doctor,
 ):

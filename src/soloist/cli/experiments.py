@@ -106,8 +106,8 @@ def finetune(
         steps: Steps of a training with each of the shares; 2%, 5%, 10% and 100% have some.
         seeds: Each share is drawn and trained on once with each.
     """
-    from soloist.experiments.finetune_table import make_table, plan_cells
     from soloist.runtime.stopping import listening
+    from soloist.training.experiments.finetune_table import make_table, plan_cells
 
     cells = plan_cells(str(run), labels, steps, seeds)
     with listening():
@@ -144,8 +144,8 @@ def ablate(
         out: Folder for a Markdown and a CSV file a table, and for the trainings; the same command
             again does what is left.
     """
-    from soloist.experiments.ablate import Wanted
-    from soloist.experiments.ablate import ablate as make_ablations
+    from soloist.training.experiments.ablate import Wanted
+    from soloist.training.experiments.ablate import ablate as make_ablations
 
     wanted = Wanted(
         tables=trials.table,

@@ -38,6 +38,7 @@ __all__ = [
     "is_pixels",
     "own_pixels",
     "read_image",
+    "read_values",
     "read_with_size",
     "resized_size",
     "to_rgb",
@@ -150,6 +151,29 @@ def read_with_size(
     if reduced:
         return pixels, ((width, height) if turn in _SWAPPING else (height, width))
     return pixels, pixels.shape[:2]
+
+
+def read_values(path: str | Path, *, reading: ReadingConfig = AS_USUAL) -> NDArray[Any]:
+    """Reads all channels of an image as they are stored, upright: what intensities are taken of.
+
+    Args:
+        path: The file.
+        reading: The largest size.
+
+    Returns:
+        (H, W, C) of the file's type; palettes become RGB.
+
+    Raises:
+        DataError: As `read_image`.
+    """
+    with _decoding(path), _open(path, reading.max_pixels) as image:
+        if image is None or image.format == "TIFF":
+            return read_tiff(path, max_pixels=reading.max_pixels)[0]
+        image.load()
+        turn = _UPRIGHT.get(_orientation(image))
+        turned = image if turn is None else image.transpose(turn)
+        values = np.asarray(turned if turned.mode in _PLAIN_MODES else turned.convert("RGB"))
+    return values if values.ndim == 3 else values[..., None]
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

@@ -25,13 +25,15 @@ from soloist.data.drawing.pictures import (
     resize_masks,
     thumbnail,
 )
-from soloist.data.images import is_pixels, own_pixels, read_image
+from soloist.data.exports.science import SHAPE_COLUMNS, measure
+from soloist.data.images import is_pixels, own_pixels, read_image, read_values
 from soloist.data.sources import ImageRef, find_images
 from soloist.errors import DataError, require
 from soloist.runtime.files import shown
 from soloist.structures import Instances, Masks, Rows
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
     from supervision import Detections
     from torch import Tensor
 
@@ -282,6 +284,68 @@ class Result(Instances[Rows, Masks]):
         ]
         path = None if self.path is None else self.path.as_posix()
         return {"path": path, "height": height, "width": width, "objects": objects}
+
+    def to_pandas(self) -> DataFrame:
+        """A table with a row an object, of what `soloist convert --format csv` writes.
+
+        Returns:
+            `image`, `class`, `score`, `SHAPE_COLUMNS` of `soloist.data.exports.science` in pixels,
+            and the mean and the sum of the image's values in each mask, a channel each; these are
+            of the values that the file holds, and are left out where neither pixels nor the file
+            are there.
+
+        Raises:
+            ConfigError: If pandas is absent.
+            DataError: If the file cannot be read any more.
+        """
+        require("pandas", extra="science", wanted="to_pandas()")
+        from pandas import DataFrame
+
+        values = self.pixels
+        if values is None and self.path is not None:
+            values = read_values(self.path, reading=self.reading)
+        rows = [
+            {
+                "image": self._name(),
+                "class": self.categories[record["category_id"]],
+                "score": record["score"],
+                **measure(record["segmentation"], values),
+            }
+            for record in instances_to_annotations(self, 1, 1, self.categories)
+        ]
+        first = ["image", "class", "score", *SHAPE_COLUMNS]
+        return DataFrame(rows) if rows else DataFrame(columns=first)
+
+    def show(self) -> None:
+        """Opens `plot()` in the system's viewer of pictures; in a notebook name the result."""
+        self.plot().show(title=self._name())
+
+    def crops(self, *, margin: int = 0, cut: bool = True) -> list[Image.Image]:
+        """The objects as pictures of their own.
+
+        Args:
+            margin: Pixels around each box, as far as the image goes.
+            cut: Pixels outside of the mask are transparent; else the whole box is shown.
+
+        Returns:
+            A picture an object in their order: RGBA if cut, else RGB.
+
+        Raises:
+            DataError: As `plot`.
+        """
+        pixels = self._picture()
+        height, width = pixels.shape[:2]
+        pictures = []
+        masks: Any = self.masks
+        for mask, box in zip(masks, np.asarray(self.boxes).astype(int), strict=True):
+            left, top = np.maximum(box[:2] - margin, 0)
+            right, bottom = np.minimum(box[2:] + margin, (width, height))
+            part = pixels[top:bottom, left:right]
+            if cut:
+                opaque = np.asarray(mask)[top:bottom, left:right].astype(np.uint8) * 255
+                part = np.dstack((part, opaque))
+            pictures.append(Image.fromarray(part))
+        return pictures
 
     def to_supervision(self) -> Detections:
         """The same for the supervision library, whose annotators and trackers take it.

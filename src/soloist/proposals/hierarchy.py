@@ -138,13 +138,16 @@ class Tree:
 
     def pixels_of(self, node: int) -> Integers:
         """Flat indices of the pixels of a node, in no order."""
-        first, last = self._spans[:, node]
+        first, last = self.spans[:, node]
         pixels: Integers = self._pixels[first:last]
         return pixels
 
     @cached_property
-    def _spans(self) -> Integers:
-        """(2, N): where in `_pixels` the pixels of each node begin and end."""
+    def spans(self) -> Integers:
+        """(2, N): where the pixels of each node begin and end in an order that keeps them together.
+
+        So a node holds a leaf if the leaf's begin lies in the node's span.
+        """
         counts = self.areas.astype(np.int64)
         parents = self.parents
         # Siblings lie one after the other within their parent.
@@ -165,7 +168,7 @@ class Tree:
     def _pixels(self) -> Integers:
         """(H * W,) flat indices of all pixels, those of each node together."""
         return np.argsort(
-            self._spans[0][: self.count].astype(np.int32)[self.partition.labels.ravel()]
+            self.spans[0][: self.count].astype(np.int32)[self.partition.labels.ravel()]
         )
 
 

@@ -95,6 +95,10 @@ def choose_labelled(
             f"wanted true labels with `categories`, got {shown(truth.path)} without any; finetune "
             "learns classes, `soloist train` needs none"
         )
+    # On pictures that `soloist studio` calls so objects are missing, which are no background.
+    unfinished = frozenset(truth.info.get("unfinished", ()))
+    if unfinished:
+        logger.info("%s: %d unfinished images are left out", shown(truth.path), len(unfinished))
     objects = {
         image.id: tuple(
             one
@@ -104,7 +108,7 @@ def choose_labelled(
             and one.category_id in truth.categories
         )
         for image in truth.images
-        if image.id in paths
+        if image.id in paths and image.file_name not in unfinished
     }
     _tell_unused(truth)
     names = {image.id: image.file_name for image in truth.images}

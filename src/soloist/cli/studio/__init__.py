@@ -1,1 +1,1 @@
-"""A small page to try a segmenter on one's own picture: `soloist app`."""
+"""The page of `soloist studio`: objects under the pointer, corrections that are learned from."""

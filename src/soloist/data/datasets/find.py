@@ -11,7 +11,7 @@ from soloist.data.coco.types import CocoAnnotation
 from soloist.data.datasets.cityscapes import cityscapes_splits, read_cityscapes
 from soloist.data.datasets.coco_sets import coco_splits, read_coco
 from soloist.data.datasets.dataset import Dataset, DatasetImage
-from soloist.data.datasets.image_paths import named_images
+from soloist.data.datasets.image_paths import named_images, recorded_sources
 from soloist.data.datasets.label_maps import label_map_splits, read_label_maps
 from soloist.data.datasets.tool_files import (
     labelme_splits,
@@ -174,6 +174,9 @@ def find_dataset(
             "choose one of them with --split"
         )
     dataset = known.read(path, split, report)
+    if images is None and dataset.matches is not None and not dataset.matches.found:
+        # None of its images is near, but a file that Soloist made says where they were.
+        images = recorded_sources(dataset.info) or None
     if images is not None:
         dataset = _elsewhere(dataset, images)
     if dataset.matches is not None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from soloist.data.coco.types import CocoFile
 from soloist.data.names import NameMatches, match_names
@@ -32,7 +33,7 @@ def image_paths(file: CocoFile, sources: Sequence[str]) -> dict[int, Path]:
             several.
     """
     names = [image.file_name for image in file.images]
-    sources = list(sources) or _recorded(file)
+    sources = list(sources) or recorded_sources(file.info)
     if sources:
         found, matches = named_images(names, sources)
         paths = {place: ref.path for place, ref in found.items()}
@@ -73,9 +74,9 @@ def named_images(
     return {place: refs[other] for place, other in matches.found.items()}, matches
 
 
-def _recorded(file: CocoFile) -> list[str]:
-    """The sources a file was made from, if they are still there."""
-    sources = file.info.get("images")
+def recorded_sources(info: Mapping[str, Any]) -> list[str]:
+    """The sources that the `info` of a COCO file says it was made from, if they are still there."""
+    sources = info.get("images")
     if not isinstance(sources, list) or not all(isinstance(one, str) for one in sources):
         return []
     return sources if all(Path(one).expanduser().exists() for one in sources) else []

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from soloist.data.exports.coco import write_coco_folder
-from soloist.data.exports.geojson import write_geojson
-from soloist.data.exports.label_maps import write_label_maps
+from soloist.data.exports.geojson import write_geojson, write_qupath
+from soloist.data.exports.label_maps import write_label_maps, write_label_tiffs, write_overlays
 from soloist.data.exports.label_studio import write_label_studio
 from soloist.data.exports.labelme import write_labelme
 from soloist.data.exports.options import FormatName, ImageFiles, Segmentation
-from soloist.data.exports.pictures import write_pictures
+from soloist.data.exports.science import write_csv, write_parquet, write_rois
 from soloist.data.exports.target import Write
 from soloist.data.exports.yolo import write_yolo
 
@@ -44,6 +44,11 @@ EXPORT_FORMATS: dict[FormatName, ExportFormat] = {
     ),
     "labelme": ExportFormat(write_labelme, ("polygon", "mask")),
     "label-maps": ExportFormat(write_label_maps, ("mask",)),
+    "label-tiffs": ExportFormat(write_label_tiffs, ("mask",)),
+    "imagej": ExportFormat(write_rois, ("polygon",)),
+    "csv": ExportFormat(write_csv, ("mask",), images=("none",)),
+    "parquet": ExportFormat(write_parquet, ("mask",), images=("none",)),
     "geojson": ExportFormat(write_geojson, ("polygon",)),
-    "overlays": ExportFormat(write_pictures, ("mask",), images=("none",), needs_images=True),
+    "qupath": ExportFormat(write_qupath, ("polygon",)),
+    "overlays": ExportFormat(write_overlays, ("mask",), images=("none",), needs_images=True),
 }

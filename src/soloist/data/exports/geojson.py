@@ -1,7 +1,8 @@
-"""GeoJSON, one file an image: polygons on the map, for QGIS and other geographic tools."""
+"""GeoJSON, one file an image: polygons on the map for QGIS, polygons in pixels for QuPath."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from soloist.data.coco.outlines import Ring, outline
 from soloist.data.coco.types import CocoAnnotation
+from soloist.data.drawing.pictures import mask_colors
 from soloist.data.exports.target import Note, Picture, Target
 from soloist.data.georeference import Georeference
 from soloist.runtime.files import write_json
@@ -36,10 +38,37 @@ def write_geojson(target: Target, pictures: Iterator[Picture]) -> None:
         write_json((target.folder / picture.place).with_suffix(".geojson"), content)
 
 
+def write_qupath(target: Target, pictures: Iterator[Picture]) -> None:
+    """Writes `NAME.geojson` for each image as QuPath imports it, and images beside them.
+
+    In pixels of the image whatever its place on a map; a class has a colour, a score is a
+    measurement.
+    """
+    colors = mask_colors(len(target.file.categories)).tolist()
+    color_of = dict(zip(target.file.categories, colors, strict=True))
+    for picture in pictures:
+        target.put_image(picture, picture.place)
+        features = []
+        for one in picture.objects:
+            feature = _feature(one, None, target)
+            name = f"{picture.image.file_name}/{one.id}"
+            feature["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, name))
+            category = feature["properties"]["category"]
+            feature["properties"] = {
+                "objectType": "annotation",
+                "name": str(one.id),
+                "classification": {"name": category, "color": color_of[one.category_id]},
+                "measurements": {"score": one.score} if target.scored else {},
+            }
+            features.append(feature)
+        content = {"type": "FeatureCollection", "features": features}
+        write_json((target.folder / picture.place).with_suffix(".geojson"), content)
+
+
 def _feature(one: CocoAnnotation, place: Georeference | None, target: Target) -> dict[str, Any]:
     parts = outline(one.rle, target.options.tolerance)
     polygons = [[_closed(ring, place) for ring in (part.outer, *part.holes)] for part in parts]
-    properties = {"id": one.id, "category": target.file.categories[one.category_id]}
+    properties: dict[str, Any] = {"id": one.id, "category": target.file.categories[one.category_id]}
     if target.scored:
         properties["score"] = one.score
     kind: dict[str, Any] = {"type": "Polygon", "coordinates": polygons[0]}

@@ -1,4 +1,4 @@
-"""Label maps: a grey PNG of 16 bits for each image, with a number a mask."""
+"""Pictures: label maps, with a number a mask, and masks over their images."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import csv
 import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
 from soloist.data.coco.rle import decode_mask
 from soloist.data.coco.types import CocoAnnotation
+from soloist.data.drawing.overlays import OverlayWriter
 from soloist.data.exports.target import Note, Picture, Target
+from soloist.data.images import read_image
+from soloist.data.sources import ImageRef
 from soloist.errors import DataError
 from soloist.runtime.files import atomic_path, shown, write_text
 
@@ -41,17 +46,55 @@ def write_label_maps(target: Target, pictures: Iterator[Picture]) -> None:
     write_text(target.folder / OBJECTS, _table(target))
 
 
-def label_map(masks: Iterable[NDArray[np.bool_]], size: tuple[int, int]) -> NDArray[np.uint16]:
+def write_label_tiffs(target: Target, pictures: Iterator[Picture]) -> None:
+    """Writes `masks/NAME.tif` for each image, `objects.csv`, and images to `images`.
+
+    As `write_label_maps`; of 32 bits where an image has more masks than 16 bits can number.
+    """
+    for picture in pictures:
+        target.put_image(picture, "images" / picture.place)
+        ranked = _ranked(picture.objects)
+        kind = np.uint16 if len(ranked) <= _MOST else np.uint32
+        masks = _noting_overlaps(ranked, picture.size, target)
+        path = Path("masks", picture.place).with_suffix(".tif")
+        with atomic_path(target.folder / path) as temporary:
+            labels = label_map(masks, picture.size, kind)
+            tifffile.imwrite(temporary, labels, compression="zlib", metadata={"axes": "YX"})
+    write_text(target.folder / OBJECTS, _table(target))
+
+
+def write_overlays(target: Target, pictures: Iterator[Picture]) -> None:
+    """Writes `NAME.overlay.jpg` for each image."""
+    writer = OverlayWriter(target.folder)
+    for picture in pictures:
+        if picture.path is None:
+            target.notes[Note.NO_IMAGE] += 1
+            continue
+        try:
+            pixels = read_image(picture.path, reading=target.file.reading)
+        except DataError as error:
+            target.errors.add(picture.image.file_name, "overlays", error)
+            continue
+        image = ImageRef(picture.path, picture.image.file_name)
+        writer(image, pixels, target.file.instances(picture.image))
+
+
+def label_map(
+    masks: Iterable[NDArray[np.bool_]],
+    size: tuple[int, int],
+    kind: type[np.unsignedinteger[Any]] = np.uint16,
+) -> NDArray[Any]:
     """One image of the numbers of masks; where they overlap, the earlier one wins.
 
     Args:
-        masks: (H, W) each, fewer than 65,536.
+        masks: (H, W) each, as many as the type can number.
         size: (H, W).
+        kind: Of the numbers.
 
     Returns:
-        (H, W) uint16: k + 1 for mask k, 0 where there is none.
+        (H, W) of that type: k + 1 for mask k, 0 where there is none.
     """
-    labels = np.zeros(size, dtype=np.uint16)
+    labels = np.zeros(size, dtype=kind)
     for number, mask in enumerate(masks, start=1):
         labels[mask & (labels == 0)] = number
     return labels

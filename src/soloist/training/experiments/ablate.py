@@ -19,7 +19,12 @@ from soloist.data.coco.partial import is_finished
 from soloist.data.coco.read import load_coco
 from soloist.data.sources import find_images
 from soloist.evaluation.evaluate import load_ground_truth
-from soloist.experiments.ablations import (
+from soloist.runtime.device import Runtime
+from soloist.runtime.distributed import join, on_main
+from soloist.runtime.files import write_text
+from soloist.runtime.progress import duration
+from soloist.runtime.stopping import stop_if_asked
+from soloist.training.experiments.ablations import (
     Column,
     Kind,
     Row,
@@ -29,19 +34,14 @@ from soloist.experiments.ablations import (
     trials_of,
     with_steps,
 )
-from soloist.experiments.figures import in_percent, mean_and_spread
-from soloist.experiments.trials import (
+from soloist.training.experiments.figures import in_percent, mean_and_spread
+from soloist.training.experiments.trials import (
     Materials,
     Outcome,
     check_backbones,
     do_trial,
     find_outcome,
 )
-from soloist.runtime.device import Runtime
-from soloist.runtime.distributed import join, on_main
-from soloist.runtime.files import write_text
-from soloist.runtime.progress import duration
-from soloist.runtime.stopping import stop_if_asked
 from soloist.training.finetuning import choose_labelled
 
 logger = logging.getLogger(__name__)

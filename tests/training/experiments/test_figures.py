@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from soloist.experiments.figures import in_percent, mean_and_spread
+from soloist.training.experiments.figures import in_percent, mean_and_spread
 
 
 @pytest.mark.parametrize(

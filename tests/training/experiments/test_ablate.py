@@ -11,11 +11,11 @@ import pytest
 
 from soloist.config.presets import PRESETS
 from soloist.errors import RunError
-from soloist.experiments import ablate
-from soloist.experiments.ablate import comma_separated, make_tables, markdown, time_left
-from soloist.experiments.ablations import Column, Row, Table, Trial, plan_tables, trials_of
-from soloist.experiments.trials import Materials, Outcome
 from soloist.runtime.device import Runtime
+from soloist.training.experiments import ablate
+from soloist.training.experiments.ablate import comma_separated, make_tables, markdown, time_left
+from soloist.training.experiments.ablations import Column, Row, Table, Trial, plan_tables, trials_of
+from soloist.training.experiments.trials import Materials, Outcome
 
 TINY = PRESETS["tiny"]
 MATERIALS = Materials([], Path("free.json"), Path("truth.json"))

@@ -17,7 +17,6 @@ from soloist.data.coco.read import load_coco
 from soloist.data.sources import ImageRef, find_images
 from soloist.errors import RunError
 from soloist.evaluation.evaluate import Metrics, evaluate
-from soloist.experiments.ablations import Trial
 from soloist.inference.label import Labeler, label_images, opened_output
 from soloist.inference.segmenter import Segmenter
 from soloist.models.build import CONFIG_FILE, build_backbone, load_solo, model_folder
@@ -26,6 +25,7 @@ from soloist.report.run import write_run_report
 from soloist.runtime.device import Runtime
 from soloist.runtime.distributed import on_main
 from soloist.runtime.files import plain_json, shown, write_json
+from soloist.training.experiments.ablations import Trial
 from soloist.training.finetuning import choose_labelled, finetune, with_classes
 from soloist.training.pseudo_labels import write_pseudo_labels
 from soloist.training.run_folder import STATE, RunFolder, open_run

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from soloist.errors import ConfigError, RunError
-from soloist.experiments import finetune_table
-from soloist.experiments.finetune_table import (
+from soloist.training.experiments import finetune_table
+from soloist.training.experiments.finetune_table import (
     Cell,
     comma_separated,
     make_table,

@@ -9,7 +9,7 @@ import pytest
 from soloist.config import Config
 from soloist.config.presets import PRESETS, differences
 from soloist.errors import ConfigError
-from soloist.experiments.ablations import TABLES, Trial, plan_tables, trials_of, with_steps
+from soloist.training.experiments.ablations import TABLES, Trial, plan_tables, trials_of, with_steps
 
 TINY = PRESETS["tiny"]
 

@@ -1,0 +1,364 @@
+"""A folder of pictures in the studio: which is next, what is done to them, what is learned."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from soloist.cli.studio.acts import Act, Labelled, apply
+from soloist.cli.studio.labels import LabelStore
+from soloist.cli.studio.learning import Learning
+from soloist.cli.studio.picture import OpenPicture, open_picture
+from soloist.data.coco.outlines import outline
+from soloist.data.coco.read import read_json
+from soloist.data.exports.export import export
+from soloist.data.exports.formats import EXPORT_FORMATS
+from soloist.data.exports.options import FormatName
+from soloist.data.sources import ImageRef
+from soloist.errors import ConfigError, DataError
+from soloist.evaluation.agreement import image_estimate
+from soloist.inference.segmenter import load
+from soloist.runtime.files import shown, write_json
+from soloist.training.judging import MOST_IMAGES
+
+logger = logging.getLogger(__name__)
+
+KEPT_OPEN = 3
+"""Pictures whose trees stay in memory: the one that is shown and its neighbours."""
+MOST_DOUBTED = 500
+"""Pictures that are looked at ahead, to find those of most doubt."""
+TOLERANCE = 2500
+"""Outlines are drawn to one part in so many of the long side of the picture."""
+MOST_OUTLINES = 5000
+"""Outlines that are remembered."""
+STATE = "studio.json"
+
+
+@dataclass(frozen=True)
+class Model:
+    """What segments.
+
+    Attributes:
+        path: As for `soloist.load`; None for the bundled segmenter.
+        device: As for `soloist.load`.
+        precision: As for `soloist.load`.
+    """
+
+    path: str | None = None
+    device: str = "auto"
+    precision: str = "auto"
+
+
+class Workspace:
+    """What the page shows and does, without the page.
+
+    Args:
+        images: The pictures, at least one.
+        folder: Where labels, models and exports go.
+        sources: Where the pictures came from.
+        model: What segments until something is learned.
+        names: Names of classes, for a folder that has no labels yet.
+        order: Estimates by name, the lowest of which comes first; None looks for doubt.
+
+    Raises:
+        DataError: If labels that are there cannot be read.
+        CheckpointError: If the model cannot be had.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[ImageRef],
+        folder: Path,
+        *,
+        sources: Sequence[str],
+        model: Model = Model(),  # immutable
+        names: Sequence[str] = ("object",),
+        order: Mapping[str, float] | None = None,
+    ) -> None:
+        self.images = images
+        self.folder = folder
+        self.labels = LabelStore(folder, images, sources, names)
+        self._model = model
+        self._learned = self._last_model()
+        self.version = 0
+        self._segmenter = self._load(self._learned or model.path)
+        self._estimates: dict[str, float] = dict(order or {})
+        self._guessed = order is None
+        self._open: OrderedDict[tuple[int, int], Future[OpenPicture]] = OrderedDict()
+        self._lock = threading.RLock()
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="studio-open")
+        self._ending = threading.Event()
+        self._wanted = threading.Event()
+        self.learning = Learning(self._use_learned)
+        self._helper = threading.Thread(target=self._help, name="studio-help", daemon=True)
+        self._helper.start()
+
+    def close(self) -> None:
+        """Writes the labels and ends what runs beside the page."""
+        self._ending.set()
+        self.learning.stop()
+        self._pool.shutdown(cancel_futures=True)
+        self._helper.join()
+        self.labels.write()
+
+    def picture(self, index: int) -> OpenPicture:
+        """A picture with its trees, from memory where it was open a moment ago.
+
+        Raises:
+            DataError: If it cannot be read.
+        """
+        return self._opened(index).result()
+
+    def prefetch(self, index: int) -> None:
+        """Opens a picture that is likely to be asked for next."""
+        self._opened(index)
+
+    def overview(self) -> dict[str, Any]:
+        """What the page shows beside the picture."""
+        estimates = self._estimates
+        pictures = []
+        for image in self.images:
+            state = self.labels[image.name]
+            pictures.append(
+                {
+                    "name": image.name,
+                    "objects": len(state.objects),
+                    "finished": state.finished,
+                    "estimate": estimates.get(image.name),
+                }
+            )
+        return {
+            "pictures": pictures,
+            "categories": [[key, name] for key, name in self.labels.categories.items()],
+            "formats": list(EXPORT_FORMATS),
+            "labels": str(self.labels.path),
+            "model": self._learned or self._model.path or "bundled",
+            "recommended": self._segmenter.config.inference.recommended_score,
+            "version": self.version,
+            "learning": self.learning.progress.to_json(),
+        }
+
+    def next_index(self, index: int) -> int:
+        """The picture to look at after one: of those not finished the one of least estimate.
+
+        Pictures that have no estimate yet come after those that have one, in their own order. Where
+        all are finished it is the next one.
+        """
+        name_of = [image.name for image in self.images]
+        left = [
+            at for at, name in enumerate(name_of) if at != index and not self.labels[name].finished
+        ]
+        if not left:
+            return (index + 1) % len(name_of)
+        return min(left, key=lambda at: (self._estimates.get(name_of[at], 1.0), at < index, at))
+
+    def state(self, index: int) -> dict[str, Any]:
+        """The objects of a picture, for the page."""
+        name = self._name(index)
+        picture = self.picture(index)
+        can_undo, can_redo = self.labels.can_undo(name)
+        state = self.labels[name]
+        tolerance = max(0.5, max(picture.size) / TOLERANCE)
+        return {
+            "index": index,
+            "name": name,
+            "size": picture.size,
+            "finished": state.finished,
+            "canUndo": can_undo,
+            "canRedo": can_redo,
+            "version": self.version,
+            "next": self.next_index(index),
+            "objects": [
+                {
+                    "number": one.number,
+                    "category": one.category_id,
+                    "rings": _rings(one.rle["counts"], picture.size, tolerance),
+                }
+                for one in state.objects
+            ],
+        }
+
+    def act(self, index: int, act: Act) -> dict[str, Any]:
+        """Does something to a picture; it is on the disk when this returns.
+
+        Raises:
+            DataError: If it cannot be done; one line for people.
+            RunError: If it cannot be written.
+        """
+        name = self._name(index)
+        if act.get("act") in ("undo", "redo"):
+            self.labels.undo(name) if act["act"] == "undo" else self.labels.redo(name)
+            return self.state(index)
+        if act.get("items") and act.get("version") != self.version:
+            raise DataError("there are new masks since; load the page again")
+        picture = self.picture(index)
+        with self._lock:
+            before = self.labels[name]
+            after = apply(picture, before, act)
+            self.labels.put(name, picture.size, after)
+        return {**self.state(index), "added": _added(before, after)}
+
+    def learn(self) -> None:
+        """Starts a training on the finished pictures.
+
+        Raises:
+            DataError: If there is nothing to learn from.
+            RunError: If one is running, or the labels cannot be written.
+        """
+        states = [self.labels[image.name] for image in self.images]
+        pictures = sum(state.finished and bool(state.objects) for state in states)
+        if pictures == 0:
+            raise DataError(
+                "wanted a finished picture with objects, got none; finish one (F), then learn"
+            )
+        self.labels.write()
+        run = self._folder_for_model()
+        init = self._model.path or "bundled"
+        arguments = [str(self.labels.path), "--init", init, "--out", str(run)]
+        arguments += ["--device", self._model.device, "--precision", self._model.precision]
+        if len(self.labels.categories) == 1 and pictures <= MOST_IMAGES:
+            # The judge of candidates is what is learned; it needs no steps of the network.
+            arguments += ["--train.steps", "1", "--train.warmup-steps", "0"]
+        self.learning.start(arguments, run, pictures)
+
+    def export(self, format: str) -> dict[str, Any]:
+        """Writes the labels in another tool's format.
+
+        Raises:
+            ConfigError: If there is no such format.
+            DataError: If there is nothing to write.
+            RunError: If it cannot be written.
+        """
+        if format not in EXPORT_FORMATS:
+            raise ConfigError(f"wanted one of {', '.join(EXPORT_FORMATS)}, got {format!r}")
+        self.labels.write()
+        file = self.labels.to_coco()
+        if not file.images:
+            raise DataError("wanted a picture with objects, got none yet")
+        by_name = {image.name: image.path for image in self.images}
+        paths = {
+            image.id: by_name[image.file_name]
+            for image in file.images
+            if image.file_name in by_name
+        }
+        name: FormatName = next(one for one in EXPORT_FORMATS if one == format)
+        folder = self.folder / f"export-{name}"
+        summary = export(file, paths, folder, name, overwrite=True)
+        return {"folder": str(folder), "images": summary.images, "masks": summary.masks}
+
+    def _name(self, index: int) -> str:
+        if not 0 <= index < len(self.images):
+            raise DataError(f"wanted a picture from 0 to {len(self.images) - 1}, got {index}")
+        return self.images[index].name
+
+    def _opened(self, index: int) -> Future[OpenPicture]:
+        self._name(index)
+        with self._lock:
+            key = (index, self.version)
+            future = self._open.get(key)
+            if future is None or (future.done() and future.exception() is not None):
+                self._wanted.set()
+                segmenter = self._segmenter
+                future = self._pool.submit(open_picture, self.images[index], segmenter)
+                self._open[key] = future
+            self._open.move_to_end(key)
+            while len(self._open) > KEPT_OPEN:
+                self._open.popitem(last=False)
+            return future
+
+    def _help(self) -> None:
+        """Finds doubt, and writes the COCO file now and then; beside the page, and after it."""
+        ahead = list(range(min(len(self.images), MOST_DOUBTED))) if self._guessed else []
+        while not self._ending.wait(0.5 if ahead else 5.0):
+            try:
+                self.labels.write()
+            except ValueError as error:
+                logger.warning("%s", error)
+            if self._wanted.is_set():
+                # Somebody is at work; the processor is theirs for a while.
+                self._wanted.clear()
+                continue
+            if ahead:
+                self._find_doubt(ahead.pop(0))
+
+    def _find_doubt(self, index: int) -> None:
+        name = self._name(index)
+        if self.labels[name].finished:
+            return
+        try:
+            picture = open_picture(self.images[index], self._segmenter)
+        except DataError as error:
+            logger.warning("%s", error)
+            return
+        scores = picture.scores[picture.offered]
+        self._estimates[name] = image_estimate(scores, scores)
+
+    def _load(self, path: str | None) -> Any:
+        return load(path, device=self._model.device, precision=self._model.precision)
+
+    def _use_learned(self, run: Path) -> None:
+        segmenter = self._load(str(run))
+        write_json(self.folder / STATE, {"model": run.name})
+        with self._lock:
+            self._segmenter = segmenter
+            self._learned = str(run)
+            self.version += 1
+            self._open.clear()
+
+    def _last_model(self) -> str | None:
+        """The model that was learned in this folder last, if it is still there."""
+        file = self.folder / STATE
+        if not file.is_file():
+            return None
+        content = read_json(file)
+        name = content.get("model") if isinstance(content, dict) else None
+        run = self.folder / "models" / str(name)
+        if not (run / "model").is_dir():
+            logger.warning("%s names a model that is gone: %s", shown(file), shown(run))
+            return None
+        return str(run)
+
+    def _folder_for_model(self) -> Path:
+        models = self.folder / "models"
+        taken = [int(one.name) for one in models.glob("*") if one.name.isdecimal()]
+        return models / str(1 + max(taken, default=0))
+
+
+@lru_cache(MOST_OUTLINES)
+def _rings(counts: str, size: tuple[int, int], tolerance: float) -> list[list[float]]:
+    """The outlines of a mask as x, y, x, y, ... in pixels, holes too."""
+    return [
+        ring.round(1).ravel().tolist()
+        for part in outline({"size": list(size), "counts": counts}, tolerance)
+        for ring in (part.outer, *part.holes)
+    ]
+
+
+def _added(before: Labelled, after: Labelled) -> list[int]:
+    known = {one.number for one in before.objects}
+    return [one.number for one in after.objects if one.number not in known]
+
+
+def read_order(path: Path) -> dict[str, float]:
+    """Estimates by name, of a file of `soloist estimate`.
+
+    Raises:
+        DataError: If it is none.
+    """
+    content = read_json(path)
+    rows = content.get("images") if isinstance(content, dict) else None
+    try:
+        return {str(row["file_name"]): float(row["estimate"]) for row in rows or ()}
+    except (KeyError, TypeError, ValueError, json.JSONDecodeError) as error:
+        raise DataError(
+            f"wanted a file of `soloist estimate`, got {shown(path)}, whose images have no "
+            "estimate; make one with soloist estimate IMAGES --out FILE.json"
+        ) from error

@@ -1,0 +1,269 @@
+"""A walk over twenty photographs: somebody who knows the objects keeps them in the studio.
+
+The player moves a real pointer over the page. For each object it points at its middle and keeps
+what is lit if that is right; else it turns the wheel; else it keeps parts and joins them. Where
+more of what is offered is right than wrong, it first keeps all of it and removes what is wrong.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import copyfile
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import ndimage
+from tests.cli.studio.test_page import Studio, end, served
+
+from soloist.cli.studio.picture import OpenPicture, open_picture
+from soloist.data.coco.outlines import outline
+from soloist.data.coco.read import load_coco
+from soloist.data.coco.rle import decode_mask, encode_masks, rle_iou, to_rle
+from soloist.data.sources import ImageRef
+from soloist.inference.segmenter import Segmenter
+from soloist.proposals.ranking import overlaps_with
+
+PHOTOS = Path(__file__).parents[4] / "shared" / "photos" / "dev"
+WALKS = {"nuclei": 30, "coco": 32**2}
+"""Sets, and the least pixels of an object that counts as clearly visible."""
+PICTURES = 10
+RIGHT, FAIR = 0.7, 0.5
+"""Overlaps (IoU) with the true mask from which on a mask is right, and is one of the object."""
+PART, MOST_PARTS = 0.8, 6
+"""Share of a part that must lie within the object; parts of an object that are joined at most."""
+TOLERANCES = (8.0, 6.0, 4.0, 3.0, 2.0, 1.5, 1.0, 0.5)
+POLYGON = 0.9
+"""Overlap that a polygon drawn by hand is to have, with as few corners as it takes."""
+
+
+@dataclass
+class Account:
+    """What a walk over a set took."""
+
+    objects: int = 0
+    at_once: int = 0
+    right: int = 0
+    fair: int = 0
+    clicks: int = 0
+    notches: int = 0
+    corners: int = 0
+    seconds: float = 0.0
+
+    def summary(self, name: str) -> str:
+        each = max(self.objects, 1)
+        return (
+            f"| {name} | {self.objects} | {self.at_once / each:.0%} | {self.right / each:.0%} | "
+            f"{self.fair / each:.0%} | {self.clicks / each:.1f} | {self.notches / each:.1f} | "
+            f"{self.corners / each:.1f} | {self.seconds / each:.2f} |"
+        )
+
+
+def corners_of(mask: NDArray[np.bool_]) -> int:
+    """Clicks that a polygon takes: the fewest corners that fit well enough."""
+    rle = encode_masks(mask[None])[0]
+    size = (mask.shape[0], mask.shape[1])
+    for tolerance in TOLERANCES:
+        rings = [part.outer for part in outline(rle, tolerance)]
+        filled = to_rle([ring.ravel().tolist() for ring in rings], size)
+        if rle_iou([filled], [rle])[0, 0] >= POLYGON:
+            break
+    return sum(map(len, rings))
+
+
+def middle_of(mask: NDArray[np.bool_]) -> tuple[int, int]:
+    """Row and column of the pixel that is farthest from the outline."""
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    row, column = np.unravel_index(int(depth.argmax()), depth.shape)
+    return int(row), int(column)
+
+
+class Player:
+    """Somebody who knows the true masks of a picture."""
+
+    def __init__(
+        self, studio: Studio, picture: OpenPicture, masks: Sequence[NDArray[np.bool_]]
+    ) -> None:
+        self.studio = studio
+        self.picture = picture
+        self.masks = masks
+        small = np.stack([picture.reduced(mask) for mask in masks])
+        self.ious = overlaps_with(picture.found, picture.candidates, small)
+        sizes = small.sum(axis=(1, 2))
+        areas = picture.candidates.areas
+        shared = self.ious * (areas[:, None] + sizes) / (1 + self.ious)
+        self.within = shared / areas[:, None]
+        self.clicks = self.notches = 0
+
+    def on_image(self, pixel: NDArray[np.int64]) -> tuple[float, float]:
+        """Row and column in the image of the middle of some pixels of the arrays."""
+        height, width = self.picture.found.size
+        mask = np.zeros(height * width, dtype=np.bool_)
+        mask[pixel] = True
+        row, column = middle_of(mask.reshape(height, width))
+        down, across = self.picture.size[0] / height, self.picture.size[1] / width
+        return (row + 0.5) * down - 0.5, (column + 0.5) * across - 0.5
+
+    def lit(self) -> tuple[int, list[int]]:
+        """The item that is lit and its chain; -1 where none is."""
+        found: Any = self.studio.page.evaluate(
+            "() => { const {lit} = window.studio.stage; "
+            "return lit && lit.item !== undefined ? [lit.item, lit.chain] : [-1, []]; }"
+        )
+        return found[0], found[1]
+
+    def walk_to(self, item: int) -> None:
+        """Turns the wheel until an item under the pointer is lit."""
+        _, chain = self.lit()
+        for _ in range(len(chain) + 2):
+            at, chain = self.lit()
+            if at == item:
+                return
+            down = chain.index(at) > chain.index(item) if at in chain else True
+            self.studio.page.mouse.wheel(0, 100 if down else -100)
+            self.notches += 1
+
+    def click(self, place: tuple[float, float]) -> None:
+        self.studio.acting(lambda: self.studio.page.mouse.click(*self.studio.on_screen(*place)))
+        self.clicks += 1
+
+    def keep(self, number: int) -> bool:
+        """Keeps an object; whether what was lit at first was right."""
+        place = middle_of(self.masks[number])
+        self.studio.point(*place)
+        item, chain = self.lit()
+        if not chain:
+            return False
+        if self.ious[item, number] >= RIGHT:
+            self.click(place)
+            return True
+        best = max(chain, key=lambda one: float(self.ious[one, number]))
+        parts = self.parts(number)
+        if self.ious[best, number] >= RIGHT or len(parts) < 2:
+            if self.ious[best, number] >= FAIR:
+                self.walk_to(best)
+                self.click(place)
+            return False
+        joined = self.picture.mask(parts)
+        overlap = (joined & self.masks[number]).sum() / (joined | self.masks[number]).sum()
+        if overlap <= self.ious[best, number]:
+            if self.ious[best, number] >= FAIR:
+                self.walk_to(best)
+                self.click(place)
+            return False
+        marked = 0
+        for part in parts:
+            middle = self.on_image(self.picture.pixels(part))
+            self.studio.point(*middle)
+            if part in self.lit()[1]:
+                self.walk_to(part)
+                self.studio.press("m")
+                marked += 1
+        # Where an object was kept already nothing else is lit.
+        if marked == 0:
+            return False
+        self.clicks += marked
+        self.click(middle)
+        return False
+
+    def parts(self, number: int) -> list[int]:
+        """Items within an object that cover it together: each the one that adds most."""
+        inside = np.flatnonzero(self.within[:, number] >= PART)
+        rest = self.picture.reduced(self.masks[number]).ravel().copy()
+        size = rest.sum()
+        order = inside[np.argsort(-self.picture.candidates.areas[inside])]
+        parts: list[int] = []
+        for item in order[:200].tolist():
+            pixels = self.picture.pixels(item)
+            if rest[pixels].sum() > max(0.05 * size, 0.7 * len(pixels)):
+                parts.append(item)
+                rest[pixels] = False
+            if len(parts) == MOST_PARTS:
+                break
+        return parts
+
+    def keep_offered(self, score: float) -> set[int]:
+        """Keeps all that is offered if more of it is right than wrong; the objects that are."""
+        offered = [
+            one for one in self.picture.offered.tolist() if self.picture.scores[one] >= score
+        ]
+        right = [one for one in offered if self.ious[one].max() >= RIGHT]
+        if len(right) <= len(offered) - len(right):
+            return set()
+        self.studio.acting(lambda: self.studio.press("a"))
+        self.clicks += 1
+        found = {int(self.ious[one].argmax()) for one in right}
+        for place in reversed(range(len(offered))):
+            if offered[place] not in right:
+                button = f"Remove object {place + 1}"
+                remove = self.studio.page.get_by_role("button", name=button, exact=True)
+                self.studio.acting(remove.click)
+                self.clicks += 1
+        return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WALKS)
+def test_the_objects_of_photographs_are_kept(
+    browser_page: Any, tmp_path: Path, segmenter: Segmenter, name: str
+) -> None:
+    if not PHOTOS.is_dir():
+        pytest.skip("photographs are absent: ../shared/photos")
+    truth = load_coco(PHOTOS / name / "annotations.json")
+    chosen = [truth.images[place * len(truth.images) // PICTURES] for place in range(PICTURES)]
+    (tmp_path / "pictures").mkdir()
+    for image in chosen:
+        file = Path(image.file_name).name
+        copyfile(PHOTOS / name / "images" / image.file_name, tmp_path / "pictures" / file)
+    account = Account()
+    with served(tmp_path) as server:
+        studio = Studio(browser_page, server.address)
+        names = studio.page.evaluate("fetch('/api/overview').then((one) => one.json())")
+        order = [one["name"] for one in names["pictures"]]
+        wanted: dict[str, list[NDArray[np.bool_]]] = {}
+        for image in chosen:
+            file = Path(image.file_name).name
+            masks = [
+                decode_mask(one.rle)
+                for one in truth.annotations[image.id]
+                if not one.iscrowd and one.area >= WALKS[name]
+            ]
+            wanted[file] = masks
+            path = tmp_path / "pictures" / file
+            picture = open_picture(ImageRef(path, file), segmenter)
+            studio.size = picture.size
+            button = studio.page.locator("nav li button").nth(order.index(file))
+            button.click()
+            studio.wait_for_picture(file)
+            account.objects += len(masks)
+            if not masks:
+                continue
+            player = Player(studio, picture, masks)
+            begun = time.monotonic()
+            found = player.keep_offered(names["recommended"])
+            account.at_once += len(found)
+            for number in sorted(set(range(len(masks))) - found):
+                account.at_once += player.keep(number)
+            account.seconds += time.monotonic() - begun
+            account.clicks += player.clicks
+            account.notches += player.notches
+            account.corners += sum(map(corners_of, masks))
+            print(file, len(masks), player.clicks, f"{account.seconds:.0f} s", flush=True)
+            studio.page.mouse.move(5, 5)
+            studio.page.screenshot(path=tmp_path / f"{name}-{file}.jpg", type="jpeg", quality=70)
+        assert studio.complaints == []
+        end(server)
+    labels = load_coco(server.labels)
+    for image in labels.images:
+        kept = [one.rle for one in labels.annotations[image.id]]
+        ious = rle_iou(kept, encode_masks(np.stack(wanted[image.file_name]))) if kept else None
+        best = ious.max(axis=0) if ious is not None else np.zeros(len(wanted[image.file_name]))
+        account.right += int((best >= RIGHT).sum())
+        account.fair += int((best >= FAIR).sum())
+    print(f"\n{account.summary(name)}\n{tmp_path}", flush=True)
+    assert account.fair / account.objects > {"nuclei": 0.8, "coco": 0.6}[name]
+    assert account.clicks < account.corners
