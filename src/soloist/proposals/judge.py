@@ -173,6 +173,20 @@ class Judge:
         judged = judged.filter(np.argsort(-scores, kind="stable"))
         return found, without_overlaps(judged, JUDGED_OVERLAP, within_trees=True)
 
+    def scores(
+        self, plain: Hierarchies, candidates: Candidates, image_size: tuple[int, int]
+    ) -> Floats:
+        """(N,) scores in [0, 1] of nodes of an image's own trees, whose scores are the rank's.
+
+        Args:
+            plain: The trees.
+            candidates: N of their nodes.
+            image_size: As in `candidates`.
+        """
+        found = replace(plain, maps=self.pixels.maps(plain.lab))
+        described = describe(found, candidates, image_size, *known_of(found))
+        return self.nodes.scores(described, candidates.scores)
+
     def classes(self, found: Hierarchies, candidates: Candidates) -> NDArray[np.int64] | None:
         """(N,) class of each candidate in [0, K), that of most of its pixels; None for one class.
 
@@ -223,9 +237,7 @@ def draw_candidates(found: Hierarchies, image_size: tuple[int, int], most: int) 
         image_size: (height, width) of the image itself.
         most: How many of each, before those that are alike are left out.
     """
-    assert found.maps is not None
-    known = [attributes(tree) for tree in found.trees]
-    fits = [agreement(tree, found.maps) for tree in found.trees]
+    known, fits = known_of(found)
     prior = [object_scores(one) for one in known]
     by_pixels = [fit.scores * (own > 0) for fit, own in zip(fits, prior, strict=True)]
     joined = Candidates.join(
@@ -243,6 +255,15 @@ def draw_candidates(found: Hierarchies, image_size: tuple[int, int], most: int) 
         scores[places] = own[joined.nodes[places]]
     candidates = replace(joined, scores=scores)
     return Drawn(candidates, describe(found, candidates, image_size, known, fits))
+
+
+def known_of(found: Hierarchies) -> tuple[list[Attributes], list[Agreement]]:
+    """What is known of the nodes of each tree of an image with maps."""
+    assert found.maps is not None
+    return (
+        [attributes(tree) for tree in found.trees],
+        [agreement(tree, found.maps) for tree in found.trees],
+    )
 
 
 def describe(

@@ -24,7 +24,6 @@ from soloist.errors import DataError
 from soloist.inference.segmenter import Segmenter
 from soloist.ops.resize import linear_weights, resized_masks
 from soloist.proposals.hierarchy import Hierarchies, gradients
-from soloist.proposals.judge import describe
 from soloist.proposals.partition import Floats, Integers
 from soloist.proposals.ranking import Candidates
 from soloist.proposals.regions import region_candidates
@@ -198,8 +197,8 @@ def open_picture(image: ImageRef, segmenter: Segmenter) -> OpenPicture:
 
     Args:
         image: The file.
-        segmenter: The model; one that chooses among regions scores the nodes, others add their
-            own masks.
+        segmenter: The model; one that chooses among regions scores the nodes, others and one that
+            learned from labels add their own masks.
 
     Raises:
         DataError: If it cannot be read.
@@ -208,10 +207,11 @@ def open_picture(image: ImageRef, segmenter: Segmenter) -> OpenPicture:
     size = (pixels.shape[0], pixels.shape[1])
     found, candidates = region_candidates(pixels, most=MOST_CANDIDATES)
     if segmenter.judge is not None and len(candidates) > 0:
-        scores = segmenter.judge.scores(describe(found, candidates, size), candidates.scores)
+        scores = segmenter.judge.scores(found, candidates, size)
         candidates = Candidates(**{**vars(candidates), "scores": scores})
     own = OwnMasks([], np.zeros((0, *found.size), dtype=np.bool_), np.zeros(0), np.zeros(0, int))
-    if segmenter.config.inference.masks != "regions":
+    # A judge finds regions on trees of its own too.
+    if segmenter.config.inference.masks != "regions" or segmenter.judge is not None:
         made = segmenter(pixels, size)
         masks = made.masks.cpu().numpy()
         own = OwnMasks(
