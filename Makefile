@@ -9,8 +9,6 @@ LOCK := requirements-dev.txt
 FAULTY := $(addprefix tests/,runtime/test_distributed.py inference/test_label_shards.py inference/test_on_ray.py)
 # Each worker has one thread of torch; tests share no folder and know no order.
 WORKERS ?= 2
-# Percent of lines and branches that the tests reach at least.
-REACHED := 85
 PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
 # uv takes a minute where pip takes four, and knows nothing of pip's settings, such as a mirror.
@@ -48,7 +46,7 @@ test: check
 	$(PYTEST)
 
 coverage: $(INSTALLED)
-	$(PYTEST) --cov --cov-report term --cov-report html:build/coverage --cov-fail-under $(REACHED)
+	$(PYTEST) --cov --cov-report term --cov-report html:build/coverage
 
 faults: $(INSTALLED)
 	$(BIN)/pytest tests/faults $(FAULTY) -m '' --hypothesis-profile faults -rs
