@@ -169,8 +169,6 @@ def views(masks: Sequence[Tensor]) -> list[View]:
                 of_view,
                 embeddings,
                 labels,
-                labels > 0,
-                torch.ones(len(of_view)),
                 unread_rows=6,
             )
         )

@@ -45,6 +45,16 @@ torch is imported when a name of `soloist` is used first, not before.
 
 {names}
 
+## Options of these functions
+
+`fit`, `finetune` and `extract_masks` take the keywords of `Setup` beside their own;
+`NAME.plan(...)` takes the same arguments, checks them, and does nothing yet. `soloist.api` has a
+function for every other command too.
+
+::: soloist.api.plans.Setup
+
+::: soloist.api.plans.Plan
+
 ## The fields of a result
 
 ::: soloist.structures.Instances

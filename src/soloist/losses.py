@@ -11,7 +11,7 @@ from torch import Tensor
 
 from soloist.config import LossConfig
 from soloist.ops.pairwise import PairWeights, pair_disagreement, pair_weights
-from soloist.structures import GridTargets, LevelTargets, SOLOOutputs
+from soloist.structures import GridTargets, SOLOOutputs
 
 DICE_EPSILON = 1e-5
 """Keeps the dice of two empty masks finite (released)."""
@@ -224,9 +224,6 @@ class FreeSOLOCriterion:
         embeddings: Sequence[Tensor],
         color_similarity: Tensor,
         step: int,
-        *,
-        pasted: Sequence[Tensor] | None = None,
-        weights: Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Compares the network's outputs with the targets of B images.
 
@@ -241,28 +238,18 @@ class FreeSOLOCriterion:
             embeddings: One (N_b, E) float per image: what each instance's cells should say.
             color_similarity: (B, 8, h, w) float in [0, 1], see `ops.affinity.color_similarity`.
             step: Optimiser steps taken before this one; drives the warm-up of the affinity term.
-            pasted: One (N_b,) bool per image, whose masks are exact because the objects were
-                pasted; None: nobody's.
-            weights: One (N_b,) float32 >= 0 per image, what each instance counts: in the mean of
-                each mask term, and in the focal loss of the cells that say it is there. None: 1.
 
         Returns:
             Weighted float32 scalars `loss_category`, `loss_semantic`, and those of
-            `loss_max_projection`, `loss_avg_projection`, `loss_pairwise_affinity`,
-            `loss_full_mask_dice` and `loss_pasted_dice` whose weight is above 0. Their sum is the
-            objective.
+            `loss_max_projection`, `loss_avg_projection`, `loss_pairwise_affinity` and
+            `loss_full_mask_dice` whose weight is above 0. Their sum is the objective.
         """
         config = self.config
         positives = _Positives.collect(targets)
-        if pasted is None:
-            pasted = [image.new_zeros(len(image), dtype=torch.bool) for image in masks]
-        if weights is None:
-            weights = [image.new_ones(len(image), dtype=torch.float32) for image in masks]
         # Autocast would round the sums below.
         with torch.autocast(outputs.mask_features.device.type, enabled=False):
             losses = {
-                "loss_category": config.category
-                * self._category_loss(outputs, targets, masks, weights),
+                "loss_category": config.category * self._category_loss(outputs, targets),
                 "loss_semantic": config.semantic
                 * self._semantic_loss(outputs, positives, embeddings),
             }
@@ -272,27 +259,19 @@ class FreeSOLOCriterion:
                 "avg_projection": config.avg_projection,
                 "pairwise_affinity": config.pairwise_affinity * warmup,
                 "full_mask_dice": config.full_mask_dice,
-                "pasted_dice": config.pasted_dice,
             }
-            terms = self._mask_terms(outputs, positives, masks, pasted, color_similarity)
-            shares = torch.cat([w[i] for w, i in zip(weights, positives.per_image(), strict=True)])
+            terms = self._mask_terms(outputs, positives, masks, color_similarity)
             for name, (sums, counts) in terms.items():
                 mean = positives.level_mean(
-                    sums * shares,
-                    counts * shares,
+                    sums,
+                    counts,
                     num_levels=len(outputs.kernels),
                     add_up=self._add_up,
                 )
                 losses[f"loss_{name}"] = scales[name] * mean
         return {name: self._processes * loss for name, loss in losses.items()}
 
-    def _category_loss(
-        self,
-        outputs: SOLOOutputs,
-        targets: Sequence[GridTargets],
-        masks: Sequence[Tensor],
-        weights: Sequence[Tensor],
-    ) -> Tensor:
+    def _category_loss(self, outputs: SOLOOutputs, targets: Sequence[GridTargets]) -> Tensor:
         """Focal loss summed over all cells, over one more than the number of positive cells."""
         total = outputs.mask_features.new_zeros((), dtype=torch.float32)
         num_positives = torch.zeros_like(total)
@@ -303,14 +282,6 @@ class FreeSOLOCriterion:
             terms = sigmoid_focal_loss(
                 logits, wanted, alpha=self.config.focal_alpha, gamma=self.config.focal_gamma
             )
-            counts = [
-                _cell_weights(image[level], shares)
-                for image, shares in zip(targets, weights, strict=True)
-            ]
-            terms = terms * torch.stack(counts)[:, None]
-            if self.config.ignore_found > 0:
-                found = logits.detach().sigmoid() >= self.config.ignore_found
-                terms = terms * ~(found & _outside(masks, logits.shape[-1])[:, None])
             total = total + terms.sum()
             num_positives += wanted.sum()
         return total / (self._add_up(num_positives) + 1)
@@ -329,17 +300,15 @@ class FreeSOLOCriterion:
         outputs: SOLOOutputs,
         positives: _Positives,
         masks: Sequence[Tensor],
-        pasted: Sequence[Tensor],
         color_similarity: Tensor,
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """Sums and weights, both (P,), of each mask term: image by image, which fits the cache."""
         kernels = _split(positives.gather(outputs.kernels), positives.counts)
         images = []
-        for rows, features, targets, exact, instances, similarity in zip(
+        for rows, features, targets, instances, similarity in zip(
             kernels,
             outputs.mask_features,
             masks,
-            pasted,
             positives.per_image(),
             color_similarity,
             strict=True,
@@ -347,7 +316,7 @@ class FreeSOLOCriterion:
             # The dynamic convolution, in the dtype of the kernels: (P, D) x (D, h * w).
             product = rows @ features.to(rows.dtype).flatten(1)
             logits = product.float().unflatten(1, features.shape[1:])  # (P, h, w)
-            images.append(self._terms_of_image(logits, targets, exact, instances, similarity))
+            images.append(self._terms_of_image(logits, targets, instances, similarity))
         return {
             name: (
                 torch.cat([image[name][0] for image in images]),
@@ -360,7 +329,6 @@ class FreeSOLOCriterion:
         self,
         logits: Tensor,
         targets: Tensor,
-        pasted: Tensor,
         instances: Tensor,
         color_similarity: Tensor,
     ) -> dict[str, tuple[Tensor, Tensor]]:
@@ -390,23 +358,7 @@ class FreeSOLOCriterion:
             )
         if self.config.full_mask_dice > 0:
             terms["full_mask_dice"] = (full_mask_dice(soft_masks, targets[instances]), ones)
-        if self.config.pasted_dice > 0:
-            exact = pasted[instances].float()
-            terms["pasted_dice"] = (exact * full_mask_dice(soft_masks, targets[instances]), exact)
         return terms
-
-
-def _cell_weights(targets: LevelTargets, weights: Tensor) -> Tensor:
-    """(S, S) weight of the last of the N instances on each cell; 1 where none is."""
-    last = torch.zeros_like(targets.category).flatten()
-    last = last.scatter_reduce(0, targets.cells, targets.instances + 1, "amax")
-    return torch.cat([weights.new_ones(1), weights])[last].view(targets.category.shape)
-
-
-def _outside(masks: Sequence[Tensor], side: int) -> Tensor:
-    """(B, S, S) bool: the cells of a grid in which no mask of an image has a pixel."""
-    covered = torch.stack([image.any(dim=0) for image in masks]).float()
-    return F.adaptive_max_pool2d(covered[:, None], side)[:, 0] == 0
 
 
 def _split(values: Tensor, counts: list[int]) -> tuple[Tensor, ...]:

@@ -196,19 +196,11 @@ class LossConfig:
     """Pairs count when their colour similarity is at least this (released)."""
     full_mask_dice: float = 0.0
     """Ablation: imitates the coarse mask pixel by pixel (the paper's table 7d)."""
-    pasted_dice: float = 0.0
-    """Weight of the dice of whole masks of pasted objects: their outline is the true one (ours)."""
-    score_power: float = 0.0
-    """Objects weigh by this power of their score over the mean one; 0: all alike (ours)."""
-    ignore_found: float = 0.0
-    """Cells outside all masks whose class scores at least this are left out of the focal loss: an
-    object nobody labelled, perhaps; 0: none (ours; the idea is DropLoss', of CutLER, 2023)."""
     compat: Compat = "none"
     """`released`: which colours the affinity reads, and how (docs/fidelity.md)."""
 
     def __post_init__(self) -> None:
         at_least(0, self, "loss", *(item.name for item in fields(self) if item.name != "compat"))
-        share(self, "loss", "ignore_found")
 
 
 @dataclass(frozen=True)

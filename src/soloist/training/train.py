@@ -315,8 +315,6 @@ def batch_losses(
         torch.split(batch.embeddings, batch.counts),
         color_similarity(lab, batch.valid.float()),
         step,
-        pasted=torch.split(batch.pasted, batch.counts),
-        weights=torch.split(batch.weights, batch.counts),
     )
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -51,8 +50,6 @@ def view(height: int, width: int, objects: int, value: int = 9) -> View:
         masks,
         torch.full((objects, 2), float(value)),
         torch.full((objects,), value),
-        torch.zeros(objects, dtype=torch.bool),
-        torch.ones(objects),
     )
 
 
@@ -108,8 +105,6 @@ def test_colours_are_rounded_and_not_those_of_the_distorted_picture() -> None:
         torch.zeros((0, 32, 32), dtype=torch.bool),
         NONE,
         NO_LABELS,
-        torch.zeros(0, dtype=torch.bool),
-        torch.zeros(0),
     )
     assert collate([distorted], []).colors.flatten().tolist() == [3] * 192  # 2.75
     theirs = collate([distorted], [], released_colors=True)
@@ -412,22 +407,3 @@ def test_boxes_of_the_file_are_never_read(scenes: Path, tiny_config: Config) -> 
     first, second = (TrainBatches(found, file, tiny_config, seed=0)(0) for file in (labels, wrong))
     for name, ours in first.content.items():
         assert torch.equal(torch.as_tensor(ours), torch.as_tensor(second.content[name])), name
-
-
-@pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
-def test_objects_weigh_by_their_scores(
-    tiny_config: Config, scenes: Path, tmp_path: Path, power: float
-) -> None:
-    content = json.loads((scenes / "annotations.json").read_text())
-    scores = [0.1 * (1 + number % 5) for number in range(len(content["annotations"]))]
-    for one, score in zip(content["annotations"], scores, strict=True):
-        one["score"] = score
-    (tmp_path / "labels.json").write_text(json.dumps(content))
-    config = override(tiny_config, {"loss": {"score_power": power}}, where="test")
-    batches = TrainBatches(
-        find_images(scenes / "images"), load_coco(tmp_path / "labels.json"), config, seed=0
-    )
-    weights = batches(0).weights
-    allowed = (torch.tensor(sorted(set(scores))) / (sum(scores) / len(scores))) ** power
-    assert torch.isclose(weights[:, None], allowed.float()).any(dim=1).all()
-    assert len(set(weights.tolist())) == (1 if power == 0 else 5)

@@ -23,8 +23,6 @@ PLAIN = AugmentConfig(
     blur=0.0,
     erase=0.0,
 )
-NOT_PASTED = torch.zeros(9, dtype=torch.bool)
-ONES = torch.ones(9)
 
 
 def blobs(height: int, width: int) -> Tensor:
@@ -187,8 +185,6 @@ def flat_view(color: int, masks: Tensor, mark: float) -> View:
         masks,
         torch.full((len(masks), 1), mark),
         torch.full((len(masks),), int(mark)),
-        NOT_PASTED[: len(masks)],
-        ONES[: len(masks)],
     )
 
 
@@ -305,8 +301,6 @@ def test_erasing_hides_part_of_the_picture_only() -> None:
         whole,
         torch.zeros(1, 1),
         torch.zeros(1, dtype=torch.int64),
-        NOT_PASTED[:1],
-        ONES[:1],
     )
     with seeded(0):
         strong = ViewMaker(replace(PLAIN, erase=1.0)).strong(view, [])
@@ -410,21 +404,3 @@ def test_pasted_objects_are_resized_within_the_range() -> None:
     assert len(ratios) > 8
     assert 0.5**2 * 0.8 < min(ratios) < 0.5
     assert 1.2 < max(ratios) < 1.5**2 * 1.2
-
-
-def test_pasted_objects_are_marked_and_others_are_not() -> None:
-    below = flat_view(10, blobs(64, 64), 1)
-    donor = flat_view(200, blobs(64, 64)[:1], 2)
-    for scale in ((1.0, 1.0), (0.4, 0.8)):
-        seen = 0
-        for number in range(12):
-            with seeded(number):
-                view = paste_objects(below, [donor], at_most=2, scale=scale)
-            assert view.pasted.tolist() == [label == 2 for label in view.labels.tolist()]
-            seen += int(view.pasted.sum())
-        assert seen > 3
-
-
-def test_a_weak_view_has_nothing_pasted() -> None:
-    masks = blobs(64, 96)
-    assert not ViewMaker(PLAIN).weak(picture_of(masks), masks, torch.eye(2)).pasted.any()

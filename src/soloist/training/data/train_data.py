@@ -45,8 +45,6 @@ class TrainBatch(NamedTuple):
         centers: (sum of N, 2) float32 centres of mass (y, x) of these, in pixels.
         embeddings: (sum of N, E) float32.
         labels: (sum of N,) int64 class of each object.
-        pasted: (sum of N,) bool, whether the object's mask is exact because it was pasted.
-        weights: (sum of N,) float32, what the object counts in the losses.
         counts: N of each view.
         failures: (name, reason) of images that could not be read.
     """
@@ -59,8 +57,6 @@ class TrainBatch(NamedTuple):
     centers: Tensor
     embeddings: Tensor
     labels: Tensor
-    pasted: Tensor
-    weights: Tensor
     counts: list[int]
     failures: list[tuple[str, str]]
 
@@ -103,9 +99,6 @@ class TrainBatches:
         self._records = [record for _, record in pairs]
         self._category_ids = None if categories is None else list(categories)
         self._options = config.augment
-        self._score_power = config.loss.score_power
-        scores = [one.score for _, record in pairs for one in labels.annotations[record.id]]
-        self._mean_score = sum(scores) / len(scores) or 1.0
         self._released = config.loss.compat == "released"
         self._batch_size = config.train.batch_size
         self._places = range(self._batch_size) if places is None else places
@@ -160,7 +153,6 @@ class TrainBatches:
             instances.masks,
             embeddings,
             labels=self._classes(record),
-            weights=(instances.scores / self._mean_score) ** self._score_power,
             released_height=record.height if self._released else None,
         )
 
@@ -259,8 +251,6 @@ def collate(
         centers=torch.cat([center_of_mass(view.masks) for view in views]),
         embeddings=torch.cat([view.embeddings for view in views]),
         labels=torch.cat([view.labels for view in views]),
-        pasted=torch.cat([view.pasted for view in views]),
-        weights=torch.cat([view.weights for view in views]),
         counts=[len(view.masks) for view in views],
         failures=failures,
     )

@@ -35,8 +35,6 @@ class View:
         masks: (N, H, W) bool.
         embeddings: (N, E) float32.
         labels: (N,) int64 class of each object.
-        pasted: (N,) bool, whether an object was pasted: then its mask is exact by construction.
-        weights: (N,) float32, what an object counts in the losses.
         unread_rows: Rows at the bottom that the affinity loss leaves out.
     """
 
@@ -45,8 +43,6 @@ class View:
     masks: Tensor
     embeddings: Tensor
     labels: Tensor
-    pasted: Tensor
-    weights: Tensor
     unread_rows: int = 0
 
     def filter(self, keep: Tensor) -> View:
@@ -56,8 +52,6 @@ class View:
             masks=self.masks[keep],
             embeddings=self.embeddings[keep],
             labels=self.labels[keep],
-            pasted=self.pasted[keep],
-            weights=self.weights[keep],
         )
 
 
@@ -79,7 +73,6 @@ class ViewMaker:
         embeddings: Tensor,
         *,
         labels: Tensor | None = None,
-        weights: Tensor | None = None,
         released_height: int | None = None,
     ) -> View:
         """Resizes, crops and flips.
@@ -89,7 +82,6 @@ class ViewMaker:
             masks: (N, H', W') bool; may be of another resolution than the image.
             embeddings: (N, E) float32.
             labels: (N,) int64 class of each object; None: all are one, 0.
-            weights: (N,) float32, what each counts in the losses; None: 1.
             released_height: Height of the original picture; given, the view leaves its bottom
                 rows unread as the released code does.
 
@@ -111,16 +103,12 @@ class ViewMaker:
             image, masks = image.flip(-1), masks.flip(-1)
         if labels is None:
             labels = torch.zeros(len(masks), dtype=torch.int64)
-        if weights is None:
-            weights = torch.ones(len(masks))
         view = View(
             image=image,
             colors=image,
             masks=masks,
             embeddings=embeddings,
             labels=labels,
-            pasted=torch.zeros(len(masks), dtype=torch.bool),
-            weights=weights,
         )
         if released_height is not None:
             unread = int(RELEASED_BOTTOM * resized[0] / released_height)
@@ -183,8 +171,6 @@ def _paste(view: View, donor: View, chosen: int, scale: tuple[float, float]) -> 
         masks=masks,
         embeddings=torch.cat([view.embeddings, donor.embeddings[chosen][None]]),
         labels=torch.cat([view.labels, donor.labels[chosen][None]]),
-        pasted=torch.cat([view.pasted, view.pasted.new_ones(1)]),
-        weights=torch.cat([view.weights, donor.weights[chosen][None]]),
     )
     return pasted.filter(masks.flatten(1).sum(1) >= LEAST_AREA)
 
