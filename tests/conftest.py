@@ -304,8 +304,8 @@ def exported_file(classes_folder: Path, tmp_path_factory: pytest.TempPathFactory
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)
     # It takes half a minute: of several workers the first makes it for all.
-    path = shared_folder(tmp_path_factory) / "model.onnx"
-    with FileLock(path.with_suffix(".lock")):
+    path = shared_folder(tmp_path_factory) / "exported" / "model.onnx"
+    with FileLock(path.parent.with_suffix(".lock")):
         if not path.is_file():
             export_onnx(load(classes_folder, device="cpu", precision="fp32"), path)
     return path
