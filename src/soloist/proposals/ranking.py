@@ -330,17 +330,18 @@ def without_overlaps(
         threshold: The overlap from which on they are left out, in (0, 1).
         within_trees: Compare those of one tree too, which `tree_nms` did exactly.
     """
-    low = np.maximum(found.boxes[:, None, :2], found.boxes[:, :2])
-    high = np.minimum(found.boxes[:, None, 2:], found.boxes[:, 2:])
-    shared = np.prod(np.maximum(high - low, 0), axis=2)
-    box_areas = np.prod(found.boxes[:, 2:] - found.boxes[:, :2], axis=1)
-    overlaps = shared / (box_areas[:, None] + box_areas - shared)
-    ratios = found.areas[:, None] / found.areas
-    alike = (overlaps > threshold) & (np.minimum(ratios, 1 / ratios) > threshold)
+    left, top, right, bottom = found.boxes.T
+    shared = np.maximum(np.minimum.outer(right, right) - np.maximum.outer(left, left), 0)
+    shared *= np.maximum(np.minimum.outer(bottom, bottom) - np.maximum.outer(top, top), 0)
+    box_areas = (right - left) * (bottom - top)
+    alike = shared > threshold * (np.add.outer(box_areas, box_areas) - shared)
+    smaller, larger = (of.outer(found.areas, found.areas) for of in (np.minimum, np.maximum))
+    alike &= smaller > threshold * larger
     if not within_trees:
         alike &= found.trees[:, None] != found.trees
     kept = np.ones(len(found), dtype=bool)
-    for place in range(len(found)):
+    # Each is alike to itself; where it is to no other, there is nothing to leave out.
+    for place in np.flatnonzero(alike.sum(axis=1) > int(within_trees)):
         if kept[place]:
             kept[place + 1 :] &= ~alike[place, place + 1 :]
     return found.filter(kept)
