@@ -63,7 +63,7 @@ def check(
         if others:
             remarks.insert(0, f"splits: {', '.join(others)}")
         if dataset.matches is not None:
-            remarks.append(dataset.matches.account())
+            remarks.append(dataset.matches.account() + dataset.matches.hint())
         if summary.turned:
             remarks.append(
                 f"{summary.turned} images have an EXIF orientation; Soloist turns them upright, "

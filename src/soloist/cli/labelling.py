@@ -34,7 +34,7 @@ from soloist.cli.arguments import (
 )
 from soloist.cli.converting import convert_predictions
 from soloist.cli.options import given, refuse_idle, refuse_idle_values
-from soloist.cli.runs import DONE, Sharding, Shown, folder_for, label, tell_plan
+from soloist.cli.runs import DONE, Sharding, Shown, folder_for, images_to_label, label, tell_plan
 from soloist.cli.videos import predict_video, wanted_video
 from soloist.config import TileConfig, TrackConfig
 from soloist.config.presets import load_config
@@ -75,7 +75,6 @@ def masks(
         out: COCO file to write; its embeddings go beside it. With --shard-size, a folder.
         overlays: Folder for pictures of the masks.
     """
-    from soloist.data.sources import find_images
     from soloist.proposals.extract import FreeMaskExtractor, settings_of
     from soloist.proposals.propose import decoded_side
     from soloist.runtime.device import choose_runtime
@@ -91,7 +90,7 @@ def masks(
         return tell_plan(
             "masks",
             out,
-            lambda: plan_masks(find_images(images, settings.reading), settings, runtime),
+            lambda: plan_masks(images_to_label(images, settings.reading), settings, runtime),
         )
     join(runtime.device)
     return label(
@@ -152,7 +151,6 @@ def predict(
 
     from soloist.config.presets import override
     from soloist.data.exports.export import check_options
-    from soloist.data.sources import find_images
     from soloist.inference.label import check_output
     from soloist.inference.segmenter import load
     from soloist.inference.tiles import TiledLabeler
@@ -226,7 +224,7 @@ def predict(
 
     if dry_run:
         return tell_plan(
-            "predict", out, lambda: plan_predict(find_images(images, reading), segmenter, tiles)
+            "predict", out, lambda: plan_predict(images_to_label(images, reading), segmenter, tiles)
         )
     if video is not None:
         return predict_video(

@@ -10,6 +10,7 @@ from soloist.cli.arguments import (
     ConfigFile,
     Device,
     DryRun,
+    Exif,
     FitOptions,
     Flat,
     Images,
@@ -17,6 +18,7 @@ from soloist.cli.arguments import (
     Precision,
     Preset,
     PretrainOptions,
+    Strict,
     TrainOptions,
 )
 from soloist.cli.options import given, refuse_idle, refuse_idle_values
@@ -78,21 +80,24 @@ def train(
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     init: Path | None = None,
+    exif: Exif = None,
+    strict: Strict = False,
     options: Annotated[TrainOptions, Flat] = TrainOptions(),  # noqa: B008  # immutable
 ) -> int:
     """Train one round of self-supervised SOLO on coarse masks.
 
     Args:
-        masks: COCO file of `soloist masks`, or of an earlier segmenter's `predict`.
+        masks: COCO file of `soloist masks`, of an earlier segmenter's `predict` or of another tool.
         out: Run folder; the same command again resumes it.
         init: Run folder of an earlier segmenter to start from, instead of the backbone.
     """
-    from soloist.data.coco.read import load_coco
+    from soloist.data.datasets.labels import Reading
     from soloist.data.sources import find_images
     from soloist.models.build import model_folder
     from soloist.report.run import write_run_report
     from soloist.runtime.device import choose_runtime
     from soloist.runtime.distributed import join, on_main
+    from soloist.training.data.masks_file import read_masks
     from soloist.training.dry_run import plan_train
     from soloist.training.train import train as run_train
 
@@ -103,7 +108,7 @@ def train(
         weights = {"--backbone.weights": values.get("backbone", {}).get("weights")}
         refuse_idle(weights, "with --init, which has its own")
     found = find_images(images, settings.reading)
-    labels = load_coco(masks)
+    labels = read_masks(masks, found, Reading(images=images, strict=strict, exif=exif))
     start_from = None if init is None else model_folder(init)
     runtime = choose_runtime(device, precision)
     if dry_run:

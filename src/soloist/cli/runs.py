@@ -19,6 +19,7 @@ from soloist.errors import ConfigError, require
 from soloist.runtime.launch import launched
 
 if TYPE_CHECKING:
+    from soloist.data.sources import ImageRef
     from soloist.inference.label_shards import ShardJob, Work
     from soloist.training.run_folder import RunFolder
 
@@ -164,6 +165,16 @@ def open_command(
         yield run
 
 
+def images_to_label(sources: list[str], reading: ReadingConfig) -> list[ImageRef]:
+    """The images of `masks` and `predict`, their sizes compared with those that sources state."""
+    from soloist.data.datasets.frames import check_stated
+    from soloist.data.sources import find_images
+
+    images = find_images(sources, reading)
+    check_stated(images, " ".join(sources))
+    return images
+
+
 def tell_plan(command: str, out: Path, plan: Callable[[], list[str]]) -> int:
     """Prints what a command would do, headed by what it does not."""
     lines = [f"dry run of {command}: nothing is written to {out}", *plan()]
@@ -220,7 +231,6 @@ def label(
     """
     from soloist.data.coco.types import CATEGORIES
     from soloist.data.drawing.overlays import OverlayWriter
-    from soloist.data.sources import find_images
     from soloist.inference.label import (
         changes_since,
         errors_path,
@@ -235,7 +245,9 @@ def label(
     categories = categories or CATEGORIES
     settings = {"command": title, "images": sources, **settings}
     if reuse and not overwrite and is_made(out, settings):
-        changes = [] if sharding is not None else changes_since(out, find_images(sources, reading))
+        changes = (
+            [] if sharding is not None else changes_since(out, images_to_label(sources, reading))
+        )
         if not changes:
             logger.info("%s is finished already", out)
             return failures_status(len(read_errors(errors_path(out))), errors_path(out))
@@ -245,7 +257,7 @@ def label(
     if shown.pictures is not None:
         on_result = OverlayWriter(shown.pictures.absolute(), score_threshold=shown.score)
     if sharding is None:
-        images = find_images(sources, reading)
+        images = images_to_label(sources, reading)
         if len(images) > MANY_IMAGES:
             logger.warning(
                 "%d images into one JSON file: --out FOLDER --shard-size 1000 needs less memory "
@@ -275,7 +287,7 @@ def label(
         with listening():
             summary = label_shards(
                 job,
-                partial(find_images, sources),
+                partial(images_to_label, sources, reading),
                 settings=settings,
                 shard_size=sharding.size,
                 overwrite=overwrite,

@@ -17,6 +17,8 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^/]*(/[^?#]*)")
 _DRIVE = re.compile(r"[A-Za-z]:$")
 # Label Studio's address of a file on its own machine.
 _LOCAL_FILE = "?d="
+_SAYING_NOTHING = {"images", "image", "imgs", "img", "jpegimages"}
+"""Folders whose name says no more than that images are in them."""
 
 Parts = tuple[str, ...]
 
@@ -84,7 +86,11 @@ class NameMatches:
 
 
 def match_names(
-    wanted: Sequence[str], available: Sequence[str], *, any_suffix: bool = False
+    wanted: Sequence[str],
+    available: Sequence[str],
+    *,
+    any_suffix: bool = False,
+    of_files: bool = False,
 ) -> NameMatches:
     """Pairs names of images: equal ones, then those where one path ends with the other.
 
@@ -96,12 +102,17 @@ def match_names(
         wanted: Names to be found.
         available: Names there are.
         any_suffix: Names may differ in their suffix too, such as `.jpg` and `.png`.
+        of_files: The available names are those of files where somebody said that the images are,
+            so that folders such as `images` tell nothing: what other names, without them, end alike
+            is meant too.
     """
     rest = _Rest(dict(enumerate(wanted)), dict(enumerate(available)))
     rest.take_equal()
     forms: list[Callable[[str], Parts]] = [name_parts, loose_parts]
     if any_suffix:
         forms.append(lambda name: _without_suffix(loose_parts(name)))
+    if of_files:
+        forms.append(_telling_parts)
     for form in forms:
         if not rest.wanted or not rest.available:
             break
@@ -245,6 +256,11 @@ def _elsewhere(missing: Sequence[str], unused: Sequence[str]) -> tuple[str, str]
 
 def _without_suffix(parts: Parts) -> Parts:
     return (*parts[:-1], os.path.splitext(parts[-1])[0]) if parts else parts
+
+
+def _telling_parts(name: str) -> Parts:
+    *folders, last = loose_parts(name) or ("",)
+    return (*(folder for folder in folders if folder not in _SAYING_NOTHING), last)
 
 
 def _class_form(name: str) -> str:

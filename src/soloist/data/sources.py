@@ -40,12 +40,14 @@ class ImageRef:
         name: Path relative to the source, with forward slashes: COCO's `file_name`.
         id: The image's id in the COCO file that names it, else None.
         reading: How it is to be read.
+        stated: (height, width) in pixels that the COCO file states.
     """
 
     path: Path
     name: str
     id: int | None = None
     reading: ReadingConfig = AS_USUAL
+    stated: tuple[int, int] | None = None
 
 
 def find_images(
@@ -245,6 +247,7 @@ def _find_in_coco(file: Path) -> list[ImageRef]:
         )
     names: dict[str, int] = {}
     keys: list[Identity] = []
+    sizes: list[tuple[int, int] | None] = []
     for index, record in enumerate(records):
         name = image_name(record) if isinstance(record, dict) else None
         key = identity(record.get("id")) if isinstance(record, dict) else None
@@ -261,15 +264,23 @@ def _find_in_coco(file: Path) -> list[ImageRef]:
             )
         names[name] = index
         keys.append(key)
+        sizes.append(_stated_size(record))
     paths, matches = find_beside(file, list(names))
     matches.refuse_ambiguous(f"the folder of {shown(file)}")
     if matches.missing or matches.by_ending:
         logger.warning("%s: %s", shown(file), matches.account())
     kept = all(isinstance(key, int) and key.bit_length() < _MOST_BITS for key in keys)
     return [
-        ImageRef(path, name, key if kept and isinstance(key, int) else None)
-        for path, name, key in zip(paths, names, keys, strict=True)
+        ImageRef(path, name, key if kept and isinstance(key, int) else None, stated=size)
+        for path, name, key, size in zip(paths, names, keys, sizes, strict=True)
     ]
+
+
+def _stated_size(record: Mapping[str, Any]) -> tuple[int, int] | None:
+    """(height, width), if an entry has both."""
+    height, width = (identity(record.get(key)) for key in ("height", "width"))
+    known = isinstance(height, int) and isinstance(width, int) and min(height, width) > 0
+    return (height, width) if known else None  # type: ignore[return-value]  # `known` says so
 
 
 def _names_below_common_folder(paths: list[Path]) -> list[str]:

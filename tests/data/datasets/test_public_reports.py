@@ -20,9 +20,13 @@ from PIL import Image
 from soloist.cli import run_command
 from soloist.cli.runs import DONE, USER_ERROR
 from soloist.data.coco.faults import Fault, FaultLog
+from soloist.data.coco.read import load_coco
 from soloist.data.datasets.check import check_dataset
 from soloist.data.datasets.find import find_dataset
+from soloist.data.datasets.frames import check_stated
+from soloist.data.datasets.image_paths import image_paths
 from soloist.data.datasets.labels import Reading, read_labels
+from soloist.data.sources import find_images
 from soloist.errors import DataError
 from soloist.evaluation.evaluate import measure
 from soloist.training.finetuning import choose_labelled
@@ -190,6 +194,7 @@ def test_ids_of_categories_do_not_reach_a_library(files: Files) -> None:
         pytest.param({"category_id": None}, Fault.NO_CLASS, 1, 1, id="null-class"),
         pytest.param({"category_id": 9}, Fault.UNKNOWN_CLASS, 1, 1, id="unlisted-class"),
         pytest.param({"category_id": "0"}, Fault.FIELD, 1, 1, id="class-as-text"),
+        pytest.param({"score": None}, Fault.FIELD, 1, 1, id="null-score"),
         pytest.param(
             {"segmentation": [10, 10, 30, 10, 30, 25, 10, 25]}, Fault.FIELD, 1, 1, id="flat"
         ),
@@ -335,6 +340,14 @@ def test_a_list_with_other_classes_is_refused(files: Files, shift: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("folder", "images"),
+    [
+        pytest.param("x", "x", id="named"),
+        pytest.param("images", None, id="beside"),
+        pytest.param("images", ".", id="above"),
+    ],
+)
+@pytest.mark.parametrize(
     "name",
     [
         "{}.png",
@@ -343,25 +356,44 @@ def test_a_list_with_other_classes_is_refused(files: Files, shift: int) -> None:
         "/home/someone/x/{}.png",
         "x/{}.png",
         "{}.PNG",
+        "..\\..\\label-studio\\media\\upload\\4\\{}.png",
+        "images\\1/{}.png",
+        "/data/local-files/?d=images/{}.png",
+        "https://host/bucket/{}.png?signature=1",
     ],
 )
-def test_every_verb_finds_the_images_by_one_rule(files: Files, name: str) -> None:
-    images = files.folder / "x"
-    images.mkdir()
+def test_every_verb_finds_the_images_by_one_rule(
+    files: Files, name: str, folder: str, images: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(files.folder)
+    Path(folder).mkdir()
     for key in (1, 2):
-        (files.folder / f"{key:04}.png").rename(images / f"{key:04}.png")
+        Path(f"{key:04}.png").rename(Path(folder, f"{key:04}.png"))
     files.change(
         lambda c: [one.update(file_name=name.format(f"{one['id']:04}")) for one in c["images"]]
     )
+    expected = {key: Path(folder, f"{key:04}.png").resolve() for key in (1, 2)}
+
+    def same(paths: dict[int, Path]) -> bool:
+        return {key: path.resolve() for key, path in paths.items()} == expected
+
     log = FaultLog()
-    check_dataset(find_dataset(files.truth, images=str(images), report=log), log)
+    dataset = find_dataset("truth.json", images=images, report=log)
+    check_dataset(dataset, log)
     assert log.counts == {}
-    how = Reading(images=str(images))
-    assert len(choose_labelled(files.truth, "100%", 0, how).images) == 2
-    assert len(read_labels(files.truth, how)[1]) == 2
-    command = ["convert", str(files.truth), "--images", str(images), "--format", "yolo"]
-    assert run_command([*command, "--out", str(files.folder / "out")]) == DONE
-    assert len([one for one in (files.folder / "out/images").rglob("*") if one.is_file()]) == 2
+    assert same({one.id: one.path for one in dataset.images})
+    how = Reading(images=images)
+    chosen = choose_labelled("truth.json", "100%", 0, how)
+    assert same({one.id: one.path for one in chosen.images if one.id is not None})
+    assert same(read_labels("truth.json", how)[1])
+    sources = [] if images is None else [images]
+    assert same(image_paths(load_coco("truth.json"), sources))
+    if images is None:
+        assert same({one.id: one.path for one in find_images("truth.json") if one.id is not None})
+    more = [] if images is None else ["--images", images]
+    command = ["convert", "truth.json", "--format", "yolo", "--out", "out", *more]
+    assert run_command(command) == DONE
+    assert len([one for one in Path("out/images").rglob("*") if one.is_file()]) == 2
 
 
 def test_labels_beside_a_folder_of_images_are_found(files: Files) -> None:
@@ -456,6 +488,96 @@ def test_fractions_of_images_as_stored_are_asked_about(tmp_path: Path) -> None:
     file, _ = read_labels(tmp_path, Reading(exif="stored"))
     assert (file.images[0].height, file.images[0].width) == (WIDTH, HEIGHT)
     assert [one.area for one in file.annotations[1]] == [300, 500]
+
+
+STATED = {
+    "one-pixel": ((HEIGHT + 1, WIDTH), "sizes one pixel off the image's"),
+    "as-stored": ((WIDTH, HEIGHT), "as they are stored, while EXIF turns them"),
+}
+
+
+def turn(files: Files) -> None:
+    """Stores the first image on its side; shown it is as ever."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.rot90(scene())).save(files.folder / "0001.png", exif=exif)
+
+
+@pytest.mark.parametrize("stated", STATED)
+def test_stated_sizes_are_compared_before_predicting(
+    files: Files, stated: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    size, told = STATED[stated]
+    if stated == "as-stored":
+        turn(files)
+    files.change(lambda c: c["images"][0].update(height=size[0], width=size[1]))
+    check_stated(find_images(files.truth), "truth.json")
+    assert told in caplog.text
+    assert "'0001.png' is 60 x 80" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [
+        pytest.param((WIDTH, HEIGHT), "stated 80 x 60, exchanged;", id="exchanged"),
+        pytest.param((2 * HEIGHT, 2 * WIDTH), "stated 120 x 160;", id="resized"),
+    ],
+)
+def test_other_sizes_end_a_prediction_before_it_begins(
+    files: Files, size: tuple[int, int], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files.change(lambda c: c["images"][0].update(height=size[0], width=size[1]))
+    out = files.folder / "out"
+    for command in (["predict", "--dry-run"], ["predict"], ["predict", "--shard-size", "2"]):
+        assert run_command([*command, str(files.truth), "--out", str(out)]) == USER_ERROR
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert told in error
+        assert "name their folder instead" in error
+        assert not out.exists()
+
+
+def test_right_sizes_and_images_that_are_gone_are_no_obstacle(
+    files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    turn(files)
+    (files.folder / "0002.png").unlink()
+    check_stated(find_images(files.truth), "truth.json")
+    assert [one.message for one in caplog.records if "stated" in one.message] == []
+
+
+@pytest.mark.parametrize("verb", ["train", "finetune", "convert", "eval", "report"])
+def test_masks_of_turned_images_are_refused_by_every_verb(
+    files: Files, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(scene()).save(files.folder / "0001.png", exif=exif)
+    truth, folder, out = str(files.truth), str(files.folder), str(files.folder / "out.html")
+    predictions = str(files.predictions)
+    commands = {
+        "train": ["train", folder, "--masks", truth, "--out", out, "--dry-run"],
+        "finetune": ["finetune", truth, "--init", "scratch", "--out", out, "--dry-run"],
+        "convert": ["convert", truth, "--format", "coco", "--out", out],
+        "eval": ["eval", predictions, truth],
+        "report": ["report", truth, "--out", out],
+    }
+    assert run_command(commands[verb]) == USER_ERROR
+    assert "--exif stored" in capsys.readouterr().err
+    if verb != "eval":
+        assert run_command([*commands[verb], "--exif", "stored"]) == DONE
+    assert (files.folder / "out.html").exists() == (verb in ("convert", "report"))
+
+
+def test_a_file_without_images_is_named_as_that(
+    files: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files.put({"images": [], "annotations": [], "categories": []})
+    for command in (
+        ["report", str(files.truth)],
+        ["convert", str(files.truth), "--format", "coco", "--out", str(files.folder / "out")],
+    ):
+        assert run_command(command) == USER_ERROR
+        assert "whose `images` are none" in capsys.readouterr().err
 
 
 # Doubles

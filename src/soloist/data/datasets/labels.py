@@ -73,6 +73,7 @@ def read_labels(
         )
     if dataset.matches is not None and need_images:
         level = logging.WARNING if len(paths) < len(dataset.images) else logging.INFO
-        logger.log(level, "%s: %s", shown(source), dataset.matches.account())
+        told = dataset.matches.account() + dataset.matches.hint()
+        logger.log(level, "%s: %s", shown(source), told)
     gate.tell(source)
     return file, paths

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from soloist.data.coco.types import CocoFile
+from soloist.data.datasets.image_paths import refuse_without_images
 from soloist.data.exports.formats import EXPORT_FORMATS
 from soloist.data.exports.options import ExportOptions, FormatName
 from soloist.data.exports.source import choose, places
@@ -77,13 +78,12 @@ def export(
     check_options(format, options)
     if options.min_score is None:
         options = replace(options, min_score=file.recommended_score)
+    refuse_without_images(file)
     if known.needs_images and not paths:
         raise DataError(
             f"wanted the images of {shown(file.path)} for {format}, found none of them; add "
             "--images FOLDER"
         )
-    if not file.images:
-        raise DataError(f"wanted a COCO file with images, got {shown(file.path)} without any")
     chosen, notes = choose(file, options, crowds=known.holds_crowds)
     places_by_id, notes[Note.RENAMED] = places(file.images)
     settings = _settings(file, format, options)
