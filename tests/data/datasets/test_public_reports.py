@@ -29,6 +29,7 @@ from soloist.data.datasets.labels import Reading, read_labels
 from soloist.data.sources import find_images
 from soloist.errors import DataError
 from soloist.evaluation.evaluate import measure
+from soloist.training.data.masks_file import read_masks
 from soloist.training.finetuning import choose_labelled
 
 HEIGHT, WIDTH = 60, 80
@@ -645,6 +646,52 @@ def test_crowds_alone_are_named(files: Files) -> None:
     assert files.faults() == {Fault.ALL_CROWD: 1}
     with pytest.raises(DataError, match="whose 4 objects are all crowd regions"):
         files.figures()
+
+
+@pytest.mark.parametrize("count", [4, 1])
+def test_crowds_are_named_by_those_who_learn(
+    files: Files, count: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    files.change(lambda c: [one.update(iscrowd=1) for one in c["annotations"][:count]])
+    images = find_images(str(files.folder / "*.png"))
+    if count == 4:
+        assert len(read_labels(files.truth)[0]) == 4
+        assert Fault.ALL_CROWD.what in caplog.text
+        with pytest.raises(DataError, match="none has an object to learn from"):
+            choose_labelled(files.truth, "100%", 0)
+        with pytest.raises(DataError, match="none of the 2 images has a mask"):
+            read_masks(files.truth, images, Reading())
+    else:
+        assert len(choose_labelled(files.truth, "100%", 0).labels) == 3
+        assert len(read_masks(files.truth, images, Reading())) == 3
+    assert f"not learned from, of 4 objects: {count} crowd regions" in caplog.text
+    assert f"{count} of 4 objects are boxes alone or crowd regions: left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        pytest.param((255, 255), 1, id="black-and-white"),
+        pytest.param((1, 255), 0, id="numbers"),
+        pytest.param((1, 1), 0, id="one-object"),
+    ],
+)
+def test_black_and_white_masks_are_one_object_and_said(
+    tmp_path: Path, values: tuple[int, int], told: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    numbers = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    for (x, y, width, height), value in zip(BOXES, values, strict=True):
+        numbers[y : y + height, x : x + width] = value
+    Image.fromarray(scene()).save(tmp_path / "images/a.jpg")
+    Image.fromarray(numbers).save(tmp_path / "masks/a.png")
+    log = FaultLog()
+    summary = check_dataset(find_dataset(tmp_path, report=log), log)
+    assert summary.objects == len(set(values))
+    assert log.counts.get(Fault.BLACK_AND_WHITE, 0) == told
+    assert len(read_labels(tmp_path)[0]) == len(set(values))
+    assert caplog.text.count(Fault.BLACK_AND_WHITE.what) == told
 
 
 def test_few_images_with_predictions_are_said(files: Files) -> None:

@@ -198,7 +198,7 @@ class Fault(Enum):
         "add the file, or take the image off the list",
     )
     BLACK_AND_WHITE = (
-        "label maps of 0 and 255 alone, whose 255 is read as one object",
+        "label maps of 0 and 255 alone, whose white pixels are read as one object",
         _KEPT,
         "save the number of its object in each pixel, if there are several",
     )

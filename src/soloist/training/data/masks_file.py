@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from soloist.data.coco.read import load_coco
@@ -12,7 +13,6 @@ from soloist.data.datasets.labels import Reading, read_labels
 from soloist.data.images import image_size
 from soloist.data.sources import ImageRef
 from soloist.errors import DataError
-from soloist.evaluation.compared import without_boxes_alone
 from soloist.runtime.files import shown
 from soloist.training.data.cache import are_proportional
 from soloist.training.data.train_data import match_labels
@@ -37,9 +37,26 @@ def read_masks(path: Path, images: Sequence[ImageRef], how: Reading) -> CocoFile
     """
     file = load_coco(path)
     if file.embeddings is None and "command" not in file.info:
-        file = without_boxes_alone(read_labels(path, how)[0])
+        file = _single_masks(read_labels(path, how)[0])
     _check_proportions(images, file)
     return file
+
+
+def _single_masks(file: CocoFile) -> CocoFile:
+    """A file without boxes alone and crowd regions, which are counted in the log."""
+    kept = {
+        key: tuple(one for one in ones if one.segmentation is not None and not one.iscrowd)
+        for key, ones in file.annotations.items()
+    }
+    single = replace(file, annotations=kept)
+    if len(single) < len(file):
+        logger.warning(
+            "%s: %d of %d objects are boxes alone or crowd regions: left out",
+            shown(file.path),
+            len(file) - len(single),
+            len(file),
+        )
+    return single
 
 
 def _check_proportions(images: Sequence[ImageRef], file: CocoFile) -> None:
