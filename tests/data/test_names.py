@@ -87,6 +87,20 @@ def test_folders_of_images_tell_nothing_of_files(wanted: str, available: str) ->
     assert match_names([wanted], [available]).found == {}
 
 
+@pytest.mark.parametrize(
+    ("wanted", "available", "found"),
+    [
+        pytest.param("images/cb0618f6-a.jpg", "x/a.jpg", True, id="uploaded"),
+        pytest.param("20240101-a.jpg", "a.jpg", False, id="date"),
+        pytest.param("20240101-a.jpg", "20240102-a.jpg", False, id="two-dates"),
+        pytest.param("cb0618f6-a.jpg", "ab0618f6-a.jpg", False, id="two-uploads"),
+        pytest.param("a.jpg", "cb0618f6-a.jpg", False, id="the-other-way-round"),
+    ],
+)
+def test_what_an_upload_puts_before_a_name(wanted: str, available: str, found: bool) -> None:
+    assert bool(match_names([wanted], [available], of_files=True).found) == found
+
+
 def test_other_folders_still_tell() -> None:
     matches = match_names(["train/a.jpg"], ["valid/a.jpg"], of_files=True)
     assert matches.missing == ["train/a.jpg"]

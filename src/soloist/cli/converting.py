@@ -35,7 +35,7 @@ def convert(
     overwrite: Overwrite = False,
     options: Annotated[ExportOptions, ForExport] = ExportOptions(),  # noqa: B008  # immutable
 ) -> int:
-    """Write masks for another tool: CVAT, YOLO, Label Studio, labelme, X-AnyLabeling and others.
+    """Write masks for another tool: CVAT, YOLO, Label Studio, labelme, VIA and others.
 
     What the format cannot hold is counted and told; docs/formats.md says what each can.
 
@@ -43,8 +43,8 @@ def convert(
         source: COCO file of `soloist predict` or of another tool; or a labelled data set.
         format: What to write.
         out: Folder to write.
-        source_format: `coco`, `voc`, `cityscapes`, `yolo`, `label-maps`, `labelme` or `via`; found
-            out if not given.
+        source_format: `coco`, `voc`, `cityscapes`, `yolo`, `label-maps`, `labelme`, `via` or
+            `label-studio`; found out if not given.
         split: Of a data set with several, such as `val2017`.
     """
     from soloist.data.datasets.labels import Reading

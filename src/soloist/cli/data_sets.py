@@ -38,8 +38,7 @@ def check(
     Args:
         path: A folder, a COCO file (.json) or YOLO's data.yaml.
         format: `coco` (LVIS and UVO too), `voc`, `cityscapes`, `yolo`, `label-maps`, `labelme`,
-            `via` or `folder`;
-            found out if not given.
+            `via`, `label-studio` or `folder`; found out if not given.
         split: Check this split only, such as `val2017`.
         images: Folder of the images, if they are elsewhere.
     """

@@ -192,6 +192,11 @@ class Fault(Enum):
         _REFUSED,
         "write them with the folders that tell them apart, or narrow --images",
     )
+    SEVERAL_ANNOTATIONS = (
+        "images that several people, or models, annotated",
+        _KEPT,
+        "none is needed if the first annotation is meant; else delete those that are not",
+    )
     MISSING_ANNOTATION = (
         "images whose file of annotations is not there",
         _KEPT,

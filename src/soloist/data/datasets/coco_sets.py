@@ -12,7 +12,7 @@ from soloist.data.coco.read import read_json, read_records
 from soloist.data.coco.types import CocoAnnotation
 from soloist.data.datasets.dataset import Dataset, DatasetImage
 from soloist.data.datasets.image_paths import locate
-from soloist.data.datasets.tool_files import tool_of
+from soloist.data.tools.pages import tool_of
 
 # Names that mean objects, whatever else lies beside them (captions, keypoints, ...).
 _OBJECT_FILES = ("instances_*.json", "lvis_*.json", "UVO_*.json", "_annotations.coco.json")

@@ -12,6 +12,7 @@ from soloist.data.exports.labelme import write_labelme
 from soloist.data.exports.options import FormatName, ImageFiles, Segmentation
 from soloist.data.exports.pictures import write_pictures
 from soloist.data.exports.target import Write
+from soloist.data.exports.via import write_via
 from soloist.data.exports.yolo import write_yolo
 
 
@@ -43,6 +44,7 @@ EXPORT_FORMATS: dict[FormatName, ExportFormat] = {
         write_label_studio, ("mask", "polygon"), images=("none",), has_addresses=True
     ),
     "labelme": ExportFormat(write_labelme, ("polygon", "mask")),
+    "via": ExportFormat(write_via, ("polygon",)),
     "label-maps": ExportFormat(write_label_maps, ("mask",)),
     "geojson": ExportFormat(write_geojson, ("polygon",)),
     "overlays": ExportFormat(write_pictures, ("mask",), images=("none",), needs_images=True),
