@@ -1,4 +1,4 @@
-"""The verb `convert`, and what `predict --format` shares with it."""
+"""The verbs that write for other programs: `convert`, `predict --format` too, and `export`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,23 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from soloist.cli.arguments import Exif, ExportOptions, ForExport, MaskImages, Overwrite, Strict
+from cyclopts import Parameter
+
+from soloist.cli.arguments import (
+    Exif,
+    ExportOptions,
+    Flat,
+    ForExport,
+    InferenceOptions,
+    MaskImages,
+    ModelPreset,
+    Overwrite,
+    Strict,
+)
 from soloist.cli.options import given
-from soloist.cli.runs import failures_status
+from soloist.cli.runs import DONE, failures_status
 from soloist.data.exports.options import ExportOptions as Chosen
 from soloist.data.exports.options import FormatName
 from soloist.runtime.launch import launched
@@ -98,12 +110,51 @@ def write_format(
     with locked_output(out):
         summary = on_main(lambda: export(file, paths, out, format, options, overwrite=overwrite))
     if launched().rank == 0:
-        logger.info("\n".join(_told(format, summary)))
+        logger.info("\n".join(_told(format, out, summary)))
         sys.stdout.write(f"{out}\n")
     return failures_status(summary.failed, out / ERRORS)
 
 
-def _told(format: str, summary: ExportSummary) -> list[str]:
+def _told(format: str, out: Path, summary: ExportSummary) -> list[str]:
+    if summary.changes is not None and not summary.changes:
+        return [f"{out} is finished already"]
     above = f" of score {summary.min_score:g} or more" if summary.min_score else ""
     head = f"{format}: {summary.masks:,} masks{above} on {summary.images:,} images"
+    if summary.changes is not None:
+        head += f"; of these {summary.changes}, the rest is left as it was"
     return [head, *(f"  {count:,} {note.value}" for note, count in summary.notes.items() if count)]
+
+
+def export(
+    model: str | None = None,
+    *,
+    out: Path,
+    to: Annotated[Literal["onnx"], Parameter(help="Format of the file.")] = "onnx",
+    preset: ModelPreset = None,
+    overwrite: Overwrite = False,
+    options: Annotated[InferenceOptions, Flat] = InferenceOptions(),  # noqa: B008  # immutable
+) -> int:
+    """Write a segmenter as one file that runs without torch.
+
+    soloist.inference.onnx.runtime.load(FILE) runs it. The file is compared with torch on generated
+    pictures before it appears.
+
+    Args:
+        model: Run folder of `fit`, `train` or `demo`, a file such as the released FreeSOLO's, or
+            `owner/name` on the hub; without it the segmenter that comes with the package.
+        out: File to write, such as model.onnx; it is complete, with options and categories.
+    """
+    from dataclasses import replace
+
+    from soloist.config.presets import override
+    from soloist.inference.onnx.export import export_onnx
+    from soloist.inference.segmenter import load
+
+    segmenter = load(model, preset=preset, device="cpu", precision="fp32")
+    inference = override(
+        segmenter.config.inference, given(options).get("inference", {}), where="options"
+    )
+    segmenter.config = replace(segmenter.config, inference=inference)
+    comparison = export_onnx(segmenter, out, overwrite=overwrite)
+    sys.stdout.write(f"compared with torch: {comparison.summary()}\n{out}\n")
+    return DONE

@@ -201,6 +201,7 @@ def estimate(
     )
     from soloist.inference.label import opened_output
     from soloist.inference.segmenter import load
+    from soloist.models.build import fingerprint
     from soloist.runtime.distributed import is_main, join, on_main
     from soloist.runtime.files import write_json
     from soloist.runtime.stopping import listening
@@ -219,7 +220,9 @@ def estimate(
                 "command": "estimate",
                 "images": images,
                 "model": model or "bundled",
+                "weights": fingerprint(segmenter.network),
                 "against": against,
+                "against_weights": None if other is None else fingerprint(other.network),
                 "inference": asdict(segmenter.config.inference),
             },
             errors=errors,

@@ -33,8 +33,9 @@ from soloist.cli.arguments import (
     TrackOptions,
 )
 from soloist.cli.converting import convert_predictions
+from soloist.cli.labelled import Sharding, Shown, folder_for, images_to_label, label
 from soloist.cli.options import given, refuse_idle, refuse_idle_values
-from soloist.cli.runs import DONE, Sharding, Shown, folder_for, images_to_label, label, tell_plan
+from soloist.cli.runs import DONE, tell_plan
 from soloist.cli.videos import predict_video, wanted_video
 from soloist.config import TileConfig, TrackConfig
 from soloist.config.presets import load_config
@@ -101,7 +102,7 @@ def masks(
         out=out,
         shown=Shown(pictures=overlays, remedy=NO_COARSE_MASK),
         short_side=decoded_side(settings),
-        settings=settings_of(settings),
+        settings={**settings_of(settings), **weights_file(settings.backbone.weights)},
         reading=settings.reading,
         overwrite=overwrite,
         sharding=sharding,
@@ -151,9 +152,10 @@ def predict(
 
     from soloist.config.presets import override
     from soloist.data.exports.export import check_options
-    from soloist.inference.label import check_output
+    from soloist.inference.label import refuse_other
     from soloist.inference.segmenter import load
     from soloist.inference.tiles import TiledLabeler
+    from soloist.models.build import fingerprint
     from soloist.runtime.distributed import join
     from soloist.training.dry_run import plan_predict
 
@@ -195,9 +197,10 @@ def predict(
         folder = folder_for(images, model, overwrite=overwrite, reuse=format is not None)
         out = folder / ("masks.json" if shard_size is None else "shards")
         overlays = overlays or (None if video else folder / "pictures")
-    elif format is None and shard_size is None:
+    elif shard_size is None:
         # Before the model is loaded.
-        check_output(out, overwrite=overwrite)
+        known = {"command": "predict", "images": images, "model": model or "bundled"}
+        refuse_other(out, known, overwrite=overwrite)
     if overlays is None:
         refuse_idle({"--overlay-score": overlay_score}, "without --overlays FOLDER")
     sharding = Sharding.checked(out, shard_size, engine, ray_workers)
@@ -259,6 +262,7 @@ def predict(
         short_side=None if tiles else segmenter.decoded_side,
         settings={
             "model": model or "bundled",
+            "weights": fingerprint(segmenter.network),
             "reading": asdict(reading),
             "inference": asdict(segmenter.config.inference),
             **({"tiles": asdict(tiles)} if tiles else {}),
@@ -266,13 +270,20 @@ def predict(
         overwrite=overwrite,
         sharding=sharding,
         categories=segmenter.categories,
-        reuse=format is not None,
     )
     if format is None:
         return status
     folder = out.with_name(f"{out.stem}-{format}")
     converted = convert_predictions(out, images, folder, format, chosen, overwrite=overwrite)
     return max(status, converted)
+
+
+def weights_file(weights: str) -> dict[str, Any]:
+    """What tells a file of a backbone's weights from one that is put in its place later."""
+    from soloist.data.inputs import state_of
+
+    path = Path(weights).expanduser()
+    return {"backbone_file": state_of(path)} if path.is_file() else {}
 
 
 def chosen_tiles(values: Mapping[str, Any]) -> TileConfig | None:

@@ -108,8 +108,8 @@ def train(
         weights = {"--backbone.weights": values.get("backbone", {}).get("weights")}
         refuse_idle(weights, "with --init, which has its own")
     found = find_images(images, settings.reading)
-    labels = read_masks(masks, found, Reading(images=images, strict=strict, exif=exif))
     start_from = None if init is None else model_folder(init)
+    labels = read_masks(masks, found, Reading(images=images, strict=strict, exif=exif))
     runtime = choose_runtime(device, precision)
     if dry_run:
         return tell_plan("train", out, lambda: plan_train(found, labels, settings, runtime))
