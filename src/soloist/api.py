@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,8 +112,9 @@ def fit(
     runtime = choose_runtime(device, precision)
     join(runtime.device)
     with open_run(
-        Path(out), command="fit", inputs=inputs, config=config, overwrite=overwrite
+        Path(out), command="fit", inputs=inputs, config=config, overwrite=overwrite, images=found
     ) as run:
+        found = run.own(found)
         result = fit_run(
             found, run, config, runtime, budget_seconds=budget_seconds, ground_truth=truth
         )
@@ -171,7 +173,10 @@ def finetune(
         inputs={**inputs, "gt": str(truth)},
         config=config,
         overwrite=overwrite,
+        images=chosen.images,
+        labels_file=Path(data),
     ) as run:
+        chosen = replace(chosen, images=run.own(chosen.images))
         result = finetune_run(chosen, run, config, runtime, init=str(init), ground_truth=truth)
         on_main(partial(write_run_report, run, result.images, result.gallery, ground_truth=truth))
         _warn(on_main(result.warning))

@@ -56,6 +56,8 @@ def finetune(
         split: Of a data set with several, such as `train2017`.
         gt: COCO file of a validation set with the same categories, to evaluate on at the end.
     """
+    from dataclasses import replace
+
     from soloist.data.datasets.labels import Reading
     from soloist.report.run import print_results, write_run_report
     from soloist.runtime.device import choose_runtime
@@ -79,7 +81,17 @@ def finetune(
         )
     join(runtime.device)
     inputs = {"labels": labels, "init": init, "folder": images, "gt": gt, "split": split}
-    with open_command("finetune", [str(data)], out, settings, overwrite, **inputs) as run:
+    with open_command(
+        "finetune",
+        [str(data)],
+        out,
+        settings,
+        overwrite,
+        images=chosen.images,
+        labels_file=data,
+        **inputs,
+    ) as run:
+        chosen = replace(chosen, images=run.own(chosen.images))
         logger.info("finetune: %d images on %s", len(chosen.images), runtime)
         result = run_finetune(chosen, run, settings, runtime, init=init, ground_truth=gt)
         on_main(lambda: write_run_report(run, result.images, result.gallery, ground_truth=gt))

@@ -61,7 +61,8 @@ def pretrain(
     if dry_run:
         return tell_plan("pretrain", out, lambda: plan_pretrain(found, settings, runtime))
     join(runtime.device)
-    with open_command("pretrain", images, out, settings, overwrite) as run:
+    with open_command("pretrain", images, out, settings, overwrite, images=found) as run:
+        found = run.own(found)
         logger.info("pretrain: %d images on %s", len(found), runtime)
         backbone = run_pretrain(found, run, settings, runtime)
         on_main(lambda: finish_pretrain(run, backbone, found, settings, runtime))
@@ -114,7 +115,11 @@ def train(
     if dry_run:
         return tell_plan("train", out, lambda: plan_train(found, labels, settings, runtime))
     join(runtime.device)
-    with open_command("train", images, out, settings, overwrite, masks=masks, init=init) as run:
+    given_files = {"masks": masks, "init": init}
+    with open_command(
+        "train", images, out, settings, overwrite, images=found, labels_file=masks, **given_files
+    ) as run:
+        found = run.own(found)
         logger.info("train: %d images on %s", len(found), runtime)
         run_train(
             found, labels, run, settings, runtime, model_folder=run.model, start_from=start_from
@@ -171,7 +176,10 @@ def fit(
     if dry_run:
         return tell_plan("fit", out, lambda: plan_fit(found, settings, runtime, budget=budget))
     join(runtime.device)
-    with open_command("fit", images, out, settings, overwrite, budget=budget, gt=gt) as run:
+    with open_command(
+        "fit", images, out, settings, overwrite, images=found, budget=budget, gt=gt
+    ) as run:
+        found = run.own(found)
         logger.info("fit: %d images on %s", len(found), runtime)
         result = run_fit(found, run, settings, runtime, budget_seconds=seconds, ground_truth=gt)
         on_main(lambda: write_run_report(run, result.images, result.gallery, ground_truth=gt))

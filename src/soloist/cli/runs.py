@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from soloist.errors import ConfigError
 from soloist.runtime.launch import launched
 
 if TYPE_CHECKING:
+    from soloist.data.sources import ImageRef
     from soloist.training.run_folder import RunFolder
 
 DONE, SOME_FAILED, USER_ERROR = 0, 1, 2
@@ -37,17 +38,33 @@ def parse_duration(text: str) -> float:
 
 @contextmanager
 def open_command(
-    command: str, images: list[str], out: Path, config: Config, overwrite: bool, **inputs: object
+    command: str,
+    sources: list[str],
+    out: Path,
+    config: Config,
+    overwrite: bool,
+    *,
+    images: Sequence[ImageRef] = (),
+    labels_file: Path | None = None,
+    **inputs: object,
 ) -> Iterator[RunFolder]:
     """The run folder of a verb, new or to be resumed; see `open_run`. Signals stop the verb."""
     from soloist.runtime.stopping import listening
     from soloist.training.run_folder import open_run
 
-    named = {"images": " ".join(images)}
+    named = {"images": " ".join(sources)}
     named |= {name: str(value) for name, value in inputs.items() if value is not None}
     with (
         listening(),
-        open_run(out, command=command, inputs=named, config=config, overwrite=overwrite) as run,
+        open_run(
+            out,
+            command=command,
+            inputs=named,
+            config=config,
+            overwrite=overwrite,
+            images=images,
+            labels_file=labels_file,
+        ) as run,
     ):
         yield run
 

@@ -313,6 +313,38 @@ def test_a_list_of_other_images_is_refused(files: Files) -> None:
         files.figures()
 
 
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("permuted", [True, False])
+def test_a_list_whose_ids_are_places_is_told(files: Files, first: int, permuted: bool) -> None:
+    """sahi#298: ids count the images in the order of their names, which is not the file's."""
+    names = ("d", "b", "c", "a")
+    content: Content = {"images": [], "annotations": [], "categories": labels()["categories"]}
+    results = []
+    for key, name in enumerate(names, start=1):
+        file_name = f"{name}.png"
+        size = {"height": HEIGHT, "width": WIDTH}
+        content["images"].append({"id": key, "file_name": file_name, **size})
+        box = (15 * key, 10, 12, 15)
+        one = {"image_id": key, "category_id": 0, "segmentation": [outline(box)], "bbox": box}
+        content["annotations"].append({"id": key, **one})
+        place = sorted(names).index(name) + first if permuted else key
+        results.append({**one, "score": 0.9, "image_id": place})
+    if first == 0:  # There must be an image with each of the ids.
+        content["images"][-1]["id"] = content["annotations"][-1]["image_id"] = 0
+        if not permuted:
+            results[-1]["image_id"] = 0
+    files.put(content)
+    files.predictions.write_text(json.dumps(results))
+    evaluation = measure(files.predictions, files.truth)
+    told = [note for note in evaluation.notes if "order of their names" in note]
+    assert len(told) == permuted
+    if permuted:
+        assert f"counted from {first}, they fit better (1.00)" in told[0]
+        assert any("note: image ids are taken for" in line for line in evaluation.protocol())
+    else:
+        assert evaluation.metrics["mask_ap"] == pytest.approx(1)
+
+
 def test_predictions_of_another_split_are_refused(files: Files) -> None:
     files.change(lambda c: [one.update(file_name=f"valid/{one['id']}.png") for one in c["images"]])
     content = json.loads(files.predictions.read_text())
