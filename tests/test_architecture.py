@@ -29,6 +29,7 @@ LAYERS = (
     {"config"},
     {"free_mask", "targets", "losses", "postprocess", "data"},
     {"data.coco"},
+    {"data.tools"},
     {"data.datasets", "data.drawing"},
     {"data.exports"},
     {"models"},

@@ -177,6 +177,7 @@ def test_the_run_folder_is_whole(fitted: Fitted) -> None:
         "evaluation",
         "free_masks.embeddings.npy",
         "free_masks.json",
+        "images.json",
         "metrics.jsonl",
         "model",
         "pseudo_labels_1.embeddings.npy",

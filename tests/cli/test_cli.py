@@ -29,7 +29,9 @@ from soloist.config.presets import load_config_file
 from soloist.data.coco.partial import PartialShards
 from soloist.data.coco.read import load_coco
 from soloist.data.coco.shard_rows import ShardRow
+from soloist.data.sources import ImageRef
 from soloist.errors import ConfigError, SoloistError
+from soloist.inference import label as label_module
 from soloist.models import SOLO
 from soloist.training import train as train_module
 
@@ -197,10 +199,7 @@ def errors_of(path: Path) -> list[str]:
         pytest.param("report foreign", "foreign is not a run with a report", id="foreign-run"),
         pytest.param("report foreign --gt no-objects.json", "--gt is for a file of masks",
                      id="report-run-gt"),
-        pytest.param("report no-objects.json", "found none of them in the folder of",
-                     id="report-nothing"),
-        pytest.param("report no-objects.json --images photos", "found none of them",
-                     id="report-no-image"),
+        pytest.param("report no-objects.json", "whose `images` are none", id="report-nothing"),
         pytest.param("report no-objects.json --out a.json", "--out must be a page such as",
                      id="report-out"),
         pytest.param("pretrain photos --out new --pretrain.steps 0", "pretrain.steps must be",
@@ -355,7 +354,8 @@ def test_a_refused_output_keeps_its_account_of_failures(
 ) -> None:
     Path("photos/b.jpg").write_text("no picture")
     run("masks", "photos", "--out", "new.json", *fast)
-    assert run("masks", "photos", "--out", "new.json", *fast).status == USER_ERROR
+    other = ("--free-mask.max-masks", "3")
+    assert run("masks", "photos", "--out", "new.json", *fast, *other).status == USER_ERROR
     assert errors_of(Path("new.errors.jsonl")) == ["b.jpg"]
 
 
@@ -415,15 +415,85 @@ def test_missing_images_of_a_coco_file_are_listed_and_ids_are_kept(
 # Files between the stages
 
 
-def test_overwrite_replaces_a_finished_file(run: Run, fast: tuple[str | Path, ...]) -> None:
+def test_other_options_are_refused_and_overwrite_replaces_a_finished_file(
+    run: Run, fast: tuple[str | Path, ...]
+) -> None:
     assert run("masks", "photos", "--out", "new.json", *fast).status == DONE
-    put(Path("photos/b.jpg"))
-    outcome = run("masks", "photos", "--out", "new.json", *fast)
+    other = (*fast, "--free-mask.max-masks", "1")
+    outcome = run("masks", "photos", "--out", "new.json", *other)
     assert outcome.status == USER_ERROR
-    assert "--overwrite" in outcome.err
-    assert len(load_coco("new.json").images) == 1
-    assert run("masks", "photos", "--out", "new.json", *fast, "--overwrite").status == DONE
+    assert "'new.json' exists; add --overwrite" in outcome.err
+    assert run("masks", "photos", "--out", "new.json", *other, "--overwrite").status != USER_ERROR
+    assert load_coco("new.json").info["free_mask"]["max_masks"] == 1
+
+
+def files_in(folder: str = ".") -> dict[str, bytes]:
+    return {
+        path.as_posix(): path.read_bytes()
+        for path in sorted(Path(folder).rglob("*"))
+        if path.is_file() and path.parts[0] not in ("photos", "whole")
+    }
+
+
+def test_the_same_command_follows_its_folder(
+    run: Run, fast: tuple[str | Path, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    """New and changed images are labelled, the rest is kept, what vanished is said."""
+    put(Path("photos/c.jpg"))
+    command = ("masks", "photos", "--out", "new.json", *fast)
+    assert run(*command).status == DONE
+    before = files_in()
+    assert run(*command).status == DONE
+    assert files_in() == before
+    # Ids are places: those of all others change.
+    put(Path("photos/0.jpg"))
+    Image.new("RGB", (40, 30), "teal").save("photos/c.jpg")
+    Path("photos/a.jpg").rename("photos/z.jpg")
+    caplog.clear()
+    assert run(*command).status == DONE
+    assert "2 new (such as '0.jpg'), 1 changed (such as 'c.jpg'), 1 vanished (such as 'a.jpg')" in (
+        caplog.text
+    )
+    made = files_in()
+    assert [one.file_name for one in load_coco("new.json").images] == ["0.jpg", "c.jpg", "z.jpg"]
+    for path in ("new.json", "new.embeddings.npy"):
+        Path(path).unlink()
+    assert run(*command).status == DONE
+    assert files_in() == made
+
+
+def test_only_what_is_new_is_labelled(
+    run: Run, fast: tuple[str | Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("masks", "photos", "--out", "new.json", *fast)
+    assert run(*command).status == DONE
+    put(Path("photos/0.jpg"))
+    labelled: list[str] = []
+    original = label_module.labelled_rows
+
+    def noted(images: Sequence[ImageRef], *arguments: Any, **options: Any) -> Any:
+        labelled.extend(image.name for image in images)
+        return original(images, *arguments, **options)
+
+    monkeypatch.setattr(label_module, "labelled_rows", noted)
+    assert run(*command).status == DONE
+    assert labelled == ["0.jpg"]
+
+
+def test_an_image_that_failed_is_tried_again_when_it_has_changed(
+    run: Run, fast: tuple[str | Path, ...]
+) -> None:
+    broken = Path("photos/b.jpg")
+    broken.write_text("no picture")
+    command = ("masks", "photos", "--out", "new.json", *fast)
+    assert run(*command).status == SOME_FAILED
+    made = Path("new.json").stat().st_mtime_ns
+    assert run(*command).status == SOME_FAILED
+    assert Path("new.json").stat().st_mtime_ns == made
+    put(broken)
+    assert run(*command).status == DONE
     assert len(load_coco("new.json").images) == 2
+    assert not Path("new.errors.jsonl").exists()
 
 
 @pytest.mark.parametrize("preset", ["paper", "released", "small", "tiny"])

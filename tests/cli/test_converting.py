@@ -100,9 +100,11 @@ def test_a_killed_conversion_goes_on_without_predicting_again(
     assert Path("masks.json").stat().st_mtime_ns == made
     assert len(list(Path("masks-yolo/labels").iterdir())) == 5
     capsys.readouterr()
-    # Finished: refused like any other, as is the file when other options would make it.
-    assert run(command) == USER_ERROR
-    assert "'masks-yolo' holds an export; add --overwrite" in capsys.readouterr().err
+    # Finished: nothing is left to do, and what other options would make is refused.
+    before = {path: path.stat().st_mtime_ns for path in Path("masks-yolo").rglob("*")}
+    assert run(command) == SOME_FAILED
+    assert Path("masks.json").stat().st_mtime_ns == made
+    assert {path: path.stat().st_mtime_ns for path in Path("masks-yolo").rglob("*")} == before
     assert run(command + " --inference.short-side 96") == USER_ERROR
     assert "'masks.json' exists; add --overwrite" in capsys.readouterr().err
 

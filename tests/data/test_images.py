@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from soloist.config import ReadingConfig
+from soloist.data import kinds
 from soloist.data.images import image_size, read_image, read_with_size, resized_size
 from soloist.data.sources import ImageRef, find_images
 from soloist.errors import DataError, RunError
@@ -208,6 +209,53 @@ def test_a_source_that_cannot_be_used_is_told_in_one_line(
         find_images(tmp_path / name)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.NEF", "b.cr2", "c.dng"])
+def test_raw_files_are_counted_and_not_taken_for_their_preview(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    preview = Image.new("RGB", (16, 12))
+    preview.save(tmp_path / name, format="TIFF")
+    preview.save(tmp_path / "plain.jpg")
+    assert [ref.name for ref in find_images(tmp_path)] == ["plain.jpg"]
+    told = f"left out 1 RAW files (such as '{name}': export them as TIFF or JPEG)"
+    assert told in caplog.text
+    assert [ref.name for ref in find_images(str(tmp_path / "*"))] == ["plain.jpg"]
+    assert caplog.text.count(told) == 2
+    for read in (read_image, image_size):
+        with pytest.raises(DataError, match="a camera's RAW file; export it as TIFF or JPEG"):
+            read(tmp_path / name)
+    (tmp_path / "plain.jpg").unlink()
+    with pytest.raises(DataError, match=r"none in it or below \(1 RAW files"):
+        find_images(tmp_path)
+
+
+def test_heic_is_counted_where_it_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kinds, "readable_formats", lambda: ("JPEG", "PNG", "TIFF"))
+    kinds._suffixes.cache_clear()
+    for number in range(3):
+        (tmp_path / f"IMG_{number}.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    Image.new("RGB", (16, 12)).save(tmp_path / "plain.jpg")
+    try:
+        assert [ref.name for ref in find_images(tmp_path)] == ["plain.jpg"]
+    finally:
+        kinds._suffixes.cache_clear()
+    assert "left out 3 HEIC files (such as 'IMG_0.HEIC': pip install pillow-heif)" in caplog.text
+    with pytest.raises(DataError, match="it is a HEIC file; pip install pillow-heif"):
+        read_image(tmp_path / "IMG_0.HEIC")
+
+
+def test_heic_is_read_where_pillow_heif_is_installed(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif", reason="wants pillow-heif")
+    pixels = np.zeros((60, 80, 3), dtype=np.uint8)
+    pixels[10:30, 20:70] = 200
+    heif.from_pillow(Image.fromarray(pixels)).save(tmp_path / "a.heic", quality=-1)
+    (found,) = find_images(tmp_path)
+    assert image_size(found.path) == (60, 80)
+    assert np.abs(read_image(found.path).astype(int) - pixels).mean() < 2
 
 
 def test_an_empty_folder_is_told(tmp_path: Path) -> None:

@@ -73,6 +73,42 @@ def test_what_nobody_can_tell_is_refused_with_both(wanted: list[str], available:
             matches.refuse_ambiguous("the folder")
 
 
+@pytest.mark.parametrize(
+    ("wanted", "available"),
+    [
+        pytest.param("upload/4/a.jpg", "images/a.jpg", id="folder-of-images"),
+        pytest.param("images\\1/a.jpg", "Images/a.jpg", id="a-number-within"),
+        pytest.param("images/train/a.jpg", "train/images/a.jpg", id="either-way-round"),
+    ],
+)
+def test_folders_of_images_tell_nothing_of_files(wanted: str, available: str) -> None:
+    assert match_names([wanted], [available], of_files=True).found == {0: 0}
+    # Of two files of names nobody has said that they belong together.
+    assert match_names([wanted], [available]).found == {}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "available", "found"),
+    [
+        pytest.param("images/cb0618f6-a.jpg", "x/a.jpg", True, id="uploaded"),
+        pytest.param("20240101-a.jpg", "a.jpg", False, id="date"),
+        pytest.param("20240101-a.jpg", "20240102-a.jpg", False, id="two-dates"),
+        pytest.param("cb0618f6-a.jpg", "ab0618f6-a.jpg", False, id="two-uploads"),
+        pytest.param("a.jpg", "cb0618f6-a.jpg", False, id="the-other-way-round"),
+    ],
+)
+def test_what_an_upload_puts_before_a_name(wanted: str, available: str, found: bool) -> None:
+    assert bool(match_names([wanted], [available], of_files=True).found) == found
+
+
+def test_other_folders_still_tell() -> None:
+    matches = match_names(["train/a.jpg"], ["valid/a.jpg"], of_files=True)
+    assert matches.missing == ["train/a.jpg"]
+    matches = match_names(["1/a.jpg", "2/a.jpg"], ["images/a.jpg"], of_files=True)
+    assert matches.found == {}
+    assert len(matches.ambiguous) == 2
+
+
 def test_the_longest_ending_counts() -> None:
     matches = match_names(["images/train/1.jpg"], ["1.jpg", "train/1.jpg"])
     assert matches.found == {0: 1}

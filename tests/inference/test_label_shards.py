@@ -4,9 +4,11 @@ import json
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -203,7 +205,7 @@ def test_with_nothing_missing_nothing_is_made(
         raise AssertionError("the labeler was made")
 
     job = ShardJob(out, "masks", never, short_side=100)
-    again = label_shards(job, lambda: pytest.fail("looked"), settings=SETTINGS, shard_size=3)
+    again = label_shards(job, lambda: find_images(pictures), settings=SETTINGS, shard_size=3)
     assert (again.images, again.instances, again.failed) == (IMAGES, INSTANCES, FAILED)
     assert (again.images, again.failed) == (first.images, first.failed)
 
@@ -223,14 +225,68 @@ def test_a_shard_that_was_removed_is_made_again(
     assert not (out / ERRORS).exists()
 
 
-def test_images_that_come_later_are_not_seen(
-    pictures: Path, tmp_path: Path, toy_labeler: Labeler
+@pytest.mark.parametrize("name", ["zz.png", "0/a.png"])
+def test_images_that_come_later_become_further_shards(
+    pictures: Path,
+    tmp_path: Path,
+    toy_labeler: Labeler,
+    name: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     out = tmp_path / "out"
     label(pictures, out, toy_labeler)
-    (pictures / "new.png").write_bytes((pictures / "0" / "ü00.png").read_bytes())
-    assert label(pictures, out, toy_labeler).images == IMAGES
-    assert label(pictures, out, toy_labeler, overwrite=True).images == IMAGES + 1
+    before = {path: path.read_bytes() for path in (out / "shards").iterdir()}
+    shutil.copy(pictures / "0" / "ü00.png", pictures / name)
+    summary = label(pictures, out, toy_labeler)
+    assert (summary.images, summary.failed) == (IMAGES + 1, FAILED)
+    assert f"1 new (such as '{name}')" in caplog.text
+    shards = ShardFolder(out)
+    assert {path: path.read_bytes() for path in before} == before
+    assert shards.missing() == []
+    ids = [one.id for shard in shards.finished() for one in shards.images(shard)]
+    assert len(set(ids)) == len(ids) == IMAGES + 1
+    merge_shards(out, tmp_path / "merged.json")
+    label_plainly(pictures, tmp_path / "whole.json", toy_labeler)
+    merged, whole = (load_coco(tmp_path / one) for one in ("merged.json", "whole.json"))
+    masks = [
+        {image.file_name: [one.rle for one in file.annotations[image.id]] for image in file.images}
+        for file in (merged, whole)
+    ]
+    assert masks[0] == masks[1]
+    # Nothing more is to be done.
+    made = {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")}
+    label(pictures, out, toy_labeler)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")} == made
+
+
+def test_shards_of_changed_images_are_made_again(
+    pictures: Path, tmp_path: Path, toy_labeler: Labeler, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    label(pictures, out, toy_labeler)
+    before = {path.name: path.read_bytes() for path in (out / "shards").iterdir()}
+    shards = ShardFolder(out)
+    changed = shards.manifest.entries(1)[0]
+    shutil.copy(pictures / "0" / "ü00.png", changed.path)
+    gone = shards.manifest.entries(2)[0]
+    gone.path.unlink()
+    summary = label(pictures, out, toy_labeler)
+    assert f"1 changed (such as '{changed.name}')" in caplog.text
+    assert f"1 vanished (such as '{gone.name}')" in caplog.text
+    assert summary.images + summary.failed == IMAGES + FAILED
+    after = {path.name: path.read_bytes() for path in (out / "shards").iterdir()}
+    assert [name for name in before if before[name] != after[name]] == ["00001.parquet"]
+
+
+def test_an_image_that_failed_is_tried_again_when_it_has_changed(
+    pictures: Path, tmp_path: Path, toy_labeler: Labeler
+) -> None:
+    out = tmp_path / "out"
+    assert label(pictures, out, toy_labeler).failed == FAILED == 1
+    shutil.copy(pictures / "0" / "ü00.png", pictures / "1" / "ü04.png")
+    later = time.time_ns() + 10**9
+    os.utime(pictures / "1" / "ü04.png", ns=(later, later))
+    assert label(pictures, out, toy_labeler).failed == 0
 
 
 # Several processes that do not know of each other

@@ -76,7 +76,7 @@ def test_large_images_become_drawings_of_limited_size(tmp_path: Path) -> None:
         [{**record, "segmentation": encode_masks(mask)[0]}],
     )
     stage = ReportStage("x", "X", load_coco(tmp_path / "m.json"))
-    columns = make_columns(ReportContent("Large", stages=[stage]))
+    columns = make_columns(ReportContent("Large", stages=[stage], images=[ref]))
     (picture,), errors = make_pictures([ref], columns, lambda: None)
     assert errors == []
     assert (picture.height, picture.width) == (384, 512)

@@ -112,7 +112,7 @@ def test_images_that_are_gone_are_listed(masks: Path, images: Path) -> None:
 def test_without_images_there_is_no_page(masks: Path, images: Path) -> None:
     for path in images.iterdir():
         path.unlink()
-    with pytest.raises(DataError, match="found none of them in the folder of"):
+    with pytest.raises(DataError, match="found none of them in its folder"):
         write_prediction_report(masks)
     assert not masks.with_name("masks.report.html").exists()
 

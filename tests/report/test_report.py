@@ -18,9 +18,11 @@ from soloist.data.coco.rle import encode_masks
 from soloist.data.coco.types import CocoFile, CocoImage
 from soloist.data.coco.write import write_coco
 from soloist.data.sources import ImageRef
+from soloist.errors import DataError
 from soloist.report.columns import MOST_MASKS, score_range
 from soloist.report.content import ImageVerdict, ReportContent, ReportStage
 from soloist.report.html import render_report, shown_images, write_report
+from soloist.report.run import moved
 from soloist.training.stages import stage_title
 
 HOSTILE = "<script>alert('x')</script>\"&${title}"
@@ -402,16 +404,43 @@ def test_images_alone_are_shown_as_they_are(content: ReportContent) -> None:
     assert drawn(page) == ["a.png", "folder/b.png"]
 
 
-def test_images_are_found_by_the_last_part_of_their_name(content: ReportContent) -> None:
-    moved = replace(content.images[1], name="elsewhere/b.png")
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        pytest.param("b.png", "4 of 8 masks", id="file"),
+        pytest.param("above/folder/b.png", "4 of 8 masks", id="more-folders"),
+        pytest.param("C:\\above\\folder\\b.PNG", "4 of 8 masks", id="windows"),
+        # It may be another split's.
+        pytest.param("elsewhere/b.png", "not in this file", id="another-folder"),
+    ],
+)
+def test_images_are_matched_by_the_rule_of_every_verb(
+    content: ReportContent, name: str, told: str
+) -> None:
+    moved = replace(content.images[1], name=name)
     page = Page(render_report(replace(content, images=[moved])))
-    assert drawn(page)[0] == "elsewhere/b.png: Free Mask, 4 of 8 masks"
+    assert drawn(page)[0] == f"{name}: Free Mask, {told}"
 
 
-def test_progress_is_told_image_by_image(content: ReportContent, tmp_path: Path) -> None:
-    told: list[int] = []
-    write_report(tmp_path / "r.html", content, advance=lambda: told.append(1))
-    assert len(told) == len(shown_images(content)) == 2
+def test_moved_images_are_matched_by_the_same_rule(content: ReportContent, tmp_path: Path) -> None:
+    first, second = content.images
+
+    def put(*names: str) -> None:
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (64, 48)).save(tmp_path / name)
+
+    put("away/x/a.png", "away/folder/b.png", "other/valid/b.png")
+    found = moved([first, second], [str(tmp_path / "away")])
+    assert [one.path for one in found] == [
+        tmp_path / "away" / name for name in ("x/a.png", "folder/b.png")
+    ]
+    assert [one.name for one in found] == ["a.png", "folder/b.png"]
+    put("away/y/a.png")
+    with pytest.raises(DataError, match=r"'a\.png', which could be"):
+        moved([first, second], [str(tmp_path / "away")])
+    with pytest.raises(DataError, match=r"found none of them .*'folder/b\.png' is not taken for"):
+        moved([second], [str(tmp_path / "other")])
 
 
 @pytest.mark.parametrize(

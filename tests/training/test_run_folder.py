@@ -4,7 +4,7 @@ import errno
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import count
@@ -15,6 +15,7 @@ import pytest
 
 from soloist.config import Config
 from soloist.config.presets import load_config_file
+from soloist.data.sources import ImageRef
 from soloist.errors import RunError
 from soloist.runtime.environment import environment
 from soloist.runtime.lock import Lock
@@ -31,9 +32,19 @@ def opened(
     inputs: Mapping[str, str] = INPUTS,
     config: Config = CONFIG,
     overwrite: bool = False,
+    images: Sequence[ImageRef] = (),
+    labels: Path | None = None,
 ) -> RunFolder:
     """Opens a run as a command would that ends at once."""
-    run = open_run(path, command=command, inputs=inputs, config=config, overwrite=overwrite)
+    run = open_run(
+        path,
+        command=command,
+        inputs=inputs,
+        config=config,
+        overwrite=overwrite,
+        images=images,
+        labels_file=labels,
+    )
     run.close()
     return run
 
@@ -122,6 +133,53 @@ def test_an_unfinished_run_with_other_settings_is_refused(
     assert "--overwrite" in message
     again = opened(tmp_path / "run")
     assert (again.checkpoints / "round-0.pt").read_text() == "kept"
+
+
+def photos(folder: Path, *names: str) -> list[ImageRef]:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        if not (folder / name).exists():
+            (folder / name).write_text(name)
+    return [ImageRef(folder / name, name) for name in names]
+
+
+def test_a_resumed_run_keeps_to_its_images(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = photos(tmp_path / "photos", "a.jpg", "b.jpg", "c.jpg")
+    run = opened(tmp_path / "run", images=first)
+    (run.checkpoints / "round-0.pt").write_text("kept")
+    assert opened(tmp_path / "run", images=first).own(first) == first
+    assert "of its images" not in caplog.text
+    (tmp_path / "photos" / "b.jpg").write_text("another picture")
+    (tmp_path / "photos" / "a.jpg").unlink()
+    now = photos(tmp_path / "photos", "b.jpg", "c.jpg", "d.jpg")
+    again = opened(tmp_path / "run", images=now)
+    assert [one.name for one in again.own(now)] == ["b.jpg", "c.jpg"]
+    told = "1 new (such as 'd.jpg'), 1 changed (such as 'b.jpg'), 1 vanished (such as 'a.jpg')"
+    assert told in caplog.text
+    again.finish()
+    with pytest.raises(RunError, match=r"finished `train` run; of its images 1 new .* since"):
+        opened(tmp_path / "run", images=now)
+    assert opened(tmp_path / "run", images=now, overwrite=True).own(now) == now
+
+
+def test_a_run_is_not_resumed_with_other_labels(tmp_path: Path) -> None:
+    images, labels = photos(tmp_path / "photos", "a.jpg"), tmp_path / "masks.json"
+    labels.write_text("old")
+    run = opened(tmp_path / "run", images=images, labels=labels)
+    (run.checkpoints / "round-0.pt").write_text("kept")
+    os.utime(labels)
+    opened(tmp_path / "run", images=images, labels=labels)
+    labels.write_text("new")
+    with pytest.raises(RunError, match=r"masks\.json' was changed since it began"):
+        opened(tmp_path / "run", images=images, labels=labels)
+
+
+def test_a_run_of_an_earlier_version_takes_what_is_there(tmp_path: Path) -> None:
+    begun(tmp_path / "run")
+    images = photos(tmp_path / "photos", "a.jpg")
+    assert opened(tmp_path / "run", images=images, labels=tmp_path / "x.json").own(images) == images
 
 
 def test_a_run_stopped_before_it_made_anything_is_no_obstacle(tmp_path: Path) -> None:

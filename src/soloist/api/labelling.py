@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -24,8 +23,11 @@ from soloist.api.plans import (
 from soloist.config import ReadingConfig, TileConfig, TrackConfig
 from soloist.config.idle import refuse_idle_values
 from soloist.config.presets import override
+from soloist.data.coco.read import load_coco
 from soloist.data.coco.types import CATEGORIES
+from soloist.data.datasets.frames import check_stated
 from soloist.data.drawing.overlays import OverlayWriter
+from soloist.data.inputs import state_of
 from soloist.data.sources import ImageRef, find_images
 from soloist.errors import ConfigError, require
 from soloist.inference.label import (
@@ -37,10 +39,12 @@ from soloist.inference.label import (
     is_made,
     label_images,
     opened_output,
+    refuse_other,
     report_labels,
 )
 from soloist.inference.segmenter import Segmenter, load
 from soloist.inference.tiles import TiledLabeler
+from soloist.models.build import fingerprint
 from soloist.proposals.extract import FreeMaskExtractor, settings_of
 from soloist.proposals.propose import decoded_side
 from soloist.runtime.distributed import join
@@ -117,7 +121,7 @@ class LabelledSet:
         failed: Images that could not be read, listed in `errors`.
         errors: The account of these.
         score: Masks of a lower one are in the file, but not shown.
-        summary: What was found; None if the same command had finished it before.
+        summary: What was found; None if it was finished before.
         images: The images of a COCO file.
     """
 
@@ -127,6 +131,17 @@ class LabelledSet:
     score: float = 0.0
     summary: LabelSummary | None = None
     images: tuple[ImageRef, ...] = ()
+
+
+def images_to_label(sources: list[str], reading: ReadingConfig) -> list[ImageRef]:
+    """The images of `masks` and `predict`, their sizes compared with those that sources state.
+
+    Raises:
+        DataError: If there is none, or a size is another.
+    """
+    images = find_images(sources, reading)
+    check_stated(images, " ".join(sources))
+    return images
 
 
 @dataclass(frozen=True)
@@ -145,7 +160,6 @@ class _Labelling:
         score: Masks of a lower score are not in the pictures.
         categories: Names of the labeler's classes.
         sharding: Of a folder of shards; None for one COCO file.
-        reuse: A file that the same command has finished is no obstacle, and is left as it is.
         overwrite: Replace a finished file.
     """
 
@@ -160,30 +174,20 @@ class _Labelling:
     score: float = 0.0
     categories: Mapping[int, str] = field(default_factory=lambda: CATEGORIES)
     sharding: Sharding | None = None
-    reuse: bool = False
     overwrite: bool = False
 
     def run(self) -> LabelledSet:
-        """Labels the images."""
+        """Labels the images.
+
+        A file that the same command has finished is left as it is; where images are new or have
+        changed, these are labelled and the rest of it is kept.
+        """
         settings = {"command": self.title, "images": self.sources, **self.settings}
-        overwrite = self.overwrite
-        if self.reuse and not overwrite and is_made(self.out, settings):
-            changes = [] if self.sharding else changes_since(self.out, self.found())
-            errors = errors_path(self.out)
-            if not changes:
-                logger.info("%s is finished already", self.out)
-                return LabelledSet(self.out, len(read_errors(errors)), errors)
-            logger.warning("%s: images since: %s; it is made again", self.out, ", ".join(changes))
-            overwrite = True
-        work = self._into_file if self.sharding is None else self._into_shards
-        made = work(settings, overwrite)
-        assert made.summary is not None
-        report_labels(self.title, made.summary)
-        return made
+        return self._into_file(settings) if self.sharding is None else self._into_shards(settings)
 
     def found(self) -> list[ImageRef]:
         """The images."""
-        return find_images(self.sources, self.reading)
+        return images_to_label(self.sources, self.reading)
 
     @property
     def _draw(self) -> OverlayWriter | None:
@@ -191,15 +195,28 @@ class _Labelling:
             return None
         return OverlayWriter(self.overlays.absolute(), score_threshold=self.score)
 
-    def _into_file(self, settings: Mapping[str, Any], overwrite: bool) -> LabelledSet:
+    def _into_file(self, settings: Mapping[str, Any]) -> LabelledSet:
         images = self.found()
+        keep = not self.overwrite and is_made(self.out, settings)
+        if keep:
+            changes = changes_since(self.out, images)
+            if not changes:
+                logger.info("%s is finished already", self.out)
+                path = errors_path(self.out)
+                failed = len(read_errors(path))
+                return LabelledSet(self.out, failed, path, self.score, None, tuple(images))
+            logger.warning(
+                "%s: of its images %s; what is new or changed is labelled, the rest is kept",
+                self.out,
+                changes,
+            )
         if len(images) > MANY_IMAGES:
             logger.warning(
                 "%d images into one JSON file: --out FOLDER --shard-size 1000 needs less memory "
                 "and lets more processes help; `soloist merge` then makes the file",
                 len(images),
             )
-        with opened_output(self.out, overwrite=overwrite) as errors:
+        with opened_output(self.out, overwrite=self.overwrite or keep) as errors:
             summary = label_images(
                 images,
                 self.make_labeler(),
@@ -209,12 +226,13 @@ class _Labelling:
                 settings=settings,
                 errors=errors,
                 categories=self.categories,
-                overwrite=overwrite,
+                existing="keep" if keep else "replace" if self.overwrite else "refuse",
                 on_result=self._draw,
             )
+        report_labels(self.title, summary)
         return LabelledSet(self.out, errors.count, errors.path, self.score, summary, tuple(images))
 
-    def _into_shards(self, settings: Mapping[str, Any], overwrite: bool) -> LabelledSet:
+    def _into_shards(self, settings: Mapping[str, Any]) -> LabelledSet:
         from soloist.inference.label_shards import ERRORS, ShardJob, label_shards
 
         assert self.sharding is not None
@@ -229,18 +247,21 @@ class _Labelling:
         )
         summary = label_shards(
             job,
-            partial(find_images, self.sources),
+            self.found,
             settings=settings,
             shard_size=self.sharding.size,
-            overwrite=overwrite,
+            overwrite=self.overwrite,
             work=self.sharding.work(job),
         )
+        report_labels(self.title, summary)
         return LabelledSet(self.out, summary.failed, self.out / ERRORS, self.score, summary)
 
 
 def _summary(made: LabelledSet) -> LabelSummary:
-    assert made.summary is not None
-    return made.summary
+    if made.summary is not None:
+        return made.summary
+    file = load_coco(made.out)
+    return LabelSummary(len(file.images), len(file), made.failed, seconds=0.0)
 
 
 @planned(_summary)
@@ -279,7 +300,7 @@ def extract_masks(
         lambda: FreeMaskExtractor(config, runtime_of(setup)),
         decoded_side(config),
         config.reading,
-        settings_of(config),
+        {**settings_of(config), **_weights_file(config.backbone.weights)},
         overlays=overlays,
         sharding=sharding,
         overwrite=overwrite,
@@ -317,11 +338,22 @@ class Predicting:
     def settings(self, segmenter: Segmenter, setup: ModelSetup) -> dict[str, Any]:
         """What results depend on."""
         return {
-            "model": str(setup.get("model") or "bundled"),
+            "model": _model_name(setup),
+            "weights": fingerprint(segmenter.network),
             "reading": asdict(segmenter.config.reading),
             "inference": asdict(segmenter.config.inference),
             **({"tiles": asdict(self.tiles)} if self.tiles else {}),
         }
+
+
+def _model_name(setup: ModelSetup) -> str:
+    return str(setup.get("model") or "bundled")
+
+
+def _weights_file(weights: str) -> dict[str, Any]:
+    """What tells a file of a backbone's weights from one that is put in its place later."""
+    path = Path(weights).expanduser()
+    return {"backbone_file": state_of(path)} if path.is_file() else {}
 
 
 def _load(setup: ModelSetup) -> Segmenter:
@@ -343,7 +375,6 @@ def predict(
     overlays: Path | None = None,
     overlay_score: float | None = None,
     sharding: Sharding | None = None,
-    reuse: bool = False,
     overwrite: bool = False,
     **setup: Unpack[ModelSetup],
 ) -> Plan[LabelledSet]:
@@ -357,16 +388,16 @@ def predict(
         overlay_score: Masks of a lower score are not in the pictures; None for the model's
             recommended score.
         sharding: For very large sets.
-        reuse: A file that the same call has finished is left as it is.
         overwrite: Replace a finished file.
         setup: `model`, `preset`, `device` and `precision`: `soloist.api.plans.ModelSetup`.
 
     Raises:
         SoloistError: For what a caller can cause.
     """
-    if not reuse and sharding is None:
+    if sharding is None:
         # Before the model is loaded.
-        check_output(Path(out), overwrite=overwrite)
+        known = {"command": "predict", "images": named(images), "model": _model_name(setup)}
+        refuse_other(Path(out), known, overwrite=overwrite)
     segmenter = how.loaded(setup)
     refuse_idle_values(how.options, segmenter.config)
     score = segmenter.config.inference.recommended_score if overlay_score is None else overlay_score
@@ -387,7 +418,6 @@ def predict(
         score=score,
         categories=segmenter.categories,
         sharding=sharding,
-        reuse=reuse,
         overwrite=overwrite,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -20,13 +20,13 @@ from soloist.api.plans import (
     runtime_of,
 )
 from soloist.config.idle import refuse_idle, refuse_idle_values
-from soloist.data.coco.read import load_coco
 from soloist.data.datasets.labels import Reading
-from soloist.data.sources import find_images
+from soloist.data.sources import ImageRef, find_images
 from soloist.inference.segmenter import Segmenter, load
 from soloist.models.build import model_folder
 from soloist.report.run import REPORT_FILE, finish_pretrain, write_run_report
 from soloist.runtime.distributed import join, on_main
+from soloist.training.data.masks_file import read_masks
 from soloist.training.dry_run import plan_finetune, plan_fit, plan_pretrain, plan_train
 from soloist.training.finetuning import (
     BUNDLED_SEGMENTER,
@@ -111,11 +111,13 @@ def pretrain(
     found = find_images(images, config.reading)
 
     def learn(run: RunFolder) -> None:
-        logger.info("pretrain: %d images on %s", len(found), runtime)
-        backbone = pretrain_run(found, run, config, runtime)
-        on_main(partial(finish_pretrain, run, backbone, found, config, runtime))
+        own = run.own(found)
+        logger.info("pretrain: %d images on %s", len(own), runtime)
+        backbone = pretrain_run(own, run, config, runtime)
+        on_main(partial(finish_pretrain, run, backbone, own, config, runtime))
 
-    opened = _Opened("pretrain", out, {"images": named(images)}, config, runtime, overwrite)
+    inputs = {"images": named(images)}
+    opened = _Opened("pretrain", out, inputs, config, runtime, overwrite, tuple(found))
     return Plan(lambda: plan_pretrain(found, config, runtime), lambda: opened.run(learn))
 
 
@@ -126,6 +128,7 @@ def train(
     *,
     masks: str | Path,
     init: str | Path | None = None,
+    how: Reading = Reading(),  # noqa: B008  # immutable
     overwrite: bool = False,
     **setup: Unpack[Setup],
 ) -> Plan[Learned]:
@@ -136,6 +139,7 @@ def train(
         out: Run folder; the same call again resumes an unfinished run.
         masks: COCO file of the masks.
         init: Run folder of an earlier segmenter to start from, instead of the backbone.
+        how: How the masks are read; its images are those of the training.
         overwrite: Replace a finished run.
         setup: `preset`, `file`, `options`, `device` and `precision`: `soloist.api.plans.Setup`.
 
@@ -151,18 +155,17 @@ def train(
         weights = {"--backbone.weights": options.get("backbone", {}).get("weights")}
         refuse_idle(weights, "with --init, which has its own")
     found = find_images(images, config.reading)
-    labels = load_coco(masks)
     start_from = None if init is None else model_folder(Path(init))
+    labels = read_masks(Path(masks), found, replace(how, images=named(images)))
 
     def learn(run: RunFolder) -> None:
-        logger.info("train: %d images on %s", len(found), runtime)
-        train_run(
-            found, labels, run, config, runtime, model_folder=run.model, start_from=start_from
-        )
-        on_main(partial(write_run_report, run, found, []))
+        own = run.own(found)
+        logger.info("train: %d images on %s", len(own), runtime)
+        train_run(own, labels, run, config, runtime, model_folder=run.model, start_from=start_from)
+        on_main(partial(write_run_report, run, own, []))
 
     inputs = {"images": named(images), "masks": masks, "init": init}
-    opened = _Opened("train", out, inputs, config, runtime, overwrite)
+    opened = _Opened("train", out, inputs, config, runtime, overwrite, tuple(found), Path(masks))
     return Plan(lambda: plan_train(found, labels, config, runtime), lambda: opened.run(learn))
 
 
@@ -201,15 +204,16 @@ def fit(
     truth = None if ground_truth is None else Path(ground_truth)
 
     def learn(run: RunFolder) -> FitResult:
-        logger.info("fit: %d images on %s", len(found), runtime)
+        own = run.own(found)
+        logger.info("fit: %d images on %s", len(own), runtime)
         result = fit_run(
-            found, run, config, runtime, budget_seconds=budget_seconds, ground_truth=truth
+            own, run, config, runtime, budget_seconds=budget_seconds, ground_truth=truth
         )
         on_main(partial(write_run_report, run, result.images, result.gallery, ground_truth=truth))
         return result
 
     inputs = {"images": named(images), "budget": budget_seconds, "gt": truth}
-    opened = _Opened("fit", out, inputs, config, runtime, overwrite)
+    opened = _Opened("fit", out, inputs, config, runtime, overwrite, tuple(found))
     return Plan(
         lambda: plan_fit(found, config, runtime, budget_seconds=budget_seconds),
         lambda: opened.run(learn),
@@ -265,9 +269,10 @@ def finetune(
     runtime = runtime_of(setup)
 
     def work(run: RunFolder) -> FitResult:
-        logger.info("finetune: %d images on %s", len(chosen.images), runtime)
+        own = replace(chosen, images=run.own(chosen.images))
+        logger.info("finetune: %d images on %s", len(own.images), runtime)
         result = finetune_run(
-            chosen, run, config, runtime, init=start, regions=regions, ground_truth=truth
+            own, run, config, runtime, init=start, regions=regions, ground_truth=truth
         )
         on_main(partial(write_run_report, run, result.images, result.gallery, ground_truth=truth))
         return result
@@ -275,7 +280,16 @@ def finetune(
     read = {"folder": how.images, "split": how.split}
     inputs = {"images": [str(data)], "labels": labels, "init": start, "gt": truth, **read}
     inputs["learn"] = "regions" if regions else "network"
-    opened = _Opened("finetune", out, inputs, config, runtime, overwrite)
+    opened = _Opened(
+        "finetune",
+        out,
+        inputs,
+        config,
+        runtime,
+        overwrite,
+        tuple(chosen.images),
+        Path(data),
+    )
     return Plan(
         lambda: plan_finetune(
             chosen, config, runtime, init=start, regions=regions, ground_truth=truth
@@ -295,6 +309,8 @@ class _Opened:
         config: The resolved options.
         runtime: Device and precision.
         overwrite: Replace a finished run.
+        images: What it learns from.
+        labels_file: The file of masks or true labels it learns from.
     """
 
     command: str
@@ -303,6 +319,8 @@ class _Opened:
     config: Config
     runtime: Runtime
     overwrite: bool
+    images: tuple[ImageRef, ...] = ()
+    labels_file: Path | None = None
 
     def run(self, learn: Callable[[RunFolder], FitResult | None]) -> Learned:
         """Opens the run, learns, and closes it."""
@@ -318,6 +336,8 @@ class _Opened:
             inputs=given,
             config=self.config,
             overwrite=self.overwrite,
+            images=self.images,
+            labels_file=self.labels_file,
         ) as run:
             result = learn(run)
             warning = None if result is None else on_main(result.warning)

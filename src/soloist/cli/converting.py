@@ -43,7 +43,7 @@ def convert(
     overwrite: Overwrite = False,
     options: Annotated[ExportOptions, ForExport] = ExportOptions(),  # noqa: B008  # immutable
 ) -> int:
-    """Write masks for another tool: CVAT, YOLO, Label Studio, labelme, X-AnyLabeling and others.
+    """Write masks for another tool: CVAT, YOLO, Label Studio, labelme, VIA and others.
 
     What the format cannot hold is counted and told; docs/formats.md says what each can.
 
@@ -51,8 +51,8 @@ def convert(
         source: COCO file of `soloist predict` or of another tool; or a labelled data set.
         format: What to write.
         out: Folder to write.
-        source_format: `coco`, `voc`, `cityscapes`, `yolo`, `label-maps`, `labelme` or `via`; found
-            out if not given.
+        source_format: `coco`, `voc`, `cityscapes`, `yolo`, `label-maps`, `labelme`, `via` or
+            `label-studio`; found out if not given.
     """
     from soloist import api
     from soloist.data.datasets.labels import Reading
@@ -74,9 +74,14 @@ def told_export(made: Exported) -> int:
         The exit code.
     """
     summary = made.summary
-    if launched().rank == 0:
+    if launched().rank == 0 and summary.changes is not None and not summary.changes:
+        logger.info("%s is finished already", made.out)
+        sys.stdout.write(f"{made.out}\n")
+    elif launched().rank == 0:
         above = f" of score {summary.min_score:g} or more" if summary.min_score else ""
         counts = f"{summary.masks:,} masks{above} on {summary.images:,} images"
+        if summary.changes is not None:
+            counts += f"; of these {summary.changes}, the rest is left as it was"
         lost = (f"  {count:,} {note.value}" for note, count in summary.notes.items() if count)
         logger.info("\n".join([f"{made.format}: {counts}", *lost]))
         sys.stdout.write(f"{made.out}\n")

@@ -38,8 +38,7 @@ def check(
     Args:
         path: A folder, a COCO file (.json) or YOLO's data.yaml.
         format: `coco` (LVIS and UVO too), `voc`, `cityscapes`, `yolo`, `label-maps`, `labelme`,
-            `via` or `folder`;
-            found out if not given.
+            `via`, `label-studio` or `folder`; found out if not given.
         split: Check this split only, such as `val2017`.
         images: Folder of the images, if they are elsewhere.
     """
@@ -63,7 +62,7 @@ def check(
         if others:
             remarks.insert(0, f"splits: {', '.join(others)}")
         if dataset.matches is not None:
-            remarks.append(dataset.matches.account())
+            remarks.append(dataset.matches.account() + dataset.matches.hint())
         if summary.turned:
             remarks.append(
                 f"{summary.turned} images have an EXIF orientation; Soloist turns them upright, "

@@ -156,7 +156,6 @@ def predict(
         overlays=shown.overlays,
         overlay_score=next((score for score in scores if score is not None), None),
         sharding=shards.sharding(out),
-        reuse=format is not None,
         overwrite=overwrite,
         **setup,
     )

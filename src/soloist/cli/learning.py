@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from soloist.cli.arguments import (
+    Exif,
     FinetuneOptions,
     FitOptions,
     Flat,
@@ -13,6 +14,7 @@ from soloist.cli.arguments import (
     Labels,
     PretrainOptions,
     Running,
+    Strict,
     TrainOptions,
 )
 from soloist.cli.options import given
@@ -45,20 +47,30 @@ def train(
     masks: Path,
     out: Path,
     init: Path | None = None,
+    exif: Exif = None,
+    strict: Strict = False,
     running: Annotated[Running, Flat] = Running(),  # noqa: B008  # immutable
     options: Annotated[TrainOptions, Flat] = TrainOptions(),  # noqa: B008  # immutable
 ) -> int:
     """Train one round of self-supervised SOLO on coarse masks.
 
     Args:
-        masks: COCO file of `soloist masks`, or of an earlier segmenter's `predict`.
+        masks: COCO file of `soloist masks`, of an earlier segmenter's `predict` or of another tool.
         out: Run folder; the same command again resumes it.
         init: Run folder of an earlier segmenter to start from, instead of the backbone.
     """
     from soloist import api
+    from soloist.data.datasets.labels import Reading
 
-    setup = running.setup(options)
-    plan = api.train.plan(images, out, masks=masks, init=init, overwrite=running.overwrite, **setup)
+    plan = api.train.plan(
+        images,
+        out,
+        masks=masks,
+        init=init,
+        how=Reading(strict=strict, exif=exif),
+        overwrite=running.overwrite,
+        **running.setup(options),
+    )
     return teach("train", out, plan, dry_run=running.dry_run)
 
 

@@ -33,8 +33,8 @@ def evaluate(
     Args:
         predictions: COCO file with scores, or COCO result list, of this or of another tool;
             masks or boxes alone.
-        ground_truth: COCO file of the true objects, or a data set in a folder: COCO, VOC,
-            Cityscapes, YOLO, label maps.
+        ground_truth: COCO file of the true objects, or a data set of another format that `soloist
+            data check` knows.
         out: JSON file for the figures, as fractions.
         max_dets: Predictions per image that count, best first: 100 as COCO has it, or 1000. With
             --classes, of each class.

@@ -154,12 +154,12 @@ def show(title: str, made: LabelledSet, shown: Shown, remedy: str) -> int:
     from soloist.api.labelling import MANY_IMAGES
 
     status = failures_status(made.failed, made.errors)
-    if launched().rank != 0 or made.summary is None:
+    if launched().rank != 0:
         return status
     # A file of more is not read again.
     if 0 < len(made.images) <= MANY_IMAGES:
         status = max(status, _tell_found(title, made, shown.overlays is not None, remedy))
-    elif made.summary.instances == 0 and (made.images or made.out.is_dir()):
+    elif made.summary is not None and made.summary.instances == 0:
         status = _found_nothing(title, remedy)
     if shown.json:
         paths = {one.name: one.path for one in made.images}

@@ -1,7 +1,4 @@
-"""Reading images whatever their kind, as upright RGB.
-
-What finds images and keeps account of broken ones is offered here too.
-"""
+"""Reading images whatever their kind, as upright RGB."""
 
 from __future__ import annotations
 
@@ -21,28 +18,13 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from soloist.config import AS_USUAL, ReadingConfig
-from soloist.data.sources import ImageRef, find_images, readable_formats
+from soloist.data.kinds import readable_formats, why_not_read
 from soloist.data.stretch import to_rgb8
 from soloist.data.tiffs import is_tiff, read_tiff, tiff_size
 from soloist.errors import DataError
-from soloist.runtime.error_log import ErrorLog
 from soloist.runtime.files import LFS_REMEDY, is_lfs_pointer, one_line, shown
 
 logger = logging.getLogger(__name__)
-
-__all__ = [
-    "ErrorLog",
-    "ImageRef",
-    "find_images",
-    "image_size",
-    "is_pixels",
-    "own_pixels",
-    "read_image",
-    "read_values",
-    "read_with_size",
-    "resized_size",
-    "to_rgb",
-]
 
 # What Pillow's decoders raise on broken files; AVIF's raises RuntimeError.
 _DECODE_ERRORS = (
@@ -252,8 +234,9 @@ def _decoding(path: str | Path) -> Iterator[None]:
         if isinstance(error, UnidentifiedImageError):
             empty = os.path.getsize(path) == 0
             reason = "the file is empty" if empty else "it is not an image, whatever its suffix"
-            if is_lfs_pointer(path):
-                raise DataError(f"cannot read image {shown(path)}: {LFS_REMEDY}") from error
+            known = LFS_REMEDY if is_lfs_pointer(path) else why_not_read(str(path))
+            if known is not None and not empty:
+                raise DataError(f"cannot read image {shown(path)}: {known}") from error
         elif isinstance(error, OSError) and error.strerror:
             reason = error.strerror
         else:
@@ -278,10 +261,13 @@ def _open(path: str | Path, max_pixels: int | None) -> Iterator[Image.Image | No
         try:
             image = stack.enter_context(_open_header(file))
         except UnidentifiedImageError:
-            if not _is_other_tiff(path):
+            if why_not_read(str(path)) is not None or not _is_other_tiff(path):
                 raise
             yield None
             return
+        if (reason := why_not_read(str(path))) is not None and image.format == "TIFF":
+            # The preview in it, which is all that Pillow sees.
+            raise DataError(f"cannot read image {shown(path)}: {reason}")
         width, height = image.size
         if max_pixels is not None and width * height > max_pixels:
             raise DataError(

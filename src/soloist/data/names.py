@@ -17,8 +17,13 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^/]*(/[^?#]*)")
 _DRIVE = re.compile(r"[A-Za-z]:$")
 # Label Studio's address of a file on its own machine.
 _LOCAL_FILE = "?d="
+_UPLOADED = re.compile(r"(?=[0-9]*[a-f])[0-9a-f]{8}-(?=.)")
+"""What Label Studio puts before the names of files that are uploaded."""
+_SAYING_NOTHING = {"images", "image", "imgs", "img", "jpegimages"}
+"""Folders whose name says no more than that images are in them."""
 
 Parts = tuple[str, ...]
+Form = Callable[[str], Parts]
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,11 @@ class NameMatches:
 
 
 def match_names(
-    wanted: Sequence[str], available: Sequence[str], *, any_suffix: bool = False
+    wanted: Sequence[str],
+    available: Sequence[str],
+    *,
+    any_suffix: bool = False,
+    of_files: bool = False,
 ) -> NameMatches:
     """Pairs names of images: equal ones, then those where one path ends with the other.
 
@@ -96,16 +105,21 @@ def match_names(
         wanted: Names to be found.
         available: Names there are.
         any_suffix: Names may differ in their suffix too, such as `.jpg` and `.png`.
+        of_files: The available names are those of files where somebody said that the images are,
+            so that folders such as `images` tell nothing: what other names, without them, end alike
+            is meant too.
     """
     rest = _Rest(dict(enumerate(wanted)), dict(enumerate(available)))
     rest.take_equal()
-    forms: list[Callable[[str], Parts]] = [name_parts, loose_parts]
+    forms: list[Form] = [name_parts, loose_parts]
     if any_suffix:
         forms.append(lambda name: _without_suffix(loose_parts(name)))
+    if of_files:
+        forms.append(_telling_parts)
     for form in forms:
-        if not rest.wanted or not rest.available:
-            break
-        rest.take_endings(form)
+        rest.take_endings(form, form)
+    if of_files:
+        rest.take_endings(_before_upload, loose_parts)
     by_ending = [
         (wanted[one], available[other])
         for one, other in rest.found.items()
@@ -175,9 +189,11 @@ class _Rest:
                 pairs.append((one, other))
         self._take(pairs)
 
-    def take_endings(self, form: Callable[[str], Parts]) -> None:
+    def take_endings(self, of_wanted: Form, of_available: Form) -> None:
         """Pairs by the longest shared ending, and sets aside where there are two of them."""
-        shared = _best_endings(self.wanted, self.available, form)
+        if not self.wanted or not self.available:
+            return
+        shared = _best_endings(self.wanted, self.available, of_wanted, of_available)
         claims: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for one, (length, others) in shared.items():
             for other in others:
@@ -210,19 +226,22 @@ class _Rest:
 
 
 def _best_endings(
-    wanted: Mapping[int, str], available: Mapping[int, str], form: Callable[[str], Parts]
+    wanted: Mapping[int, str],
+    available: Mapping[int, str],
+    of_wanted: Form,
+    of_available: Form,
 ) -> dict[int, tuple[int, list[int]]]:
     """The length of the longest ending that each wanted name shares, and with which it does."""
     whole: dict[Parts, list[int]] = defaultdict(list)
     endings: dict[Parts, list[int]] = defaultdict(list)
     for place, name in available.items():
-        parts = form(name)
+        parts = of_available(name)
         whole[parts].append(place)
         for start in range(len(parts)):
             endings[parts[start:]].append(place)
     found = {}
     for place, name in wanted.items():
-        parts = form(name)
+        parts = of_wanted(name)
         # Equal parts before longer names that end with them.
         others = whole.get(parts) or endings.get(parts)
         start = 0
@@ -245,6 +264,21 @@ def _elsewhere(missing: Sequence[str], unused: Sequence[str]) -> tuple[str, str]
 
 def _without_suffix(parts: Parts) -> Parts:
     return (*parts[:-1], os.path.splitext(parts[-1])[0]) if parts else parts
+
+
+def _telling_parts(name: str) -> Parts:
+    *folders, last = loose_parts(name) or ("",)
+    return (*(folder for folder in folders if folder not in _SAYING_NOTHING), last)
+
+
+def _before_upload(name: str) -> Parts:
+    """What a file was called before it was uploaded; its folders tell nothing then.
+
+    Empty if it was not.
+    """
+    last = "".join(loose_parts(name)[-1:])
+    uploaded = _UPLOADED.match(last)
+    return () if uploaded is None else (last[uploaded.end() :],)
 
 
 def _class_form(name: str) -> str:

@@ -80,7 +80,9 @@ def find_beside(file: Path, names: Sequence[str]) -> tuple[list[Path], NameMatch
         if real not in taken and os.path.isfile(real):
             taken.add(real)
             listed.append((name, path))
-    matches = match_names([names[place] for place in absent], [name for name, _ in listed])
+    matches = match_names(
+        [names[place] for place in absent], [name for name, _ in listed], of_files=True
+    )
     for place, other in matches.found.items():
         paths[absent[place]] = listed[other][1]
     found = {place: place for place in there if os.path.isfile(paths[place])}

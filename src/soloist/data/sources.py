@@ -8,13 +8,11 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from soloist.config import AS_USUAL, ReadingConfig
+from soloist.data.kinds import is_image_name, not_read
 from soloist.data.places import find_beside
 from soloist.data.web import fetch_image, is_address
 from soloist.errors import DataError
@@ -27,9 +25,6 @@ Identity = int | str
 _MOST_DIGITS = 4000  # Python refuses longer numbers.
 _MOST_BITS = 64  # Larger ids do not fit the tables of shards; their images are numbered anew.
 
-# Formats Pillow names but cannot decode by itself (stubs), or decodes by running Ghostscript.
-_UNSUPPORTED_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
@@ -40,12 +35,14 @@ class ImageRef:
         name: Path relative to the source, with forward slashes: COCO's `file_name`.
         id: The image's id in the COCO file that names it, else None.
         reading: How it is to be read.
+        stated: (height, width) in pixels that the COCO file states.
     """
 
     path: Path
     name: str
     id: int | None = None
     reading: ReadingConfig = AS_USUAL
+    stated: tuple[int, int] | None = None
 
 
 def find_images(
@@ -56,7 +53,8 @@ def find_images(
 
     - An image file: that image, whatever its suffix; its name is the file's.
     - A folder: every file below it with an image suffix, in the order of their names; hidden
-      files and folders are skipped, links followed.
+      files and folders are skipped, links followed. Images of kinds that are not read are counted
+      in the log.
     - A glob pattern (`*`, `?`, `[...]`, `**` for folders below): matching files with an image
       suffix; names are relative to the folder before the first wildcard. A path that exists
       is never taken for a pattern.
@@ -114,25 +112,6 @@ def spread(images: Sequence[ImageRef], count: int) -> list[ImageRef]:
     return [images[index * len(images) // count] for index in range(count)]
 
 
-@cache
-def readable_formats() -> tuple[str, ...]:
-    """Pillow's names of the formats that are read."""
-    Image.init()
-    return tuple(name for name in Image.OPEN if name not in _UNSUPPORTED_FORMATS)
-
-
-@cache
-def _suffixes() -> frozenset[str]:
-    formats = readable_formats()
-    known = Image.registered_extensions().items()
-    # MPO (pairs of JPEGs from phones) is opened by the JPEG reader.
-    return frozenset(suffix for suffix, name in known if name in formats) | {".mpo"}
-
-
-def _is_image_name(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in _suffixes()
-
-
 def _find_in(source: str | Path) -> list[ImageRef]:
     if is_address(source):
         fetched = fetch_image(str(source))
@@ -160,6 +139,7 @@ def _find_in_folder(folder: Path) -> list[ImageRef]:
     problems: list[OSError] = []
     seen: set[str] = set()
     names: list[str] = []
+    others: list[str] = []
     for root, folders, files in os.walk(folder, onerror=problems.append, followlinks=True):
         real = os.path.realpath(root)
         if real in seen:  # A link that leads back here.
@@ -170,17 +150,21 @@ def _find_in_folder(folder: Path) -> list[ImageRef]:
         # Cutting off the root is far quicker than Path.relative_to for a million files.
         below = Path(root).relative_to(folder).as_posix()
         prefix = "" if below == "." else f"{below}/"
-        names += [
-            prefix + name for name in files if not name.startswith(".") and _is_image_name(name)
-        ]
+        for name in files:
+            if not name.startswith("."):
+                (names if is_image_name(name) else others).append(prefix + name)
     for problem in problems:
         logger.warning("skipped folder %s: %s", shown(problem.filename), problem.strerror)
+    left_out = not_read(others)
     if not names:
-        reason = f" ({problems[0].strerror})" if problems else ""
+        reason = left_out or (problems[0].strerror if problems else "")
+        reason = f" ({reason})" if reason else ""
         raise DataError(
             f"wanted images, got folder {shown(folder)} with none in it or below{reason}; "
             f"give a folder with files such as .jpg, .png or .tif"
         )
+    if left_out:
+        logger.warning("folder %s: left out %s", shown(folder), left_out)
     return [ImageRef(folder / name, name) for name in sorted(names)]
 
 
@@ -192,12 +176,16 @@ def _find_by_pattern(pattern: Path) -> list[ImageRef]:
         matches = sorted(glob.glob(str(pattern), recursive=True))
     except ValueError:  # Characters that no file name can hold.
         matches = []
-    paths = [Path(match) for match in matches if _is_image_name(match) and os.path.isfile(match)]
+    paths = [Path(match) for match in matches if is_image_name(match) and os.path.isfile(match)]
+    left_out = not_read(Path(match).name for match in matches)
     if not paths:
         raise DataError(
             f"wanted images, got pattern {shown(pattern)} that matches {len(matches)} paths and "
-            "no image among them; check the pattern (** stands for any folders)"
+            f"no image among them{f' ({left_out})' if left_out else ''}; check the pattern (** "
+            "stands for any folders)"
         )
+    if left_out:
+        logger.warning("pattern %s: left out %s", shown(pattern), left_out)
     return [ImageRef(path, path.relative_to(root).as_posix()) for path in paths]
 
 
@@ -245,6 +233,7 @@ def _find_in_coco(file: Path) -> list[ImageRef]:
         )
     names: dict[str, int] = {}
     keys: list[Identity] = []
+    sizes: list[tuple[int, int] | None] = []
     for index, record in enumerate(records):
         name = image_name(record) if isinstance(record, dict) else None
         key = identity(record.get("id")) if isinstance(record, dict) else None
@@ -261,15 +250,23 @@ def _find_in_coco(file: Path) -> list[ImageRef]:
             )
         names[name] = index
         keys.append(key)
+        sizes.append(_stated_size(record))
     paths, matches = find_beside(file, list(names))
     matches.refuse_ambiguous(f"the folder of {shown(file)}")
     if matches.missing or matches.by_ending:
         logger.warning("%s: %s", shown(file), matches.account())
     kept = all(isinstance(key, int) and key.bit_length() < _MOST_BITS for key in keys)
     return [
-        ImageRef(path, name, key if kept and isinstance(key, int) else None)
-        for path, name, key in zip(paths, names, keys, strict=True)
+        ImageRef(path, name, key if kept and isinstance(key, int) else None, stated=size)
+        for path, name, key, size in zip(paths, names, keys, sizes, strict=True)
     ]
+
+
+def _stated_size(record: Mapping[str, Any]) -> tuple[int, int] | None:
+    """(height, width), if an entry has both."""
+    height, width = (identity(record.get(key)) for key in ("height", "width"))
+    known = isinstance(height, int) and isinstance(width, int) and min(height, width) > 0
+    return (height, width) if known else None  # type: ignore[return-value]  # `known` says so
 
 
 def _names_below_common_folder(paths: list[Path]) -> list[str]:

@@ -11,12 +11,17 @@ from pathlib import Path
 from soloist.data.coco.types import CocoFile
 from soloist.data.names import match_classes
 from soloist.errors import DataError
+from soloist.evaluation.image_matching import part_of
+from soloist.evaluation.per_image import score_images
 from soloist.runtime.files import shown
 
 logger = logging.getLogger(__name__)
 
 _FEW_BOXES = 0.5
 """Up to this share of boxes alone the masks of the others are compared."""
+# Images that are tried, and boxes of one; images that another order must move; the overlap that it
+# must reach, and how much better that must be.
+_MOST_TRIED, _MOST_BOXES, _LEAST_MOVED, _FITS, _BETTER = 200, 100, 2, 0.3, 2.0
 
 
 def masks_compared(predicted: CocoFile, truth: CocoFile) -> tuple[CocoFile, CocoFile] | None:
@@ -54,6 +59,8 @@ def notes(predicted: CocoFile, truth: CocoFile, max_dets: int) -> list[str]:
         if count := file.boxes_alone:
             effect = "left out of the figures for masks" if are_compared else "no figures for masks"
             told.append(f"{count} of {len(file)} {what} are boxes alone: {effect}")
+    if predicted.bare and (order := _better_order(predicted, truth)) is not None:
+        told.append(order)
     having = sum(bool(ones) for ones in predicted.annotations.values())
     if len(predicted) and 2 * having < len(truth.images):
         told.append(f"{having} of {len(truth.images)} images have predictions")
@@ -66,6 +73,45 @@ def notes(predicted: CocoFile, truth: CocoFile, max_dets: int) -> list[str]:
             f"cannot find all: --max-dets {_next_round(most)} counts more"
         )
     return told
+
+
+def _better_order(predicted: CocoFile, truth: CocoFile) -> str | None:
+    """Says if a list's ids seem to be places of images in some order, not the ids they have.
+
+    Such a list is a list of the same ids in another order: nothing but its boxes can tell.
+    """
+    used = [key for key, ones in predicted.annotations.items() if ones][:_MOST_TRIED]
+    by_id = _mean_best_iou(predicted, truth, {key: key for key in used})
+    best: tuple[float, str] | None = None
+    orders = {
+        "in the order of their names": sorted(truth.images, key=lambda image: image.file_name),
+        "in the order of the ground truth": truth.images,
+    }
+    for name, images in orders.items():
+        for first in (0, 1):
+            places = {key: key - first for key in used}
+            if not all(0 <= place < len(images) for place in places.values()):
+                continue
+            ids = {key: images[place].id for key, place in places.items()}
+            moved = sum(key != other for key, other in ids.items())
+            overlap = _mean_best_iou(predicted, truth, ids) if moved >= _LEAST_MOVED else 0.0
+            if best is None or overlap > best[0]:
+                best = overlap, f"places {name}, counted from {first}"
+    if best is None or best[0] < _FITS or best[0] < _BETTER * by_id:
+        return None
+    return (
+        f"image ids are taken for those of the ground truth (mean best box IoU {by_id:.2f}), but "
+        f"as {best[1]}, they fit better ({best[0]:.2f}): add file_name to the list, or see how its "
+        "ids were made"
+    )
+
+
+def _mean_best_iou(predicted: CocoFile, truth: CocoFile, true_ids: Mapping[int, int]) -> float:
+    """Mean over images of the mean over their objects of the best IoU that any box has."""
+    part = part_of(truth, true_ids.values())
+    scores = score_images(predicted, part, true_ids, masks=False, max_dets=_MOST_BOXES)
+    values = [one.mean_best_iou for one in scores if one.mean_best_iou is not None]
+    return sum(values) / len(values) if values else 0.0
 
 
 def _next_round(count: int) -> int:

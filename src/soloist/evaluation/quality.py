@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,12 +15,10 @@ from rich.table import Table
 from torch import Tensor
 from torchvision.transforms import v2
 
-from soloist.data.coco.partial import is_finished
 from soloist.data.coco.read import load_coco
 from soloist.data.coco.types import CocoAnnotation, CocoFile
 from soloist.data.drawing.pictures import resize_masks
 from soloist.data.sources import ImageRef
-from soloist.errors import DataError
 from soloist.evaluation.agreement import (
     AGREED,
     KEPT,
@@ -37,9 +34,8 @@ from soloist.evaluation.agreement import (
     spearman,
 )
 from soloist.evaluation.matching import overlaps
-from soloist.inference.label import label_images
+from soloist.inference.label import changes_since, is_made, label_images
 from soloist.inference.segmenter import Segmenter
-from soloist.runtime.distributed import on_main
 from soloist.runtime.error_log import ErrorLog
 from soloist.structures import Instances
 
@@ -137,22 +133,13 @@ def label_views(
         DataError: If none of the images can be read.
     """
     settings = {**settings, "views": [view.name for view in labeler.views]}
-
-    def finished() -> CocoFile | None:
-        if overwrite or not is_finished(out):
-            return None
-        file = load_coco(out)
-        own = {key: value for key, value in file.info.items() if key != "embeddings"}
-        return file if own == json.loads(json.dumps(settings)) else None
-
-    kept = on_main(finished)
-    if kept is not None:
+    keep = not overwrite and is_made(out, settings)
+    changes = changes_since(out, images) if keep else None
+    if changes is not None and not changes:
         logger.info("masks of an earlier run are taken: %s", out)
-        there = {image.file_name for image in kept.images}
-        for image in images:
-            if image.name not in there:
-                errors.add(image.name, "estimate", DataError("it failed in an earlier run"))
-        return kept
+        return load_coco(out)
+    if changes is not None:
+        logger.warning("masks of an earlier run are taken: %s, but of its images %s", out, changes)
     label_images(
         images,
         labeler,
@@ -162,7 +149,7 @@ def label_views(
         settings=settings,
         errors=errors,
         categories=labeler.categories,
-        overwrite=overwrite,
+        existing="keep" if keep else "replace" if overwrite else "refuse",
     )
     return load_coco(out)
 

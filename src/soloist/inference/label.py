@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from soloist.data.coco.types import CATEGORIES, CocoImage
 from soloist.data.coco.write import embeddings_path, instances_to_annotations
 from soloist.data.georeference import read_georeference
 from soloist.data.images import read_with_size
+from soloist.data.inputs import Changes, FileState, changes_between, state_of, states_of
 from soloist.data.sources import ImageRef
 from soloist.errors import DataError, RunError
 from soloist.runtime.distributed import gather, is_main, on_main, processes, rank, together
@@ -44,6 +45,8 @@ Objects = Instances[Tensor, Any]
 """Objects of an image; the masks of a large one are encoded."""
 Labeler = Callable[[NDArray[np.uint8], tuple[int, int]], Objects]
 """Pixels (H', W', 3), perhaps decoded at reduced size, and the full (H, W) to instances."""
+Existing = Literal["refuse", "replace", "keep"]
+"""What becomes of a file that is finished."""
 OnResult = Callable[[ImageRef, NDArray[np.uint8], Objects], None]
 """Called with each image, its pixels and its instances, by the process that labels it."""
 
@@ -55,11 +58,13 @@ class Labelled(NamedTuple):
         pixels: (H', W', 3) uint8 RGB, perhaps reduced.
         size: (height, width) of the file, which masks refer to.
         instances: The objects.
+        file_state: Of the file, before it was read.
     """
 
     pixels: NDArray[np.uint8]
     size: tuple[int, int]
     instances: Objects
+    file_state: FileState | None
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ def label_images(
     settings: Mapping[str, Any],
     errors: ErrorLog,
     categories: Mapping[int, str] = CATEGORIES,
-    overwrite: bool = False,
+    existing: Existing = "refuse",
     on_result: OnResult | None = None,
 ) -> LabelSummary:
     """Labels images into a COCO file, continuing what a killed run left.
@@ -106,7 +111,8 @@ def label_images(
         settings: What the result depends on; part of the file's `info`.
         errors: Where unreadable images are listed.
         categories: Names of the labeler's classes by category id, in the order of its labels.
-        overwrite: Replace a finished file.
+        existing: What becomes of a finished file: `refuse` ends, `replace` replaces it, `keep`
+            takes from one of the same settings what it has of images that are the files they were.
         on_result: Called with what was found on each image.
 
     Raises:
@@ -114,9 +120,11 @@ def label_images(
         DataError: If none of the images can be read.
         StoppedError: If the process was asked to stop; what is finished is kept.
     """
-    on_main(partial(check_output, out, overwrite=overwrite))
+    on_main(partial(check_output, out, overwrite=existing != "refuse"))
     shards = PartialShards(out, images)
     on_main(lambda: shards.open(settings))
+    if existing == "keep" and on_main(lambda: is_made(out, settings)):
+        on_main(lambda: shards.adopt(out))
     left = on_main(shards.missing)
     count_left = sum(len(shards.entries(shard)) for shard in left)
     own = left[rank() :: processes()]
@@ -186,11 +194,11 @@ def each_labelled(
     """Each image with what was found on it, or why it could not be read."""
     for image, decoded in _decode_ahead(images, short_side):
         try:
-            pixels, size = decoded.result()
+            pixels, size, state = decoded.result()
         except DataError as error:
             yield image, error
         else:
-            yield image, Labelled(pixels, size, labeler(pixels, size))
+            yield image, Labelled(pixels, size, labeler(pixels, size), state)
 
 
 def labelled_rows(
@@ -211,7 +219,13 @@ def labelled_rows(
         if on_result is not None:
             on_result(image, found.pixels, found.instances)
         assert image.id is not None
-        entry = CocoImage(image.id, image.name, *found.size, read_georeference(image.path))
+        entry = CocoImage(
+            image.id,
+            image.name,
+            *found.size,
+            read_georeference(image.path),
+            file_state=found.file_state,
+        )
         yield row_of(entry, found.instances, categories)
 
 
@@ -277,55 +291,54 @@ def is_made(out: Path, settings: Mapping[str, Any]) -> bool:
     def look() -> bool:
         if not out.is_file() or not is_finished(out):
             return False
-        content = read_json(out)
+        try:
+            content = read_json(out)
+        except DataError:  # Somebody else's file.
+            return False
         info = content.get("info") if isinstance(content, dict) else None
         return isinstance(info, dict) and plain_json(settings).items() <= info.items()
 
     return on_main(look)
 
 
-def changes_since(out: Path, images: Sequence[ImageRef]) -> list[str]:
-    """How the images differ from those a finished file was made of: new, changed and vanished.
+def refuse_other(out: Path, settings: Mapping[str, Any], *, overwrite: bool) -> None:
+    """Checks that a file may be written, or goes on with what a command of these settings made.
+
+    Args:
+        out: The file.
+        settings: Those that are known so far.
+        overwrite: Whether it may be replaced.
+
+    Raises:
+        RunError: As `check_output`.
+    """
+    check_output(out, overwrite=overwrite or is_made(out, settings))
+
+
+def changes_since(out: Path, images: Sequence[ImageRef]) -> Changes:
+    """How the images differ from those a finished file was made of.
 
     Args:
         out: The file.
         images: The images there are now.
-
-    Returns:
-        A phrase for each difference, with its number and an example.
     """
 
-    def look() -> list[str]:
+    def look() -> Changes:
         content = read_json(out)
-        known = {record["file_name"] for record in content["images"]}
-        known |= {entry["image"] for entry in read_errors(errors_path(out))}
-        made = out.stat().st_mtime_ns
-        names = {image.name for image in images}
-        differences = {
-            "new": [image.name for image in images if image.name not in known],
-            "changed": [
-                image.name
-                for image in images
-                if image.name in known and _last_change(image.path) > made
-            ],
-            "vanished": sorted(known - names),
+        made = out.stat().st_mtime_ns // 1000
+        now = states_of(images)
+        before: dict[str, FileState | None] = {
+            record["file_name"]: tuple(record["file_state"]) if "file_state" in record else None
+            for record in content["images"]
         }
-        return [
-            f"{len(found)} {what} (such as {shown(found[0])})"
-            for what, found in differences.items()
-            if found
-        ]
+        for entry in read_errors(errors_path(out)):
+            state = now.get(entry["image"])
+            # Of images that failed nothing is kept but when; what never was there is not gone.
+            if state is not None:
+                before[entry["image"]] = (0, 0) if state[1] > made else None
+        return changes_between(before, now)
 
     return on_main(look)
-
-
-def _last_change(path: Path) -> int:
-    """When a file was last written, in nanoseconds; 0 where it is not there."""
-    try:
-        # Not the time of its entry, which an export changes by linking the image.
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0
 
 
 def check_output(out: Path, *, overwrite: bool, example: str = "masks.json") -> None:
@@ -345,13 +358,24 @@ def check_output(out: Path, *, overwrite: bool, example: str = "masks.json") -> 
         raise RunError(f"{shown(out)} exists; add --overwrite to replace it, or choose another")
 
 
-def _read(image: ImageRef, short_side: int | None) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    return read_with_size(image.path, reading=image.reading, short_side=short_side)
+class _Decoded(NamedTuple):
+    """Pixels, size and state of a file."""
+
+    pixels: NDArray[np.uint8]
+    size: tuple[int, int]
+    state: FileState | None
+
+
+def _read(image: ImageRef, short_side: int | None) -> _Decoded:
+    # First: what changes while it is read is noticed by the next command.
+    state = state_of(image.path)
+    pixels, size = read_with_size(image.path, reading=image.reading, short_side=short_side)
+    return _Decoded(pixels, size, state)
 
 
 def _decode_ahead(
     images: Sequence[ImageRef], short_side: int | None
-) -> Iterator[tuple[ImageRef, Future[tuple[NDArray[np.uint8], tuple[int, int]]]]]:
+) -> Iterator[tuple[ImageRef, Future[_Decoded]]]:
     """Decodes in a thread while the caller works; Pillow frees the interpreter meanwhile."""
     ahead = LOOKAHEAD if short_side is not None else LOOKAHEAD_WHOLE
     with ThreadPoolExecutor(max_workers=1) as pool:

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from soloist.config import AS_USUAL, ReadingConfig
-from soloist.data.coco.manifest import check_shard_size, write_manifest
+from soloist.data.coco.manifest import check_shard_size, extend_manifest, write_manifest
 from soloist.data.coco.shard_rows import ShardRow, facts_of_all
 from soloist.data.coco.shards import MANIFEST, SHARDS, ShardFolder
 from soloist.data.coco.types import CATEGORIES
+from soloist.data.inputs import FileState, changes_between, states_of
 from soloist.data.sources import ImageRef
 from soloist.errors import DataError, RunError
 from soloist.inference.label import Labeler, LabelSummary, OnResult, labelled_rows
@@ -74,13 +75,14 @@ def label_shards(
     overwrite: bool = False,
     work: Work | None = None,
 ) -> LabelSummary:
-    """Labels what is missing in a folder of shards; with nothing missing it only tells about it.
+    """Labels what is missing in a folder of shards.
 
-    The images are looked for once: from then on the manifest says which they are.
+    The manifest says which images there are. Where a command finds nothing missing, they are looked
+    for again: new ones become further shards, and shards with images that changed are made again.
 
     Args:
         job: What to do.
-        find: Gives the images, if the folder has no manifest yet.
+        find: Gives the images.
         settings: What the results depend on.
         shard_size: Images a shard.
         overwrite: Throw away what an earlier command made.
@@ -100,12 +102,15 @@ def label_shards(
     folder = job.folder
     settings = plain_json(settings)
     labeler: Labeler | None = None
-    if on_main(lambda: _needs_plan(folder, overwrite=overwrite)):
+    planned = on_main(lambda: _needs_plan(folder, overwrite=overwrite))
+    if planned:
         # First: a mistake in the options leaves nothing behind.
         labeler = together(job.make_labeler)
         on_main(partial(_plan, job, find, settings, shard_size, overwrite=overwrite))
     shards = together(lambda: ShardFolder(folder))
     on_main(lambda: _check_same(shards, settings, shard_size, job.categories))
+    if not planned and on_main(lambda: not shards.missing() and _follow_images(folder, find)):
+        shards = together(lambda: ShardFolder(folder))
     done = on_main(lambda: _summary(shards, start))
     if on_main(shards.missing):
         work = work or partial(_work_here, job, labeler or together(job.make_labeler))
@@ -224,6 +229,45 @@ def _plan(
                 shard_size=shard_size,
                 categories=job.categories,
             )
+
+
+def _follow_images(folder: Path, find: Callable[[], Iterable[ImageRef]]) -> bool:
+    """Makes a finished set one of the images that are there now.
+
+    Returns:
+        Whether something is to be labelled.
+    """
+    with claimed(folder / _LOCKS / "manifest", wait=True, of=folder / MANIFEST):
+        shards = ShardFolder(folder)
+        if shards.missing():  # Another command did it.
+            return True
+        images = list(find())
+        now = states_of(images)
+        before: dict[str, FileState | None] = {}
+        own: dict[str, int] = {}
+        for shard in shards.finished():
+            made = shards.file(shard).stat().st_mtime_ns // 1000
+            for name, state in shards.states(shard):
+                there = now.get(name)
+                # Of images that failed nothing is kept but when.
+                is_later = state is None and there is not None and there[1] > made
+                before[name] = (0, 0) if is_later else state
+                own[name] = shard
+        changes = changes_between(before, now)
+        if not changes:
+            return False
+        logger.warning(
+            "%s: of its images %s; new ones become further shards, shards of changed ones are made "
+            "again, and what vanished stays in it",
+            shown(folder),
+            changes,
+        )
+        for shard in {own[name] for name in changes.changed}:
+            shards.file(shard).unlink()
+        if changes.new:
+            new = set(changes.new)
+            extend_manifest(folder / MANIFEST, (one for one in images if one.name in new))
+        return bool(changes.new or changes.changed)
 
 
 def _check_same(

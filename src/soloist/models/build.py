@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections import Counter
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from soloist.checkpoints.files import save_tensors
 from soloist.checkpoints.official import OfficialWeights, is_counter, load_official
@@ -139,6 +140,15 @@ def copy_solo(source: Path, target: Path) -> None:
     for name in (MODEL_FILE, CONFIG_FILE):
         with atomic_path(target / name) as temporary:
             temporary.write_bytes((source / name).read_bytes())
+
+
+def fingerprint(network: nn.Module) -> str:
+    """What tells the weights of a network from others: 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def normalize(network: SOLO, images: Tensor) -> Tensor:

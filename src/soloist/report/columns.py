@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path
 from typing import TypeVar
 
 from soloist.data.coco.types import CocoAnnotation, CocoFile, CocoImage
+from soloist.data.names import match_names
 from soloist.data.sources import ImageRef
 from soloist.report.content import ImageVerdict, ReportContent
+from soloist.runtime.files import shown
+
+logger = logging.getLogger(__name__)
 
 SCORE_UNITS = 1000
 """Scores are whole thousandths in the page: sliders and masks are compared exactly."""
@@ -47,10 +51,10 @@ class Column:
     Attributes:
         title: Its heading.
         file: The masks.
-        images: The file's images by name.
+        images: The file's images by the names of those that can be shown.
         scores: What the slider spans; None if all scores are the same.
         is_truth: Whether it holds the true objects.
-        verdicts: How it did on images, by their names.
+        verdicts: How it did on images, by the same names.
     """
 
     title: str
@@ -66,7 +70,7 @@ class Column:
 
     def objects(self, ref: ImageRef) -> list[CocoAnnotation] | None:
         """The masks on an image, best first; None if the file does not know the image."""
-        image = _named(self.images, ref)
+        image = self.images.get(ref.name)
         if image is None:
             return None
         annotations = [
@@ -78,7 +82,7 @@ class Column:
 
     def verdict(self, ref: ImageRef) -> ImageVerdict | None:
         """How the file did on an image; None without true objects."""
-        return _named(self.verdicts, ref)
+        return self.verdicts.get(ref.name)
 
 
 def make_columns(content: ReportContent) -> list[Column]:
@@ -87,19 +91,20 @@ def make_columns(content: ReportContent) -> list[Column]:
     Args:
         content: What the report tells.
     """
+    names = [ref.name for ref in content.images]
     columns = [
         Column(
             stage.title,
             stage.file,
-            _by_name(stage.file),
+            _images(names, stage.file),
             score_range(stage.file, content.masks_per_image),
-            verdicts=stage.verdicts,
+            verdicts=_by_meaning(names, stage.verdicts, stage.file.path),
         )
         for stage in content.stages
     ]
     if content.ground_truth is not None:
         truth = content.ground_truth
-        columns.append(Column(_TRUTH_TITLE, truth, _by_name(truth), is_truth=True))
+        columns.append(Column(_TRUTH_TITLE, truth, _images(names, truth), is_truth=True))
     return columns
 
 
@@ -130,17 +135,16 @@ def score_range(file: CocoFile, masks_per_image: int) -> ScoreRange | None:
     return ScoreRange(low, high, step, least // step * step)
 
 
-def _named(values: Mapping[str, _Value], ref: ImageRef) -> _Value | None:
-    whole = values.get(ref.name)
-    return values.get(PurePosixPath(ref.name).name) if whole is None else whole
+def _images(names: Sequence[str], file: CocoFile) -> dict[str, CocoImage]:
+    return _by_meaning(names, {image.file_name: image for image in file.images}, file.path)
 
 
-def _by_name(file: CocoFile) -> dict[str, CocoImage]:
-    """Images by their whole name and by its last part, where that is no other image's."""
-    images: dict[str, CocoImage] = {}
-    last_parts = Counter(PurePosixPath(image.file_name).name for image in file.images)
-    for image in file.images:
-        last_part = PurePosixPath(image.file_name).name
-        if last_parts[last_part] == 1:
-            images[last_part] = image
-    return images | {image.file_name: image for image in file.images}
+def _by_meaning(
+    names: Sequence[str], values: Mapping[str, _Value], source: Path
+) -> dict[str, _Value]:
+    """Values by the names that mean the same images as theirs, by the rule of every verb."""
+    theirs = list(values)
+    matches = match_names(names, theirs, any_suffix=True)
+    if matches.ambiguous:
+        logger.warning("%s: %s", shown(source), matches.account())
+    return {names[place]: values[theirs[other]] for place, other in matches.found.items()}

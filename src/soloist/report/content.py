@@ -42,8 +42,8 @@ class ReportStage:
         key: As in `results`.
         title: What readers call it.
         file: The masks with their scores.
-        verdicts: How it did on images with true objects, by the image's name; empty without a
-            ground truth.
+        verdicts: How it did on images with true objects, by the names of the ground truth; empty
+            without one.
     """
 
     key: str
@@ -62,8 +62,8 @@ class ReportContent:
         results: Metrics of DESIGN 2 by stage, as fractions; None where the ground truth has no
             object of that size.
         stages: What was found, in order; the last is the one that is judged.
-        images: What can be shown; `max_images` of them are, evenly spread. Their `name` (else
-            its last part) is looked up in the COCO files.
+        images: What can be shown; `max_images` of them are, evenly spread. Their names are matched
+            with those of the COCO files as in every verb.
         ground_truth: The true objects.
         per_image: Relative address of a table with a row per image; empty without one.
         metrics: Rows of metrics.jsonl: `step`, `round` (0 without), `loss`, `loss_*` and

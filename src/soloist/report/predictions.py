@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +11,11 @@ import numpy as np
 
 from soloist.data.coco.entries import read_annotation_entry
 from soloist.data.coco.faults import Gate
-from soloist.data.coco.read import load_coco
+from soloist.data.coco.read import load_coco, read_json
 from soloist.data.coco.types import CocoAnnotation, CocoFile, CocoImage
-from soloist.data.datasets.image_paths import image_paths
+from soloist.data.datasets.image_paths import image_paths, refuse_without_images
 from soloist.data.datasets.labels import Reading
+from soloist.data.exports.source import read_source
 from soloist.data.sources import ImageRef
 from soloist.errors import ConfigError, DataError
 from soloist.evaluation.evaluate import Metrics, load_ground_truth, measure
@@ -23,6 +25,8 @@ from soloist.runtime.files import shown
 
 if TYPE_CHECKING:
     from soloist.data.coco.shards import ShardFolder
+
+logger = logging.getLogger(__name__)
 
 MASKS_PER_IMAGE = 10
 """The slider begins where so many masks an image are left: a file is looked at, not compared."""
@@ -64,10 +68,10 @@ def write_prediction_report(
             raise ConfigError("--gt is for a file of masks; make one with `soloist merge`")
         file, refs, total = _sample(predictions, images, max_images)
     else:
-        gate = Gate(strict=how.strict)
-        file = load_coco(predictions, images=truth.images if truth else None, report=gate)
-        gate.tell(predictions)
-        refs = _found(file, images, ground_truth)
+        file, paths = _read(predictions, images, truth, how)
+        refs = [
+            ImageRef(paths[one.id], one.file_name, one.id) for one in file.images if one.id in paths
+        ]
         total = len(file.images)
     results: dict[str, Metrics] = {}
     verdicts: Mapping[str, ImageVerdict] = {}
@@ -75,8 +79,7 @@ def write_prediction_report(
     if truth is not None:
         evaluation = measure(file, truth, max_dets=_BEST_COUNT)
         results[title] = evaluation.metrics
-        scores, true_ids = evaluation.images_scored, evaluation.true_ids
-        verdicts = image_verdicts(file, truth, true_ids, scores)
+        verdicts = image_verdicts(evaluation.images_scored)
     known = {ref.name for ref in refs}
     absent = [image.file_name for image in file.images if image.file_name not in known]
     count = len(file.images)
@@ -100,19 +103,41 @@ def write_prediction_report(
     )
 
 
-def _found(file: CocoFile, images: Sequence[str], ground_truth: Path | None) -> list[ImageRef]:
-    """The images of a file that are there."""
-    if file.bare and ground_truth is None:
+def _read(
+    predictions: Path, images: Sequence[str], truth: CocoFile | None, how: Reading
+) -> tuple[CocoFile, dict[int, Path]]:
+    """A file of masks, and where its images are.
+
+    Raises:
+        DataError: If it cannot be used, or none of its images is there.
+    """
+    if not isinstance(read_json(predictions), list):
+        # By the rules of `data check`: it may well be a file of true objects.
+        own = Reading(images=images or None, strict=how.strict, exif=how.exif)
+        file, paths = read_source(predictions, own)
+        if file.boxes_alone:
+            logger.warning(
+                "%s: %d of %d objects are boxes alone: left out",
+                shown(predictions),
+                file.boxes_alone,
+                len(file),
+            )
+        refuse_without_images(file)
+        if not paths:
+            raise DataError(
+                f"wanted the {len(file.images)} images of {shown(predictions)}, found none of them "
+                "in its folder; add --images FOLDER"
+            )
+        return file, paths
+    if truth is None:
         raise DataError(
-            f"wanted a COCO file with the names of its images, got {shown(file.path)}, a list of "
+            f"wanted a COCO file with the names of its images, got {shown(predictions)}, a list of "
             "results; add --gt with the COCO file it belongs to"
         )
-    if file.bare and not images:
-        images = [str(ground_truth)]
-    paths = image_paths(file, images)
-    return [
-        ImageRef(paths[one.id], one.file_name, one.id) for one in file.images if one.id in paths
-    ]
+    gate = Gate(strict=how.strict)
+    file = load_coco(predictions, images=truth.images, report=gate)
+    gate.tell(predictions)
+    return file, image_paths(file, images or [str(truth.path)])
 
 
 def _sample(

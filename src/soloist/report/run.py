@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from rich.console import Console
 from soloist.config import Config
 from soloist.config.presets import load_config_file
 from soloist.data.coco.read import load_coco
-from soloist.data.coco.types import CocoFile
+from soloist.data.datasets.image_paths import named_images
 from soloist.data.drawing.pictures import draw_matches, jpeg_bytes
 from soloist.data.images import read_image
 from soloist.data.sources import ImageRef, find_images, spread
@@ -38,6 +39,8 @@ from soloist.runtime.seeding import seeded
 from soloist.training.data.augment import CropPair
 from soloist.training.run_folder import STATE, RunFolder, read_metrics
 from soloist.training.stages import StageGallery
+
+logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.html"
 # What the report shows is kept here, so that it can be written again without its command.
@@ -135,7 +138,7 @@ def rewrite_report(
             scores = score_images(
                 *(compared or (fitted, truth)), true_ids, masks=compared is not None, max_dets=100
             )
-            verdicts = image_verdicts(predicted, truth, true_ids, scores)
+            verdicts = image_verdicts(scores)
         stages.append(ReportStage(key, title, predicted, verdicts))
     reading = load_config_file(folder / "config.yaml").reading
     refs = [ImageRef(Path(path), name, reading=reading) for path, name in recipe["images"]]
@@ -171,33 +174,17 @@ def write_tracked(path: Path, content: ReportContent) -> Path:
     return path
 
 
-def image_verdicts(
-    predicted: CocoFile,
-    truth: CocoFile,
-    true_ids: Mapping[int, int],
-    scores: Sequence[ImageScore],
-) -> dict[str, ImageVerdict]:
-    """How a stage did on each image that has true objects, by the image's name in either file.
-
-    Args:
-        predicted: The stage's masks.
-        truth: The true objects.
-        true_ids: Ids of the ground truth's images by those of the predictions.
-        scores: Of the stage, by the names of the ground truth.
-    """
-    verdicts = {
+def image_verdicts(scores: Sequence[ImageScore]) -> dict[str, ImageVerdict]:
+    """How a stage did on each image that has true objects, by the image's name among these."""
+    return {
         one.name: ImageVerdict(one.found, one.objects, one.mean_best_iou)
         for one in scores
         if one.mean_best_iou is not None
     }
-    names = {image.id: image.file_name for image in truth.images}
-    own = {image.id: image.file_name for image in predicted.images}
-    pairs = [(own[key], names[value]) for key, value in true_ids.items()]
-    return verdicts | {name: verdicts[true] for name, true in pairs if true in verdicts}
 
 
 def moved(refs: Sequence[ImageRef], sources: Sequence[str]) -> list[ImageRef]:
-    """Images looked for elsewhere, by their names or the last part of these.
+    """Images looked for elsewhere, by their names.
 
     Args:
         refs: The images.
@@ -207,19 +194,21 @@ def moved(refs: Sequence[ImageRef], sources: Sequence[str]) -> list[ImageRef]:
         The images, with their new paths where they were found.
 
     Raises:
-        DataError: If a source does not exist, or holds none of them.
+        DataError: If a source does not exist, holds none of them, or a name could mean several.
     """
-    there: dict[str, Path] = {}
-    for ref in find_images(sources):
-        there.setdefault(PurePosixPath(ref.name).name, ref.path)
-        there[ref.name] = ref.path
-    paths = [there.get(ref.name) or there.get(PurePosixPath(ref.name).name) for ref in refs]
-    if not any(paths):
+    found, matches = named_images([ref.name for ref in refs], sources)
+    matches.refuse_ambiguous("--images")
+    if not found:
         raise DataError(
-            f"wanted the {len(refs)} images of the run in --images, found none of them; give the "
-            "folder they are in"
+            f"wanted the {len(refs)} images of the run in --images, found none of them"
+            f"{matches.hint()}; give the folder they are in"
         )
-    return [replace(ref, path=path or ref.path) for ref, path in zip(refs, paths, strict=True)]
+    if matches.missing or matches.by_ending:
+        logger.warning("--images: %s", matches.account())
+    return [
+        replace(ref, path=found[place].path if place in found else ref.path)
+        for place, ref in enumerate(refs)
+    ]
 
 
 def finish_pretrain(

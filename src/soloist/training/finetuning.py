@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -137,18 +138,20 @@ def choose_labelled(
 
 
 def _tell_unused(truth: CocoFile) -> None:
-    """Logs how many objects are not learned from, by the reason."""
-    ones = [one for found in truth.annotations.values() for one in found if not one.iscrowd]
-    reasons = {
-        "without a mask": sum(one.segmentation is None for one in ones),
-        "of no class that is listed": sum(
-            one.category_id not in truth.categories for one in ones if one.segmentation is not None
-        ),
-    }
-    told = [f"{count} {what}" for what, count in reasons.items() if count]
-    if told:
+    """Logs how many objects are not learned from, by the first reason that holds."""
+    ones = [one for found in truth.annotations.values() for one in found]
+    reasons: Counter[str] = Counter()
+    for one in ones:
+        if one.iscrowd:
+            reasons["crowd regions"] += 1
+        elif one.segmentation is None:
+            reasons["without a mask"] += 1
+        elif one.category_id not in truth.categories:
+            reasons["of no class that is listed"] += 1
+    if reasons:
+        told = ", ".join(f"{count} {what}" for what, count in reasons.items())
         logger.warning(
-            "%s: of %d objects %s are left out", shown(truth.path), len(ones), " and ".join(told)
+            "%s: not learned from, of %d objects: %s", shown(truth.path), len(ones), told
         )
 
 

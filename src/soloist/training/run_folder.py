@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import yaml
 
 from soloist.config import Config
 from soloist.config.presets import differences, load_config_file
+from soloist.data.inputs import Changes, changes_between, states_of
+from soloist.data.sources import ImageRef
 from soloist.errors import RunError
 from soloist.runtime.distributed import is_main, on_main
 from soloist.runtime.environment import environment
@@ -34,10 +37,12 @@ from soloist.runtime.lock import Lock
 
 STATE = "state.json"
 LOCK = ".lock"
+IMAGES = "images.json"
 # What a run has before anything is made.
 _BARE = {
     STATE,
     LOCK,
+    IMAGES,
     "config.yaml",
     "environment.json",
     "run.log",
@@ -57,10 +62,14 @@ class RunFolder:
     Args:
         path: The folder.
         lock: What keeps other commands out until it is closed.
+        names: Of the images it began with; None where it is not known.
     """
 
-    def __init__(self, path: Path, lock: Lock | None = None) -> None:
+    def __init__(
+        self, path: Path, lock: Lock | None = None, names: frozenset[str] | None = None
+    ) -> None:
         self.path = path
+        self._names = names
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         self.errors = ErrorLog(path / "errors.jsonl" if is_main() else None)
@@ -83,6 +92,10 @@ class RunFolder:
         """Adds to the run's state, whole or not at all."""
         if is_main():
             write_json(self.path / STATE, {**self.state, **values})
+
+    def own(self, images: Sequence[ImageRef]) -> list[ImageRef]:
+        """Those of the images that the run began with: a resumed one learns from no others."""
+        return [one for one in images if self._names is None or one.name in self._names]
 
     @contextmanager
     def timed(self, stage: str, *, done: bool = False) -> Iterator[None]:
@@ -136,11 +149,19 @@ class _LogFile(logging.FileHandler):
 
 
 def open_run(
-    path: Path, *, command: str, inputs: Mapping[str, str], config: Config, overwrite: bool
+    path: Path,
+    *,
+    command: str,
+    inputs: Mapping[str, str],
+    config: Config,
+    overwrite: bool,
+    images: Sequence[ImageRef] = (),
+    labels_file: Path | None = None,
 ) -> RunFolder:
     """Makes a run folder, or opens the unfinished one that the same command left.
 
-    A run that was stopped before it made anything is no obstacle: it is begun anew.
+    A run that was stopped before it made anything is no obstacle: it is begun anew. A resumed one
+    keeps to the images it began with; how those that are there now differ is logged.
 
     Args:
         path: The folder.
@@ -148,12 +169,15 @@ def open_run(
         inputs: What the command reads, as the user named it.
         config: The resolved options.
         overwrite: Throw away a run that is there.
+        images: What it learns from.
+        labels_file: The file of masks or true labels it learns from.
 
     Raises:
-        RunError: If the folder holds a finished run, a run of another command or options, or
-            files that are not a run's.
+        RunError: If the folder holds a finished run, a run of another command, options or labels,
+            or files that are not a run's.
     """
     locks: list[Lock] = []
+    given = _Given(command, inputs, config, images, labels_file)
 
     def prepare() -> None:
         _check_place(path)
@@ -166,12 +190,13 @@ def open_run(
         lock = Lock(path / LOCK, path)
         with ExitStack() as refused:
             refused.callback(lock.release)
-            _prepare(path, command, inputs, config, overwrite=overwrite)
+            _prepare(path, given, overwrite=overwrite)
             refused.pop_all()
         locks.append(lock)
 
     on_main(prepare)
-    run = RunFolder(path, locks[0] if locks else None)
+    names = on_main(partial(_names, path))
+    run = RunFolder(path, locks[0] if locks else None, names)
     try:
         on_main(run.start_log)
     except RunError:
@@ -191,9 +216,17 @@ def _check_place(path: Path) -> None:
         raise RunError(f"{path} holds files that are not a soloist run; choose another --out")
 
 
-def _prepare(
-    path: Path, command: str, inputs: Mapping[str, str], config: Config, *, overwrite: bool
-) -> None:
+class _Given(NamedTuple):
+    """What a command gives its run."""
+
+    command: str
+    inputs: Mapping[str, str]
+    config: Config
+    images: Sequence[ImageRef]
+    labels_file: Path | None
+
+
+def _prepare(path: Path, given: _Given, *, overwrite: bool) -> None:
     remove_leftovers(path)
     is_run = (path / STATE).is_file()
     if is_run and (overwrite or _is_bare(path)):
@@ -201,10 +234,36 @@ def _prepare(
         is_run = False
     run = RunFolder(path)
     if is_run:
-        _check_same(run, command, inputs, config)
+        changes = _image_changes(path, given.images)
+        _check_same(run, given, changes)
         logger.info("resuming %s", path)
+        if changes:
+            logger.warning(
+                "%s: of its images %s since it began; it goes on with those it began with, as far "
+                "as they are there: --overwrite begins anew with all",
+                path,
+                changes,
+            )
     else:
-        _create(run, command, inputs, config)
+        _create(run, given)
+
+
+def _image_changes(path: Path, images: Sequence[ImageRef]) -> Changes | None:
+    """How images differ from those a run began with; None where that is not known."""
+    if not (path / IMAGES).is_file() or not images:
+        return None
+    before = json.loads((path / IMAGES).read_text(encoding="utf-8"))["images"]
+    states = {name: state and (state[0], state[1]) for name, state in before.items()}
+    # What never was there, as lists may name it, has not vanished.
+    return changes_between(
+        {name: state for name, state in states.items() if state}, states_of(images)
+    )
+
+
+def _names(path: Path) -> frozenset[str] | None:
+    if not (path / IMAGES).is_file():
+        return None
+    return frozenset(json.loads((path / IMAGES).read_text(encoding="utf-8"))["images"])
 
 
 def _empty(path: Path) -> None:
@@ -220,20 +279,31 @@ def _empty(path: Path) -> None:
             raise cannot_write(file, error) from error
 
 
-def _create(run: RunFolder, command: str, inputs: Mapping[str, str], config: Config) -> None:
+def _create(run: RunFolder, given: _Given) -> None:
     try:
         with appending(run.checkpoints):
             run.checkpoints.mkdir(exist_ok=True)
-        options = yaml.safe_dump(_plain(asdict(config)), sort_keys=False)
+        options = yaml.safe_dump(_plain(asdict(given.config)), sort_keys=False)
         write_text(run.path / "config.yaml", options)
         write_json(run.path / "environment.json", environment())
+        if given.images:
+            record = {"images": states_of(given.images), "labels": _digest(given.labels_file)}
+            write_json(run.path / IMAGES, record)
         # Last: its presence says that the folder is a run's.
-        state = {"command": command, "inputs": dict(inputs), "finished": False}
+        state = {"command": given.command, "inputs": dict(given.inputs), "finished": False}
         write_json(run.path / STATE, state)
     except RunError:
         # A part of it would stand in the way of the next try.
         _empty(run.path)
         raise
+
+
+def _digest(file: Path | None) -> str | None:
+    """What tells the content of a file from others; None if it is none."""
+    if file is None or not file.is_file():
+        return None
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _is_bare(path: Path) -> bool:
@@ -243,20 +313,25 @@ def _is_bare(path: Path) -> bool:
     return empty and not RunFolder(path).state["finished"]
 
 
-def _check_same(run: RunFolder, command: str, inputs: Mapping[str, str], config: Config) -> None:
-    state = run.state
+def _check_same(run: RunFolder, given: _Given, changes: Changes | None) -> None:
+    state, inputs = run.state, given.inputs
     if state["finished"]:
+        since = f"; of its images {changes} since" if changes else ""
         raise RunError(
-            f"{run.path} holds a finished `{state['command']}` run; "
+            f"{run.path} holds a finished `{state['command']}` run{since}; "
             "add --overwrite to replace it, or choose another --out"
         )
-    changed = differences(load_config_file(run.path / "config.yaml"), config)
-    if state["command"] != command:
-        changed.insert(0, f"command {state['command']} -> {command}")
+    changed = differences(load_config_file(run.path / "config.yaml"), given.config)
+    if state["command"] != given.command:
+        changed.insert(0, f"command {state['command']} -> {given.command}")
     for name in {**state["inputs"], **inputs}:
         old, new = state["inputs"].get(name), inputs.get(name)
         if old != new:
             changed.insert(0, f"{name} {old} -> {new}")
+    if given.labels_file is not None and (run.path / IMAGES).is_file():
+        record = json.loads((run.path / IMAGES).read_text(encoding="utf-8"))
+        if record["labels"] != _digest(given.labels_file):
+            changed.insert(0, f"{shown(given.labels_file)} was changed since it began")
     if changed:
         raise RunError(
             f"{run.path} holds an unfinished run with other settings ({'; '.join(changed[:3])}); "

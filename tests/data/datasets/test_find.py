@@ -149,8 +149,12 @@ def test_images_may_lie_elsewhere(make: Callable[[str], Any], tmp_path: Path) ->
 
 
 def test_a_plain_folder_has_images_and_no_object(make: Callable[[str], Any]) -> None:
-    dataset = find_dataset(make("coco").path / "val2017")
+    folder = make("coco").path / "val2017"
+    dataset = find_dataset(folder)
     assert dataset.format == "folder"
+    assert len(dataset.remarks) == 1
+    (folder / "photo.xml").write_text("<a/>")
+    assert "1 files that may be annotations" in find_dataset(folder).remarks[1]
     assert [dataset.objects(image) for image in dataset.images] == [[], []]
 
 

@@ -20,11 +20,16 @@ from PIL import Image
 from soloist.cli import run_command
 from soloist.cli.runs import DONE, USER_ERROR
 from soloist.data.coco.faults import Fault, FaultLog
+from soloist.data.coco.read import load_coco
 from soloist.data.datasets.check import check_dataset
 from soloist.data.datasets.find import find_dataset
+from soloist.data.datasets.frames import check_stated
+from soloist.data.datasets.image_paths import image_paths
 from soloist.data.datasets.labels import Reading, read_labels
+from soloist.data.sources import find_images
 from soloist.errors import DataError
 from soloist.evaluation.evaluate import measure
+from soloist.training.data.masks_file import read_masks
 from soloist.training.finetuning import choose_labelled
 
 HEIGHT, WIDTH = 60, 80
@@ -190,6 +195,7 @@ def test_ids_of_categories_do_not_reach_a_library(files: Files) -> None:
         pytest.param({"category_id": None}, Fault.NO_CLASS, 1, 1, id="null-class"),
         pytest.param({"category_id": 9}, Fault.UNKNOWN_CLASS, 1, 1, id="unlisted-class"),
         pytest.param({"category_id": "0"}, Fault.FIELD, 1, 1, id="class-as-text"),
+        pytest.param({"score": None}, Fault.FIELD, 1, 1, id="null-score"),
         pytest.param(
             {"segmentation": [10, 10, 30, 10, 30, 25, 10, 25]}, Fault.FIELD, 1, 1, id="flat"
         ),
@@ -307,6 +313,38 @@ def test_a_list_of_other_images_is_refused(files: Files) -> None:
         files.figures()
 
 
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("permuted", [True, False])
+def test_a_list_whose_ids_are_places_is_told(files: Files, first: int, permuted: bool) -> None:
+    """sahi#298: ids count the images in the order of their names, which is not the file's."""
+    names = ("d", "b", "c", "a")
+    content: Content = {"images": [], "annotations": [], "categories": labels()["categories"]}
+    results = []
+    for key, name in enumerate(names, start=1):
+        file_name = f"{name}.png"
+        size = {"height": HEIGHT, "width": WIDTH}
+        content["images"].append({"id": key, "file_name": file_name, **size})
+        box = (15 * key, 10, 12, 15)
+        one = {"image_id": key, "category_id": 0, "segmentation": [outline(box)], "bbox": box}
+        content["annotations"].append({"id": key, **one})
+        place = sorted(names).index(name) + first if permuted else key
+        results.append({**one, "score": 0.9, "image_id": place})
+    if first == 0:  # There must be an image with each of the ids.
+        content["images"][-1]["id"] = content["annotations"][-1]["image_id"] = 0
+        if not permuted:
+            results[-1]["image_id"] = 0
+    files.put(content)
+    files.predictions.write_text(json.dumps(results))
+    evaluation = measure(files.predictions, files.truth)
+    told = [note for note in evaluation.notes if "order of their names" in note]
+    assert len(told) == permuted
+    if permuted:
+        assert f"counted from {first}, they fit better (1.00)" in told[0]
+        assert any("note: image ids are taken for" in line for line in evaluation.protocol())
+    else:
+        assert evaluation.metrics["mask_ap"] == pytest.approx(1)
+
+
 def test_predictions_of_another_split_are_refused(files: Files) -> None:
     files.change(lambda c: [one.update(file_name=f"valid/{one['id']}.png") for one in c["images"]])
     content = json.loads(files.predictions.read_text())
@@ -335,6 +373,14 @@ def test_a_list_with_other_classes_is_refused(files: Files, shift: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("folder", "images"),
+    [
+        pytest.param("x", "x", id="named"),
+        pytest.param("images", None, id="beside"),
+        pytest.param("images", ".", id="above"),
+    ],
+)
+@pytest.mark.parametrize(
     "name",
     [
         "{}.png",
@@ -343,25 +389,44 @@ def test_a_list_with_other_classes_is_refused(files: Files, shift: int) -> None:
         "/home/someone/x/{}.png",
         "x/{}.png",
         "{}.PNG",
+        "..\\..\\label-studio\\media\\upload\\4\\{}.png",
+        "images\\1/{}.png",
+        "/data/local-files/?d=images/{}.png",
+        "https://host/bucket/{}.png?signature=1",
     ],
 )
-def test_every_verb_finds_the_images_by_one_rule(files: Files, name: str) -> None:
-    images = files.folder / "x"
-    images.mkdir()
+def test_every_verb_finds_the_images_by_one_rule(
+    files: Files, name: str, folder: str, images: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(files.folder)
+    Path(folder).mkdir()
     for key in (1, 2):
-        (files.folder / f"{key:04}.png").rename(images / f"{key:04}.png")
+        Path(f"{key:04}.png").rename(Path(folder, f"{key:04}.png"))
     files.change(
         lambda c: [one.update(file_name=name.format(f"{one['id']:04}")) for one in c["images"]]
     )
+    expected = {key: Path(folder, f"{key:04}.png").resolve() for key in (1, 2)}
+
+    def same(paths: dict[int, Path]) -> bool:
+        return {key: path.resolve() for key, path in paths.items()} == expected
+
     log = FaultLog()
-    check_dataset(find_dataset(files.truth, images=str(images), report=log), log)
+    dataset = find_dataset("truth.json", images=images, report=log)
+    check_dataset(dataset, log)
     assert log.counts == {}
-    how = Reading(images=str(images))
-    assert len(choose_labelled(files.truth, "100%", 0, how).images) == 2
-    assert len(read_labels(files.truth, how)[1]) == 2
-    command = ["convert", str(files.truth), "--images", str(images), "--format", "yolo"]
-    assert run_command([*command, "--out", str(files.folder / "out")]) == DONE
-    assert len([one for one in (files.folder / "out/images").rglob("*") if one.is_file()]) == 2
+    assert same({one.id: one.path for one in dataset.images})
+    how = Reading(images=images)
+    chosen = choose_labelled("truth.json", "100%", 0, how)
+    assert same({one.id: one.path for one in chosen.images if one.id is not None})
+    assert same(read_labels("truth.json", how)[1])
+    sources = [] if images is None else [images]
+    assert same(image_paths(load_coco("truth.json"), sources))
+    if images is None:
+        assert same({one.id: one.path for one in find_images("truth.json") if one.id is not None})
+    more = [] if images is None else ["--images", images]
+    command = ["convert", "truth.json", "--format", "yolo", "--out", "out", *more]
+    assert run_command(command) == DONE
+    assert len([one for one in Path("out/images").rglob("*") if one.is_file()]) == 2
 
 
 def test_labels_beside_a_folder_of_images_are_found(files: Files) -> None:
@@ -458,6 +523,96 @@ def test_fractions_of_images_as_stored_are_asked_about(tmp_path: Path) -> None:
     assert [one.area for one in file.annotations[1]] == [300, 500]
 
 
+STATED = {
+    "one-pixel": ((HEIGHT + 1, WIDTH), "sizes one pixel off the image's"),
+    "as-stored": ((WIDTH, HEIGHT), "as they are stored, while EXIF turns them"),
+}
+
+
+def turn(files: Files) -> None:
+    """Stores the first image on its side; shown it is as ever."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.rot90(scene())).save(files.folder / "0001.png", exif=exif)
+
+
+@pytest.mark.parametrize("stated", STATED)
+def test_stated_sizes_are_compared_before_predicting(
+    files: Files, stated: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    size, told = STATED[stated]
+    if stated == "as-stored":
+        turn(files)
+    files.change(lambda c: c["images"][0].update(height=size[0], width=size[1]))
+    check_stated(find_images(files.truth), "truth.json")
+    assert told in caplog.text
+    assert "'0001.png' is 60 x 80" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [
+        pytest.param((WIDTH, HEIGHT), "stated 80 x 60, exchanged;", id="exchanged"),
+        pytest.param((2 * HEIGHT, 2 * WIDTH), "stated 120 x 160;", id="resized"),
+    ],
+)
+def test_other_sizes_end_a_prediction_before_it_begins(
+    files: Files, size: tuple[int, int], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files.change(lambda c: c["images"][0].update(height=size[0], width=size[1]))
+    out = files.folder / "out"
+    for command in (["predict", "--dry-run"], ["predict"], ["predict", "--shard-size", "2"]):
+        assert run_command([*command, str(files.truth), "--out", str(out)]) == USER_ERROR
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert told in error
+        assert "name their folder instead" in error
+        assert not out.exists()
+
+
+def test_right_sizes_and_images_that_are_gone_are_no_obstacle(
+    files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    turn(files)
+    (files.folder / "0002.png").unlink()
+    check_stated(find_images(files.truth), "truth.json")
+    assert [one.message for one in caplog.records if "stated" in one.message] == []
+
+
+@pytest.mark.parametrize("verb", ["train", "finetune", "convert", "eval", "report"])
+def test_masks_of_turned_images_are_refused_by_every_verb(
+    files: Files, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(scene()).save(files.folder / "0001.png", exif=exif)
+    truth, folder, out = str(files.truth), str(files.folder), str(files.folder / "out.html")
+    predictions = str(files.predictions)
+    commands = {
+        "train": ["train", folder, "--masks", truth, "--out", out, "--dry-run"],
+        "finetune": ["finetune", truth, "--init", "scratch", "--out", out, "--dry-run"],
+        "convert": ["convert", truth, "--format", "coco", "--out", out],
+        "eval": ["eval", predictions, truth],
+        "report": ["report", truth, "--out", out],
+    }
+    assert run_command(commands[verb]) == USER_ERROR
+    assert "--exif stored" in capsys.readouterr().err
+    if verb != "eval":
+        assert run_command([*commands[verb], "--exif", "stored"]) == DONE
+    assert (files.folder / "out.html").exists() == (verb in ("convert", "report"))
+
+
+def test_a_file_without_images_is_named_as_that(
+    files: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files.put({"images": [], "annotations": [], "categories": []})
+    for command in (
+        ["report", str(files.truth)],
+        ["convert", str(files.truth), "--format", "coco", "--out", str(files.folder / "out")],
+    ):
+        assert run_command(command) == USER_ERROR
+        assert "whose `images` are none" in capsys.readouterr().err
+
+
 # Doubles
 
 
@@ -523,6 +678,52 @@ def test_crowds_alone_are_named(files: Files) -> None:
     assert files.faults() == {Fault.ALL_CROWD: 1}
     with pytest.raises(DataError, match="whose 4 objects are all crowd regions"):
         files.figures()
+
+
+@pytest.mark.parametrize("count", [4, 1])
+def test_crowds_are_named_by_those_who_learn(
+    files: Files, count: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    files.change(lambda c: [one.update(iscrowd=1) for one in c["annotations"][:count]])
+    images = find_images(str(files.folder / "*.png"))
+    if count == 4:
+        assert len(read_labels(files.truth)[0]) == 4
+        assert Fault.ALL_CROWD.what in caplog.text
+        with pytest.raises(DataError, match="none has an object to learn from"):
+            choose_labelled(files.truth, "100%", 0)
+        with pytest.raises(DataError, match="none of the 2 images has a mask"):
+            read_masks(files.truth, images, Reading())
+    else:
+        assert len(choose_labelled(files.truth, "100%", 0).labels) == 3
+        assert len(read_masks(files.truth, images, Reading())) == 3
+    assert f"not learned from, of 4 objects: {count} crowd regions" in caplog.text
+    assert f"{count} of 4 objects are boxes alone or crowd regions: left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        pytest.param((255, 255), 1, id="black-and-white"),
+        pytest.param((1, 255), 0, id="numbers"),
+        pytest.param((1, 1), 0, id="one-object"),
+    ],
+)
+def test_black_and_white_masks_are_one_object_and_said(
+    tmp_path: Path, values: tuple[int, int], told: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    numbers = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    for (x, y, width, height), value in zip(BOXES, values, strict=True):
+        numbers[y : y + height, x : x + width] = value
+    Image.fromarray(scene()).save(tmp_path / "images/a.jpg")
+    Image.fromarray(numbers).save(tmp_path / "masks/a.png")
+    log = FaultLog()
+    summary = check_dataset(find_dataset(tmp_path, report=log), log)
+    assert summary.objects == len(set(values))
+    assert log.counts.get(Fault.BLACK_AND_WHITE, 0) == told
+    assert len(read_labels(tmp_path)[0]) == len(set(values))
+    assert caplog.text.count(Fault.BLACK_AND_WHITE.what) == told
 
 
 def test_few_images_with_predictions_are_said(files: Files) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from soloist.cli import run_command
@@ -19,6 +21,9 @@ from soloist.data.coco.write import write_coco
 from soloist.data.datasets.check import check_dataset
 from soloist.data.datasets.find import find_dataset
 from soloist.data.datasets.labels import Reading, read_labels
+from soloist.data.exports.label_studio import brush_rle
+from soloist.data.tools.label_studio import decode_brush
+from soloist.errors import DataError
 from soloist.evaluation.evaluate import measure
 
 HEIGHT, WIDTH = 40, 60
@@ -120,6 +125,194 @@ def test_via_is_read(
         assert [one.name for one in paths.values()] == ["a.png"]
 
 
+def test_files_that_several_images_share_are_refused(tmp_path: Path) -> None:
+    put_labelme(tmp_path, shape(SQUARE))
+    (tmp_path / "b.json").write_text((tmp_path / "a.json").read_text())
+    with pytest.raises(DataError, match=r"listed twice: 'a\.png'"):
+        read_labels(tmp_path)
+
+
+def test_a_file_of_via_finds_its_images_elsewhere(tmp_path: Path) -> None:
+    put_image(tmp_path, "photos/a.png")
+    (tmp_path / "labels").mkdir()
+    content = {"a.png9": {"filename": "a.png", "size": 9, "regions": []}}
+    path = tmp_path / "labels/via.json"
+    path.write_text(json.dumps(content))
+    for how in (Reading(), Reading(images=str(tmp_path / "photos"))):
+        _, paths = read_labels(path, how)
+        assert [one.name for one in paths.values()] == (["a.png"] if how.images else [])
+
+
+# Label Studio
+
+
+def region(kind: str, value: dict[str, Any], identity: str = "r1", **fields: Any) -> dict[str, Any]:
+    size = {"original_width": WIDTH, "original_height": HEIGHT, "image_rotation": 0}
+    return {"id": identity, "type": kind, "value": value, **size, **fields}
+
+
+def percents(points: Any) -> list[list[float]]:
+    return [[100 * x / WIDTH, 100 * y / HEIGHT] for x, y in points]
+
+
+OUTLINED = region("polygonlabels", {"points": percents(SQUARE), "polygonlabels": ["cup"]})
+BOXED = region(
+    "rectanglelabels",
+    {
+        **{"x": 100 * 10 / WIDTH, "y": 100 * 10 / HEIGHT, "rotation": 0},
+        **{"width": 100 * 20 / WIDTH, "height": 100 * 15 / HEIGHT},
+        "rectanglelabels": ["cup"],
+    },
+)
+ROUND = region(
+    "ellipselabels",
+    {
+        **{"x": 100 * 20 / WIDTH, "y": 100 * 20 / HEIGHT, "rotation": 0},
+        **{"radiusX": 100 * 10 / WIDTH, "radiusY": 100 * 5 / HEIGHT},
+        "ellipselabels": ["cup"],
+    },
+)
+
+
+def put_tasks(folder: Path, content: Any, name: str = "a.png") -> Path:
+    put_image(folder, name)
+    path = folder / "project-1.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def task(*results: dict[str, Any], image: str = "/data/local-files/?d=x/a.png") -> dict[str, Any]:
+    return {"id": 1, "annotations": [{"result": list(results)}], "data": {"image": image}}
+
+
+@pytest.mark.parametrize(
+    ("result", "box"),
+    [
+        pytest.param(OUTLINED, (10, 10, 20, 15), id="polygon"),
+        pytest.param(BOXED, (10, 10, 20, 15), id="rectangle"),
+        pytest.param(
+            BOXED | {"value": BOXED["value"] | {"rotation": 90, "x": 100 * 30 / WIDTH}},
+            (15, 10, 15, 20), id="turned-rectangle",
+        ),
+        pytest.param(ROUND, (10, 15, 20, 10), id="ellipse"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("minimal", [False, True])
+def test_label_studio_is_read(
+    tmp_path: Path, result: dict[str, Any], box: tuple[int, ...], minimal: bool
+) -> None:
+    content: Any = [task(result)]
+    if minimal:
+        size = {key: result[key] for key in ("original_width", "original_height")}
+        content = [{"image": "/data/upload/a.png", "id": 1, "label": [result["value"] | size]}]
+    path = put_tasks(tmp_path, content)
+    for source in (tmp_path, path):
+        file, paths = read_labels(source)
+        assert file.categories == {1: "cup"}
+        (one,) = file.annotations[1]
+        np.testing.assert_allclose(one.box_xywh, box, atol=1)
+        assert [one.name for one in paths.values()] == ["a.png"]
+        assert (file.images[0].height, file.images[0].width) == (HEIGHT, WIDTH)
+
+
+def test_the_label_may_be_a_result_of_its_own(tmp_path: Path) -> None:
+    points = {"points": percents(SQUARE)}
+    path = put_tasks(
+        tmp_path, [task(region("polygon", points), region("labels", {"labels": ["cup"], **points}))]
+    )
+    file, _ = read_labels(path)
+    assert [(file.categories[one.category_id], one.area) for one in file.annotations[1]] == [
+        ("cup", 300)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "faults", "objects"),
+    [
+        pytest.param(
+            [{**task(OUTLINED), "annotations": [{"result": [OUTLINED]}, {"result": [BOXED] * 2}]}],
+            {Fault.SEVERAL_ANNOTATIONS: 1}, 1, id="two-annotators",
+        ),
+        pytest.param(
+            [
+                {
+                    **task(OUTLINED),
+                    "annotations": [{"result": [], "was_cancelled": True}],
+                    "predictions": [{"result": [OUTLINED]}],
+                }
+            ],
+            {}, 1, id="cancelled",
+        ),
+        pytest.param(
+            [task(region("keypointlabels", {"x": 3, "width": 0.5, "keypointlabels": ["a"]}))],
+            {Fault.SHORT_OUTLINE: 1, Fault.EMPTY: 1}, 0, id="a-point",
+        ),
+        pytest.param(
+            [task(OUTLINED | {"image_rotation": 90})], {Fault.BROKEN_ENTRY: 1}, 0, id="turned-view"
+        ),
+        pytest.param(
+            [task(region("brushlabels", {"rle": [1, 2], "brushlabels": ["cup"]}))],
+            {Fault.BROKEN_MASK: 1}, 0, id="broken-brush",
+        ),
+        pytest.param(
+            [task(OUTLINED), {"data": {"text": "no image"}, "annotations": []}],
+            {Fault.BROKEN_ENTRY: 1}, 1, id="no-image",
+        ),
+        pytest.param(
+            [task(region("polygonlabels", {"points": percents(SQUARE)}))],
+            {Fault.NO_CLASS: 1}, 1, id="no-label",
+        ),
+    ],
+)  # fmt: skip
+def test_what_label_studio_has_else_is_counted(
+    tmp_path: Path, content: Any, faults: dict[Fault, int], objects: int
+) -> None:
+    log = FaultLog()
+    dataset = find_dataset(put_tasks(tmp_path, content), report=log)
+    summary = check_dataset(dataset, log)
+    assert log.counts == faults
+    assert summary.objects == objects
+
+
+@pytest.mark.parametrize(
+    ("address", "name", "there"),
+    [
+        pytest.param("/data/upload/4/cb0618f6-photo.jpg", "photo.jpg", True, id="uploaded"),
+        pytest.param("/data/upload/4/cb0618f6-photo.jpg", "cb0618f6-photo.jpg", True, id="fetched"),
+        pytest.param("s3://bucket/x/photo.jpg", "photo.jpg", True, id="storage"),
+        # A date is not what an upload puts before a name.
+        pytest.param("/data/upload/4/20240101-photo.jpg", "photo.jpg", False, id="date"),
+    ],
+)
+def test_images_of_label_studio_are_found(
+    tmp_path: Path, address: str, name: str, there: bool
+) -> None:
+    path = put_tasks(tmp_path, [task(OUTLINED, image=address)], name)
+    _, paths = read_labels(path)
+    assert [one.name for one in paths.values()] == ([name] if there else [])
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.booleans(), min_size=1, max_size=300))
+def test_brushes_are_decoded(values: list[bool]) -> None:
+    row = np.array([values])
+    packed = bytes(brush_rle(row))
+    np.testing.assert_array_equal(decode_brush(packed), np.repeat(row.ravel() * np.uint8(255), 4))
+    with pytest.raises(ValueError, match="too early"):
+        decode_brush(packed[: len(packed) // 2])
+
+
+def test_values_that_do_not_repeat_are_decoded() -> None:
+    # Two values of 8 bits, lengths of 1, 1, 1 and 1 bits: no run of one value.
+    bits = f"{2:032b}{7:05b}" + "0000" * 4 + "0" + "00" + "1" + f"{7:08b}{255:08b}"
+    bits += "0" * (-len(bits) % 8)
+    packed = int(bits, 2).to_bytes(len(bits) // 8, "big")
+    assert decode_brush(packed).tolist() == [7, 255]
+
+
+# There and back
+
+
 @pytest.fixture
 def hard(tmp_path: Path) -> Path:
     """Three classes, a hole, an object of two parts, names that tools stumble over."""
@@ -130,7 +323,10 @@ def hard(tmp_path: Path) -> Path:
     parts[2:8, 30:40] = parts[20:30, 45:55] = True
     plain = np.zeros_like(ring)
     plain[28:38, 3:20] = True
-    images = [CocoImage(7, "ä b.png", HEIGHT, WIDTH), CocoImage(9, "x/c.d.png", HEIGHT, WIDTH)]
+    images = [
+        CocoImage(key, name, HEIGHT, WIDTH)
+        for key, name in ((7, "ä b.png"), (9, "x/c.d.png"), (2**60, "x/100% #1 [2].png"))
+    ]
     records = [
         {
             "id": 3 * place + row,
@@ -144,20 +340,29 @@ def hard(tmp_path: Path) -> Path:
         for row, mask in enumerate((ring, parts, plain), start=1)
     ]
     for image in images:
-        put_image(tmp_path, image.file_name)
+        put_image(tmp_path / "photos", image.file_name)
     names = {1: "ring, thin", 2: "pär", 3: "plain"}
-    write_coco(tmp_path / "truth.json", images, records, categories=names)
+    made_from = {"images": [str(tmp_path / "photos")]}
+    write_coco(tmp_path / "truth.json", images, records, info=made_from, categories=names)
     scored = [one | {"score": 0.9} for one in records]
     write_coco(tmp_path / "predictions.json", images, scored, categories=names)
     return tmp_path
+
+
+EXACT = ["--segmentation", "polygon", "--tolerance", "0"]
 
 
 @pytest.mark.parametrize(
     ("format", "options", "split"),
     [
         pytest.param("coco", [], None, id="coco-and-cvat"),
+        pytest.param("coco", EXACT, None, id="coco-and-cvat-polygons"),
         pytest.param("labelme", ["--segmentation", "mask"], None, id="labelme-masks"),
-        pytest.param("yolo", ["--tolerance", "0"], "val", id="yolo"),
+        pytest.param("labelme", EXACT, None, id="labelme"),
+        pytest.param("via", EXACT, None, id="via"),
+        pytest.param("label-studio", [], None, id="label-studio-brushes"),
+        pytest.param("label-studio", EXACT, None, id="label-studio"),
+        pytest.param("yolo", EXACT, "val", id="yolo"),
     ],
 )
 def test_what_is_written_comes_back(
@@ -165,9 +370,22 @@ def test_what_is_written_comes_back(
 ) -> None:
     out = hard / "out"
     command = ["convert", str(hard / "truth.json"), "--format", format, "--out", str(out)]
-    assert run_command([*command, *options, "--with-images", "copy"]) == DONE
-    for name in ("ä b.png", "x/c.d.png"):
-        (hard / name).unlink()
-    evaluation = measure(hard / "predictions.json", out, classes=True, how=Reading(split=split))
-    assert evaluation.objects == 6
+    images = None
+    if format == "label-studio":  # Its images are in a storage.
+        images = str(hard / "photos")
+    else:
+        command += ["--with-images", "copy"]
+    assert run_command([*command, *options]) == DONE
+    if images is None:
+        (hard / "photos").rename(hard / "away")
+    how = Reading(split=split, images=images)
+    evaluation = measure(hard / "predictions.json", out, classes=True, how=how)
+    assert evaluation.objects == 9
     assert evaluation.metrics["mask_ap"] == pytest.approx(1)
+    assert evaluation.metrics["box_ap"] == pytest.approx(1)
+    log = FaultLog()
+    dataset = find_dataset(out, split=split, images=images, report=log)
+    summary = check_dataset(dataset, log)
+    assert log.counts == {}
+    assert summary.classes == {"ring, thin": 3, "pär": 3, "plain": 3}
+    assert len(read_labels(out, how)[1]) == 3

@@ -166,6 +166,33 @@ def decoded_brush(numbers: list[int]) -> NDArray[np.uint8]:
     return np.array(values, dtype=np.uint8)
 
 
+def read_via(folder: Path) -> Read:
+    content = json.loads((folder / "via_project.json").read_text(encoding="utf-8"))
+    assert set(content["_via_attributes"]["region"]) >= {"class", "object"}
+    found: Read = {}
+    for key, entry in content["_via_img_metadata"].items():
+        assert key == f"{entry['filename']}{entry['size']}"
+        grouped: dict[int, list[dict[str, Any]]] = {}
+        for region in entry["regions"]:
+            assert region["shape_attributes"]["name"] == "polygon"
+            grouped.setdefault(int(region["region_attributes"]["object"]), []).append(region)
+        found[entry["filename"]] = [
+            Found(
+                np.any([_via_mask(region["shape_attributes"]) for region in regions], axis=0),
+                regions[0]["region_attributes"]["class"],
+                number,
+                float(regions[0]["region_attributes"]["score"]),
+            )
+            for number, regions in grouped.items()
+        ]
+    return found
+
+
+def _via_mask(shape: dict[str, Any]) -> Mask:
+    points = np.stack([shape["all_points_x"], shape["all_points_y"]], axis=1)
+    return decode_mask([points.ravel().tolist()], SIZE)
+
+
 def read_label_maps(folder: Path) -> Read:
     with (folder / "objects.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -194,6 +221,7 @@ READERS: dict[str, Callable[[Path], Read]] = {
     "geojson": read_geojson,
     "labelme": read_labelme,
     "label-studio": read_label_studio,
+    "via": read_via,
     "label-maps": read_label_maps,
 }
 

@@ -12,6 +12,7 @@ from tests.data.exports.inputs import COPY, EMPTY, PLAIN, KilledAt, WriteHard
 
 from soloist.data.exports import label_studio, yolo
 from soloist.data.exports.export import SUMMARY, ExportSummary, export
+from soloist.data.exports.formats import EXPORT_FORMATS
 from soloist.data.exports.options import ExportOptions, FormatName
 from soloist.data.exports.source import read_source
 from soloist.errors import DataError, RunError, StoppedError
@@ -88,8 +89,16 @@ def test_a_finished_export_is_replaced_on_demand_alone(
     record = json.loads((out / SUMMARY).read_text())
     assert (record["format"], record["masks"], record["notes"]["NO_SCORE"]) == ("yolo", 15, 15)
     before = content(out)
-    with pytest.raises(RunError, match=r"holds an export; add --overwrite"):
-        write(source, out)
+    again = write(source, out)
+    assert again.changes is not None
+    assert not again.changes
+    assert (again.images, again.masks, again.failed) == (3, 15, 0)
+    assert content(out) == before
+    told = "holds a finished export of other settings; add --overwrite"
+    with pytest.raises(RunError, match=told):
+        write(source, out, min_score=0.5)
+    with pytest.raises(RunError, match=told):
+        write(source, out, "labelme")
     assert content(out) == before
     write(source, out, "labelme", overwrite=True)
     assert (out / "a.json").is_file()
@@ -98,7 +107,7 @@ def test_a_finished_export_is_replaced_on_demand_alone(
     assert all((tmp_path / "photos" / name).is_file() for name in (PLAIN, EMPTY, COPY))
 
 
-def test_an_unfinished_export_of_other_options_or_another_file_is_not_gone_on_with(
+def test_an_unfinished_export_of_other_options_is_not_gone_on_with(
     write_hard: WriteHard, tmp_path: Path, killed_at: KilledAt
 ) -> None:
     source, out = write_hard(), tmp_path / "out"
@@ -106,11 +115,114 @@ def test_an_unfinished_export_of_other_options_or_another_file_is_not_gone_on_wi
         write(source, out)
     with pytest.raises(RunError, match="an unfinished export of other settings; add --overwrite"):
         write(source, out, min_score=0.5)
-    state = source.stat()
-    os.utime(source, ns=(state.st_atime_ns, state.st_mtime_ns + 10**9))
-    with pytest.raises(RunError, match="other settings"):
+    assert write(source, out, min_score=0.5, overwrite=True).masks == 15
+
+
+def grow(source: Path, *, first: bool) -> None:
+    """One more image, before or after the others, with a mask; ids are given anew."""
+    made = json.loads(source.read_text())
+    image = {**made["images"][0], "id": 99, "file_name": "0 new.png" if first else "z new.png"}
+    mask = {**made["annotations"][0], "image_id": 99}
+    made["images"].insert(0 if first else 3, image)
+    made["annotations"].insert(0 if first else len(made["annotations"]), mask)
+    for number, one in enumerate(made["annotations"], start=500):
+        one["id"] = number
+    source.write_text(json.dumps(made))
+    photos = source.parent / "photos"
+    (photos / image["file_name"]).write_bytes((photos / PLAIN).read_bytes())
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("name", [one for one in EXPORT_FORMATS if one != "overlays"])
+def test_new_images_are_added_and_the_rest_is_kept(
+    write_hard: WriteHard, tmp_path: Path, name: FormatName, first: bool
+) -> None:
+    source, out = write_hard(), tmp_path / "out"
+    write(source, out, name)
+    grow(source, first=first)
+    known = EXPORT_FORMATS[name]
+    label = out / known.label(Path(PLAIN)) if known.label else None
+    if label is not None:
+        label.write_bytes(label.read_bytes() + b" ")  # What somebody corrected.
+    before = {} if label is None else {label: label.read_bytes()}
+    added = write(source, out, name)
+    assert str(added.changes) == f"1 new (such as '{'0' if first else 'z'} new.png')"
+    assert {path: path.read_bytes() for path in before} == before
+    if label is not None:
+        label.write_bytes(label.read_bytes()[:-1])
+    write(source, tmp_path / "whole", name)
+    theirs = {key: value for key, value in content(tmp_path / "whole").items() if key != SUMMARY}
+    ours = {key: value for key, value in content(out).items() if key != SUMMARY}
+    assert ours.keys() == theirs.keys()
+    if name in ("labelme", "geojson"):  # Numbers of objects are those of then.
+        return
+    assert ours == theirs
+    assert not write(source, out, name).changes
+
+
+def test_changed_and_vanished_images_are_told(write_hard: WriteHard, tmp_path: Path) -> None:
+    source, out = write_hard(), tmp_path / "out"
+    write(source, out)
+    made = json.loads(source.read_text())
+    made["images"] = made["images"][:2]
+    gone = {one["id"] for one in made["annotations"] if one["image_id"] == 3}
+    made["annotations"] = [one for one in made["annotations"] if one["id"] not in gone][1:]
+    source.write_text(json.dumps(made))
+    kept = (out / "labels" / COPY).with_suffix(".txt").read_bytes()
+    told = f"1 changed (such as '{PLAIN}'), 1 vanished (such as '{COPY}')"
+    assert str(write(source, out).changes) == told
+    assert len((out / "labels/a.txt").read_text().splitlines()) == 12
+    assert (out / "labels" / COPY).with_suffix(".txt").read_bytes() == kept
+
+
+@pytest.mark.parametrize("name", ["yolo", "labelme", "via"])
+def test_what_somebody_changed_is_not_written_over(
+    write_hard: WriteHard, tmp_path: Path, name: FormatName
+) -> None:
+    source, out = write_hard(), tmp_path / "out"
+    write(source, out, name)
+    known = EXPORT_FORMATS[name]
+    place = known.label(Path(PLAIN)) if known.label and name == "labelme" else known.shared[0]
+    file = out / place
+    text = file.read_text() + "\n"
+    file.write_text(text)
+    later = (out / SUMMARY).stat().st_mtime_ns + 10**6
+    os.utime(file, ns=(later, later))
+    assert not write(source, out, name).changes
+    made = json.loads(source.read_text())
+    del made["annotations"][0]
+    source.write_text(json.dumps(made))
+    with pytest.raises(RunError, match="was changed since the export and would have to be"):
+        write(source, out, name)
+    assert file.read_text() == text
+    assert write(source, out, name, overwrite=True).changes is None
+
+
+def test_labels_that_somebody_made_are_not_written_over(
+    write_hard: WriteHard, tmp_path: Path
+) -> None:
+    source, out = write_hard(), tmp_path / "out"
+    write(source, out, "labelme")
+    (out / "z new.json").write_text("by hand")
+    grow(source, first=False)
+    with pytest.raises(RunError, match="was changed since"):
+        write(source, out, "labelme")
+    assert (out / "z new.json").read_text() == "by hand"
+
+
+def test_a_killed_addition_is_done_again(
+    write_hard: WriteHard, tmp_path: Path, killed_at: KilledAt
+) -> None:
+    source, out = write_hard(), tmp_path / "out"
+    write(source, out)
+    grow(source, first=False)
+    with killed_at(yolo, "write_text", 2):  # The label is there, the table is not.
         write(source, out)
-    assert write(source, out, overwrite=True).masks == 15
+    assert (out / "labels/z new.txt").is_file()
+    assert write(source, out).images == 4
+    write(source, tmp_path / "whole")
+    assert content(out).keys() == content(tmp_path / "whole").keys()
+    assert not write(source, out).changes
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -125,6 +125,7 @@ def test_simplified_polygons_stay_close(
             {Note.CUT_HOLES: 5, Note.SEPARATE_PARTS: 4},
             id="label-studio-polygon",
         ),
+        pytest.param("via", EXACT, {Note.CUT_HOLES: 5, Note.PART_REGIONS: 4}, id="via"),
         pytest.param("label-maps", EXACT, {Note.OVERLAPPED: 7, Note.HIDDEN: 6}, id="label-maps"),
         pytest.param("geojson", EXACT, {Note.NO_GEOREFERENCE: 3}, id="geojson"),
         pytest.param("overlays", ExportOptions(), {}, id="overlays"),
@@ -285,7 +286,13 @@ def test_names_stay_inside_and_apart() -> None:
 @pytest.mark.parametrize("how", ["link", "copy"])
 @pytest.mark.parametrize(
     ("name", "place"),
-    [("coco", "images/default"), ("yolo", "images"), ("labelme", "."), ("label-maps", "images")],
+    [
+        ("coco", "images/default"),
+        ("yolo", "images"),
+        ("labelme", "."),
+        ("label-maps", "images"),
+        ("via", "images"),
+    ],
 )
 def test_images_are_put_beside_the_labels(
     write_hard: WriteHard, tmp_path: Path, name: FormatName, place: str, how: Any

@@ -247,6 +247,19 @@ def test_images_are_paired_by_name(scenes: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["x/000004.jpg", "C:\\photos\\000004.JPG", "000004.png"])
+def test_images_are_paired_by_the_rule_of_every_verb(
+    scenes: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = load_coco(scenes / "annotations.json")
+    ((_, record),) = match_labels([ImageRef(Path("y.jpg"), name)], labels)
+    assert record.file_name == "000004.jpg"
+    assert "1 not letter by letter" in caplog.text
+    twice = [ImageRef(Path(one), one) for one in ("a/000004.jpg", "b/000004.jpg")]
+    with pytest.raises(DataError, match="could be"):
+        match_labels(twice, labels)
+
+
 def test_no_pair_is_told_with_what_to_do(scenes: Path) -> None:
     labels = load_coco(scenes / "annotations.json")
     with pytest.raises(DataError, match=r"none of the 1 images .*\(1 of them") as caught:

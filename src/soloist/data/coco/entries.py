@@ -134,7 +134,9 @@ def read_annotation_entry(
     rle = read_segmentation(fields, size, where, report)
     if rle is None and need_masks:
         raise OddEntryError(Fault.BOX_ALONE, f"{where}: bbox {fields.get('bbox')!r:.60}")
-    scored = "score" in fields
+    scored = fields.get("score") is not None
+    if "score" in fields and not scored:
+        report(Fault.FIELD, f"{where}: score None")
     box = checked_box(fields.get("bbox"), rle, where, report, scored=scored)
     return CocoAnnotation(
         image_id=image.id,

@@ -192,13 +192,18 @@ class Fault(Enum):
         _REFUSED,
         "write them with the folders that tell them apart, or narrow --images",
     )
+    SEVERAL_ANNOTATIONS = (
+        "images that several people, or models, annotated",
+        _KEPT,
+        "none is needed if the first annotation is meant; else delete those that are not",
+    )
     MISSING_ANNOTATION = (
         "images whose file of annotations is not there",
         _KEPT,
         "add the file, or take the image off the list",
     )
     BLACK_AND_WHITE = (
-        "label maps of 0 and 255 alone, whose 255 is read as one object",
+        "label maps of 0 and 255 alone, whose white pixels are read as one object",
         _KEPT,
         "save the number of its object in each pixel, if there are several",
     )

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +69,22 @@ class Manifest:
                 "--overwrite"
             ) from error
         self.images: int = self._file.metadata.num_rows
+        metadata = self._file.metadata
+        counts = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
+        self._ends: list[int] = list(accumulate(counts))
 
     @property
     def shards(self) -> int:
         """How many shards the images make."""
-        return int(self._file.metadata.num_row_groups)
+        return len(self._ends)
 
     def size(self, shard: int) -> int:
         """Images of one shard."""
-        return min(self.shard_size, self.images - shard * self.shard_size)
+        return self._ends[shard] - self.first(shard)
+
+    def first(self, shard: int) -> int:
+        """The place of the first image of one shard among all, from 0."""
+        return self._ends[shard - 1] if shard else 0
 
     def entries(self, shard: int) -> list[ImageRef]:
         """The images of one shard; those without an id of their own have their place from 1.
@@ -85,19 +92,33 @@ class Manifest:
         Raises:
             DataError: If the file is damaged.
         """
+        table = self.table(shard)
+        columns = (table.column(name).to_pylist() for name in _SCHEMA.names)
+        first = self.first(shard) + 1
+        return [
+            ImageRef(Path(_text(path)), _text(name), place if number is None else number)
+            for place, (name, path, number) in enumerate(zip(*columns, strict=True), first)
+        ]
+
+    def table(self, shard: int) -> pa.Table:
+        """The rows of one shard.
+
+        Raises:
+            DataError: If the file is damaged.
+        """
         try:
-            table = self._file.read_row_group(shard)
+            return self._file.read_row_group(shard)
         except (pa.ArrowException, OSError) as error:
             raise DataError(
                 f"cannot read the manifest {shown(self.path)}: {one_line(error)}; begin anew "
                 "with --overwrite"
             ) from error
-        columns = (table.column(name).to_pylist() for name in _SCHEMA.names)
-        first = shard * self.shard_size + 1
-        return [
-            ImageRef(Path(_text(path)), _text(name), place if number is None else number)
-            for place, (name, path, number) in enumerate(zip(*columns, strict=True), first)
-        ]
+
+    @property
+    def head(self) -> bytes:
+        """What it says of itself, as it stands in the file."""
+        head: bytes = self._file.metadata.metadata[_KEY]
+        return head
 
 
 def check_shard_size(shard_size: int) -> None:
@@ -144,18 +165,57 @@ def write_manifest(
         pq.ParquetWriter(temporary, _SCHEMA, compression="zstd", write_statistics=False) as writer,
     ):
         for shard, batch in enumerate(_batches(images, shard_size)):
-            if shard == MAX_SHARDS:
-                raise ConfigError(
-                    f"--shard-size {shard_size} makes more than {MAX_SHARDS:,} shards; raise it"
-                )
-            names = [_bytes(image.name) for image in batch]
-            paths = [_bytes(str(image.path.absolute())) for image in batch]
-            ids = [image.id for image in batch]
-            digest.update(b"\0".join(names) + json.dumps(ids).encode())
-            table = pa.table([names, paths, pa.array(ids, pa.int64())], schema=_SCHEMA)
+            _check_count(shard, shard_size)
+            table = _table_of(batch)
+            names = b"\0".join(table.column("file_name").to_pylist())
+            digest.update(names + json.dumps([image.id for image in batch]).encode())
             writer.write_table(table, row_group_size=shard_size)
         head["fingerprint"] = digest.hexdigest()
         writer.add_key_value_metadata({_KEY: json.dumps(head)})
+
+
+def extend_manifest(path: Path, images: Iterable[ImageRef]) -> None:
+    """Adds images to a manifest as further shards, whole or not at all.
+
+    What is there stays as it is, its fingerprint too, so that finished shards remain those of it.
+
+    Args:
+        path: The file.
+        images: At least one.
+
+    Raises:
+        ConfigError: If there are too many shards.
+        DataError: If the file is damaged.
+        RunError: If it cannot be written.
+    """
+    old = Manifest(path)
+    size = old.shard_size
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetWriter(temporary, _SCHEMA, compression="zstd", write_statistics=False) as writer,
+    ):
+        for shard in range(old.shards):
+            writer.write_table(old.table(shard), row_group_size=size)
+        for shard, batch in enumerate(_batches(images, size), start=old.shards):
+            _check_count(shard, size)
+            writer.write_table(_table_of(batch), row_group_size=size)
+        writer.add_key_value_metadata({_KEY: old.head})
+
+
+def _check_count(shard: int, shard_size: int) -> None:
+    if shard == MAX_SHARDS:
+        raise ConfigError(
+            f"--shard-size {shard_size} makes more than {MAX_SHARDS:,} shards; raise it"
+        )
+
+
+def _table_of(images: Sequence[ImageRef]) -> pa.Table:
+    columns = [
+        [_bytes(image.name) for image in images],
+        [_bytes(str(image.path.absolute())) for image in images],
+        pa.array([image.id for image in images], pa.int64()),
+    ]
+    return pa.table(columns, schema=_SCHEMA)
 
 
 def _batches(images: Iterable[ImageRef], size: int) -> Iterator[list[ImageRef]]:

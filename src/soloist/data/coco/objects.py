@@ -58,7 +58,7 @@ def read_segmentation(
         rle = to_rle(usable, size)
     except DataError as error:
         raise _broken(f"{where}: {error}") from error
-    if mask_area(rle) == 0 and "score" not in record:
+    if mask_area(rle) == 0 and record.get("score") is None:
         raise _empty(usable, size, where)
     return rle
 
@@ -128,13 +128,15 @@ def _run_lengths(
     report: Report,
 ) -> dict[str, Any]:
     counts = segmentation.get("counts")
-    if isinstance(counts, str) and (match := _REPR_OF_BYTES.fullmatch(counts)):
-        report(Fault.FIELD, f"{where}: counts {counts!r:.40}")
-        segmentation = {**segmentation, "counts": match[2].replace("\\\\", "\\")}
+    repr_of_bytes = _REPR_OF_BYTES.fullmatch(counts) if isinstance(counts, str) else None
+    if repr_of_bytes is not None:
+        segmentation = {**segmentation, "counts": repr_of_bytes[2].replace("\\\\", "\\")}
     try:
         rle = to_rle(segmentation)
     except DataError as error:
         raise _broken(f"{where}: {error}") from error
+    if repr_of_bytes is not None:
+        report(Fault.FIELD, f"{where}: counts {counts!r:.40}")
     own = rle["size"]
     if size is not None and tuple(own) != tuple(size):
         if not is_one_pixel_off(own, size):
@@ -145,7 +147,7 @@ def _run_lengths(
             )
         report(Fault.ONE_PIXEL, f"{where}: mask {own[0]} x {own[1]}, image {size[0]} x {size[1]}")
         rle = refitted_mask(rle, size)
-    if mask_area(rle) == 0 and "score" not in record:
+    if mask_area(rle) == 0 and record.get("score") is None:
         raise OddEntryError(Fault.EMPTY, f"{where}: run lengths of background alone")
     return rle
 
@@ -163,7 +165,7 @@ def _need_box(record: Mapping[str, Any], size: tuple[int, int] | None, where: st
         raise OddEntryError(
             Fault.BROKEN_ENTRY, f"{where}: wanted a segmentation or a bbox, got neither"
         )
-    if box is None or ((box[2] <= 0 or box[3] <= 0) and "score" not in record):
+    if box is None or ((box[2] <= 0 or box[3] <= 0) and record.get("score") is None):
         raise OddEntryError(Fault.EMPTY, f"{where}: no mask, bbox {record.get('bbox')!r:.60}")
 
 

@@ -15,10 +15,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from soloist.data.coco.read import read_json
 from soloist.data.coco.shard_rows import ShardFacts, ShardRow
 from soloist.data.coco.types import CocoImage
 from soloist.data.coco.write import embeddings_path
 from soloist.data.georeference import Georeference
+from soloist.data.inputs import state_of
 from soloist.data.sources import ImageRef
 from soloist.errors import RunError
 from soloist.runtime.files import (
@@ -89,6 +91,51 @@ class PartialShards:
         """The images of one shard, all with an id."""
         return self._entries[shard]
 
+    def adopt(self, finished: Path) -> None:
+        """Takes what a finished file has of images that are the files they were.
+
+        Args:
+            finished: The file, made by the same settings; its ids may be others.
+
+        Raises:
+            DataError: If it cannot be read.
+        """
+        content = read_json(finished)
+        sidecar = embeddings_path(finished)
+        vectors = np.load(sidecar, mmap_mode="r") if sidecar.is_file() else None
+        places: dict[int, list[int]] = {}
+        for place, one in enumerate(content["annotations"]):
+            places.setdefault(one["image_id"], []).append(place)
+        known = {record["file_name"]: record for record in content["images"]}
+        for shard in self.missing():
+            records = [known.get(image.name) for image in self._entries[shard]]
+            rows = [
+                self._adopted(image, record, places.get(record["id"], []), content, vectors)
+                for image, record in zip(self._entries[shard], records, strict=True)
+                if record is not None and _is_same(record, image)
+            ]
+            if len(rows) == len(records):
+                self.write(shard, rows)
+
+    @staticmethod
+    def _adopted(
+        image: ImageRef,
+        record: Mapping[str, Any],
+        places: Sequence[int],
+        content: Mapping[str, Any],
+        vectors: NDArray[np.float32] | None,
+    ) -> ShardRow:
+        assert image.id is not None
+        return ShardRow(
+            image.name,
+            replace(image_of(record), id=image.id),
+            [
+                {**content["annotations"][place], "id": number, "image_id": image.id}
+                for number, place in enumerate(places, start=1)
+            ],
+            np.zeros((0, 0), np.float32) if vectors is None else vectors[places],
+        )
+
     def finished(self) -> list[int]:
         """Numbers of the shards that are there, ascending."""
         there = set(os.listdir(self.folder))
@@ -142,8 +189,7 @@ class PartialShards:
         """The images of a finished shard that could be read."""
         for record in self._records(shard):
             if (image := record["image"]) is not None:
-                place = image.pop("georeference")
-                yield CocoImage(**image, georeference=place and Georeference.from_dict(place))
+                yield image_of(image)
 
     def annotations(self, shard: int) -> Iterator[dict[str, Any]]:
         """The objects of a finished shard as COCO's; their ids count up in each image."""
@@ -195,7 +241,7 @@ class PartialShards:
             write_json(self._head, settings)
         remove_leftovers(self.folder)
         for shard in self.finished():
-            if self._is_damaged(shard) or self.facts(shard).failed:
+            if self._is_damaged(shard) or self.facts(shard).failed or self._is_old(shard):
                 (self.folder / self._files[shard]).unlink()
 
     def _is_damaged(self, shard: int) -> bool:
@@ -206,6 +252,14 @@ class PartialShards:
             return True
         return False
 
+    def _is_old(self, shard: int) -> bool:
+        """Whether an image is another file now."""
+        if shard >= len(self._entries):
+            return False
+        states = [image.file_state for image in self.images(shard)]
+        pairs = zip(states, self._entries[shard], strict=True)
+        return any(state is not None and state != state_of(image.path) for state, image in pairs)
+
     def _records(self, shard: int) -> list[dict[str, Any]]:
         with self._opened(shard) as file:
             file.readline()
@@ -214,6 +268,12 @@ class PartialShards:
 
     def _opened(self, shard: int) -> BinaryIO:
         return (self.folder / self._files[shard]).open("rb")
+
+
+def _is_same(record: Mapping[str, Any], image: ImageRef) -> bool:
+    """Whether an image is the file that a finished result was made of."""
+    state = record.get("file_state")
+    return state is not None and tuple(state) == state_of(image.path)
 
 
 def is_finished(target: Path) -> bool:
@@ -230,6 +290,19 @@ def is_finished(target: Path) -> bool:
 def head_path(target: Path) -> Path:
     """Where the settings of the unfinished results of an output file are."""
     return target.with_name(f"{target.stem}.partial") / "settings.json"
+
+
+def image_of(record: Mapping[str, Any]) -> CocoImage:
+    """An image as Soloist writes it."""
+    place, state = record.get("georeference"), record.get("file_state")
+    return CocoImage(
+        record["id"],
+        record["file_name"],
+        record["height"],
+        record["width"],
+        place and Georeference.from_dict(place),
+        file_state=state and (state[0], state[1]),
+    )
 
 
 def _facts(file: BinaryIO) -> ShardFacts:

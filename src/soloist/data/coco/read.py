@@ -90,7 +90,7 @@ class CocoRecords:
                 report(error.fault, str(error))
                 continue
             twins = seen.setdefault((one.category_id, one.area, one.box_xywh), [])
-            if "score" not in entry and one.segmentation in twins:
+            if entry.get("score") is None and one.segmentation in twins:
                 report(Fault.DOUBLE_OBJECT, where)
             twins.append(one.segmentation)
             objects.append(one)

@@ -26,6 +26,7 @@ from soloist.data.coco.shard_rows import ShardFacts, ShardRow
 from soloist.data.coco.types import CocoImage
 from soloist.data.coco.write import annotation_entry
 from soloist.data.georeference import Georeference
+from soloist.data.inputs import FileState
 from soloist.errors import DataError
 from soloist.runtime.files import atomic_path, one_line, shown
 from soloist.structures import STORED
@@ -53,6 +54,7 @@ _SCHEMA = pa.schema(
         ("embedding", pa.list_(pa.list_(pa.float32()))),
         ("georeference", pa.string()),
         *_OUTPUTS.items(),
+        ("file_state", pa.list_(pa.int64())),
     ]
 )
 _OBJECTS = ("counts", "score", "category_id", "bbox", "area")
@@ -100,7 +102,7 @@ class ShardFolder:
         counts = [len(row.annotations) for row in rows]
         embeddings = [row.embeddings for row in rows if len(row.embeddings)]
         facts = ShardFacts.of(rows)
-        first = shard * self.manifest.shard_size
+        first = self.manifest.first(shard)
         columns = {
             "index": range(first, first + len(rows)),
             "file_name": [_printable(row.file_name) for row in rows],
@@ -111,6 +113,7 @@ class ShardFolder:
             **{name: _lists(rows, lambda one, name=name: one[name]) for name in _OBJECTS[1:]},
             "georeference": [_georeference_text(row.image) for row in rows],
             **{key: [_output(row, key) for row in rows] for key in _OUTPUTS},
+            "file_state": [row.image and row.image.file_state for row in rows],
         }
         arrays = {name: pa.array(columns[name], _SCHEMA.field(name).type) for name in columns}
         arrays["embedding"] = _embedding_array(embeddings, counts, facts)
@@ -150,12 +153,27 @@ class ShardFolder:
     def images(self, shard: int) -> Iterator[CocoImage]:
         """The images of a finished shard that could be read."""
         # Names as in the manifest: those in the shard are made printable.
-        rows = self._read(shard, "height", "width", "georeference")
-        for entry, (height, width, place) in zip(self.manifest.entries(shard), rows, strict=True):
+        rows = self._read(shard, "height", "width", "georeference", "file_state")
+        for entry, (height, width, place, state) in zip(
+            self.manifest.entries(shard), rows, strict=True
+        ):
             if height is not None:
                 assert entry.id is not None
                 georeference = place and Georeference.from_dict(json.loads(place))
-                yield CocoImage(entry.id, entry.name, height, width, georeference)
+                yield CocoImage(
+                    entry.id,
+                    entry.name,
+                    height,
+                    width,
+                    georeference,
+                    file_state=state and (state[0], state[1]),
+                )
+
+    def states(self, shard: int) -> Iterator[tuple[str, FileState | None]]:
+        """Name and file state of the images of a finished shard, as far as that is known."""
+        rows = zip(self.manifest.entries(shard), self._read(shard, "file_state"), strict=True)
+        for entry, (state,) in rows:
+            yield entry.name, state and (state[0], state[1])
 
     def annotations(self, shard: int) -> Iterator[dict[str, Any]]:
         """The objects of a finished shard as COCO's, all with the id 0."""

@@ -11,8 +11,8 @@ from soloist.data.coco.faults import Report
 from soloist.data.coco.read import read_json, read_records
 from soloist.data.coco.types import CocoAnnotation
 from soloist.data.datasets.dataset import Dataset, DatasetImage
-from soloist.data.datasets.tool_files import tool_of
-from soloist.data.places import find_beside
+from soloist.data.datasets.image_paths import locate
+from soloist.data.tools.pages import tool_of
 
 # Names that mean objects, whatever else lies beside them (captions, keypoints, ...).
 _OBJECT_FILES = ("instances_*.json", "lvis_*.json", "UVO_*.json", "_annotations.coco.json")
@@ -39,6 +39,7 @@ def read_coco(path: Path, split: str, report: Report) -> Dataset:
     content = read_json(file)
     records = read_records(file, content, report, need_sizes=False)
     info = content.get("info")
+    info = info if isinstance(info, dict) else {}
 
     def read_objects(image: DatasetImage, report: Report) -> list[CocoAnnotation]:
         height, width = image.true_size()
@@ -47,7 +48,7 @@ def read_coco(path: Path, split: str, report: Report) -> Dataset:
 
     images = list(records.images.values())
     # Ambiguous names are reported by those who do not say where the images are.
-    paths, matches = find_beside(file, [one.file_name for one in images])
+    paths, matches = locate(file, [one.file_name for one in images], info)
     return Dataset(
         format="coco",
         path=file,
@@ -66,7 +67,7 @@ def read_coco(path: Path, split: str, report: Report) -> Dataset:
         categories=records.categories,
         read_objects=read_objects,
         remarks=_remarks(content),
-        info=info if isinstance(info, dict) else {},
+        info=info,
         outlines=True,
         matches=matches,
     )

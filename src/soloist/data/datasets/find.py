@@ -11,10 +11,12 @@ from soloist.data.coco.types import CocoAnnotation
 from soloist.data.datasets.cityscapes import cityscapes_splits, read_cityscapes
 from soloist.data.datasets.coco_sets import coco_splits, read_coco
 from soloist.data.datasets.dataset import Dataset, DatasetImage
-from soloist.data.datasets.image_paths import named_images, recorded_sources
+from soloist.data.datasets.image_paths import named_images
 from soloist.data.datasets.label_maps import label_map_splits, read_label_maps
 from soloist.data.datasets.tool_files import (
+    label_studio_splits,
     labelme_splits,
+    read_label_studio,
     read_labelme,
     read_via,
     via_splits,
@@ -47,6 +49,9 @@ class Format:
     whole: str | None = None
 
 
+_LIKE_LABELS = ("*.json", "*.xml", "*.csv")
+
+
 def _folder_splits(path: Path) -> tuple[str, ...]:
     return ("",) if path.is_dir() else ()
 
@@ -59,8 +64,19 @@ def _read_folder(path: Path, split: str, report: Report) -> Dataset:
         DatasetImage(number, ref.path, ref.name)
         for number, ref in enumerate(find_images(path), start=1)
     )
-    remark = "no annotations: good for masks, pretrain, train and fit, not for eval"
-    return Dataset("folder", path, split, images, {}, no_objects, (remark,))
+    remarks = ["no annotations: good for masks, pretrain, train and fit, not for eval"]
+    others = sorted(
+        file.relative_to(path).as_posix()
+        for pattern in _LIKE_LABELS
+        for file in path.rglob(pattern)
+        if not any(part.startswith(".") for part in file.relative_to(path).parts)
+    )
+    if others:
+        remarks.append(
+            f"{len(others):,} files that may be annotations are of no format that is read (such as "
+            f"{shown(others[0])}); docs/datasets.md has those that are"
+        )
+    return Dataset("folder", path, split, images, {}, no_objects, tuple(remarks))
 
 
 _FOLDER = Format("folder", "images, at any depth", _folder_splits, _read_folder)
@@ -93,7 +109,13 @@ FORMATS = {
             labelme_splits,
             read_labelme,
         ),
-        Format("via", "one .json file of VIA beside the images", via_splits, read_via),
+        Format("via", "a .json file of VIA, its images beside it or below", via_splits, read_via),
+        Format(
+            "label-studio",
+            "a .json export of Label Studio (JSON or JSON-MIN), or its tasks",
+            label_studio_splits,
+            read_label_studio,
+        ),
         _FOLDER,
     )
 }
@@ -174,9 +196,6 @@ def find_dataset(
             "choose one of them with --split"
         )
     dataset = known.read(path, split, report)
-    if images is None and dataset.matches is not None and not dataset.matches.found:
-        # None of its images is near, but a file that Soloist made says where they were.
-        images = recorded_sources(dataset.info) or None
     if images is not None:
         dataset = _elsewhere(dataset, images)
     if dataset.matches is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -14,11 +16,14 @@ from soloist.data.coco.objects import BoxXYWH, is_one_pixel_off
 from soloist.data.coco.rle import decode_mask, encode_masks, mask_area, refitted_mask
 from soloist.data.coco.types import CocoAnnotation
 from soloist.data.images import image_header, read_image, upright
+from soloist.data.sources import ImageRef
 from soloist.errors import DataError
 from soloist.runtime.files import shown
 
 if TYPE_CHECKING:
     from soloist.data.datasets.dataset import Dataset, DatasetImage
+
+logger = logging.getLogger(__name__)
 
 Exif = Literal["upright", "stored"]
 """What labels were made on: the image as shown, or as stored, without its EXIF orientation."""
@@ -62,7 +67,7 @@ def settle(
         image: With a size, unless there is neither a file nor a stated one.
         objects: Those that can be used.
     """
-    frame = _frame(image, report)
+    frame = _frame(image.path, report)
     if frame is None:
         return image, [] if image.size is None else dataset.objects(image, report)
     stated = image.size or frame.shown
@@ -74,7 +79,7 @@ def settle(
         objects = dataset.objects(as_stored, report)
         return as_shown, [turned(one, frame.orientation, frame.stored) for one in objects]
     if is_one_pixel_off(stated, frame.shown):
-        report(Fault.ONE_PIXEL, _sizes(image, frame, stated))
+        report(Fault.ONE_PIXEL, _sizes(image.name, frame, stated))
         return as_shown, _refitted(dataset, as_shown, report)
     if stated == frame.shown:
         objects = dataset.objects(as_stated, report)
@@ -84,11 +89,61 @@ def settle(
             _report_turn(dataset, image, frame, report)
         return as_stated, objects
     if stated != frame.shown[::-1]:
-        report(Fault.OTHER_SIZE, _sizes(image, frame, stated))
+        report(Fault.OTHER_SIZE, _sizes(image.name, frame, stated))
     else:
         _report_exchange(dataset, image, frame, stated, report)
     # What is wrong with objects on a wrong size is not theirs.
     return as_stated, dataset.objects(as_stated, FaultLog())
+
+
+def check_stated(images: Sequence[ImageRef], source: str) -> None:
+    """Compares the sizes that a COCO file states of its images with those of the files.
+
+    A pixel more or less is logged. So are images that EXIF turns and that are stated as they are
+    stored: what is found on them is on the image as shown, whatever the labels were made on.
+
+    Args:
+        images: Images, of which those with a `stated` size that are there are looked at.
+        source: What names them, for messages.
+
+    Raises:
+        DataError: If an image has another size.
+    """
+    one_pixel: list[str] = []
+    as_stored: list[str] = []
+    for ref in images:
+        frame = None if ref.stated is None else _frame(ref.path, _pass_over)
+        if ref.stated is None or frame is None or ref.stated == frame.shown:
+            continue
+        where = _sizes(ref.name, frame, ref.stated)
+        if is_one_pixel_off(ref.stated, frame.shown):
+            one_pixel.append(where)
+        elif ref.stated == frame.stored:
+            as_stored.append(where)
+        else:
+            exchanged = ", exchanged" if ref.stated == frame.shown[::-1] else ""
+            raise DataError(
+                f"wanted images of the sizes that {source} states, got {where}{exchanged}; "
+                "masks made here could not be compared with its own: use the images that were "
+                "annotated, or name their folder instead, if nothing is to be compared"
+            )
+    if one_pixel:
+        logger.warning(
+            "%s: %d %s, such as %s", source, len(one_pixel), Fault.ONE_PIXEL.what, one_pixel[0]
+        )
+    if as_stored:
+        logger.warning(
+            "%s states sizes of %d images as they are stored, while EXIF turns them, such as %s: "
+            "masks are made on the images as shown; compare with --exif stored if labels were made "
+            "on the images as stored, else with --exif upright",
+            source,
+            len(as_stored),
+            as_stored[0],
+        )
+
+
+def _pass_over(fault: Fault, where: str) -> None:
+    """The report of those who look at an image again later."""
 
 
 def turned(one: CocoAnnotation, orientation: int, stored: Size) -> CocoAnnotation:
@@ -120,12 +175,12 @@ def _turned_box(box: BoxXYWH, orientation: int, stored: Size) -> BoxXYWH:
     }.get(orientation, box)
 
 
-def _frame(image: DatasetImage, report: Report) -> _Frame | None:
+def _frame(path: Path, report: Report) -> _Frame | None:
     """What the file says; None if it is not there or cannot be read."""
-    if not image.path.is_file():
+    if not path.is_file():
         return None
     try:
-        stored, orientation = image_header(image.path)
+        stored, orientation = image_header(path)
     except DataError as error:
         report(Fault.UNREADABLE_IMAGE, str(error))
         return None
@@ -168,7 +223,7 @@ def _report_exchange(
     dataset: Dataset, image: DatasetImage, frame: _Frame, stated: Size, report: Report
 ) -> None:
     """Reports an image whose stated size is its own on its side."""
-    where = _sizes(image, frame, stated)
+    where = _sizes(image.name, frame, stated)
     turned_by_exif = frame.orientation >= _SWAPPED_FROM
     if not dataset.outlines:
         report(Fault.TURNED if turned_by_exif else Fault.OTHER_SIZE, where)
@@ -238,7 +293,7 @@ def _contrast(grey: NDArray[np.float64], objects: Sequence[CocoAnnotation]) -> f
     return total / count if count else 0.0
 
 
-def _sizes(image: DatasetImage, frame: _Frame, stated: Size) -> str:
+def _sizes(name: str, frame: _Frame, stated: Size) -> str:
     height, width = frame.shown
     turn = f" by EXIF orientation {frame.orientation}" if frame.orientation != 1 else ""
-    return f"{shown(image.name)} is {height} x {width}{turn}, stated {stated[0]} x {stated[1]}"
+    return f"{shown(name)} is {height} x {width}{turn}, stated {stated[0]} x {stated[1]}"

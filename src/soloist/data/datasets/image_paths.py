@@ -29,18 +29,18 @@ def image_paths(file: CocoFile, sources: Sequence[str]) -> dict[int, Path]:
         Paths by image id; images nobody has are left out, and counted in the log.
 
     Raises:
-        DataError: If a source does not exist, none of the images is there, or a name could mean
-            several.
+        DataError: If the file has no image, a source does not exist, none of the images is there,
+            or a name could mean several.
     """
+    refuse_without_images(file)
     names = [image.file_name for image in file.images]
-    sources = list(sources) or recorded_sources(file.info)
     if sources:
         found, matches = named_images(names, sources)
         paths = {place: ref.path for place, ref in found.items()}
         where = ", ".join(shown(one) for one in sources)
     else:
-        beside, matches = find_beside(file.path, names)
-        paths = {place: beside[place] for place in matches.found}
+        expected, matches = locate(file.path, names, file.info)
+        paths = {place: expected[place] for place in matches.found}
         where = f"the folder of {shown(file.path)}"
     matches.refuse_ambiguous(where)
     if not paths:
@@ -51,6 +51,48 @@ def image_paths(file: CocoFile, sources: Sequence[str]) -> dict[int, Path]:
     if len(paths) < len(names) or matches.by_ending:
         logger.warning("%s: %s", shown(file.path), matches.account())
     return {file.images[place].id: path for place, path in paths.items()}
+
+
+def refuse_without_images(file: CocoFile) -> None:
+    """Ends where a file lists no image.
+
+    Raises:
+        DataError: If it does not.
+    """
+    if not file.images:
+        raise DataError(
+            f"wanted a COCO file with images, got {shown(file.path)}, whose `images` are none; "
+            "check how it was made"
+        )
+
+
+def locate(
+    file: Path, names: Sequence[str], info: Mapping[str, Any]
+) -> tuple[list[Path], NameMatches]:
+    """The images of a COCO file, if nobody says where: those it was made from, else beside it.
+
+    Args:
+        file: The file.
+        names: As it names them.
+        info: What it says of itself.
+
+    Returns:
+        paths: Where each is, or was expected.
+        matches: The account.
+    """
+    sources = _recorded(info)
+    try:
+        found, matches = named_images(names, sources) if sources else ({}, None)
+    except DataError as error:  # No image is there any more.
+        logger.debug("%s: %s", shown(file), error)
+        found, matches = {}, None
+    if not found or matches is None:
+        return find_beside(file, names)
+    paths = [
+        found[place].path if place in found else Path(sources[0]) / name
+        for place, name in enumerate(names)
+    ]
+    return paths, matches
 
 
 def named_images(
@@ -70,12 +112,12 @@ def named_images(
         DataError: If a source does not exist.
     """
     refs = [ref for ref in find_images(sources) if ref.path.is_file()]
-    matches = match_names(names, [ref.name for ref in refs])
+    matches = match_names(names, [ref.name for ref in refs], of_files=True)
     return {place: refs[other] for place, other in matches.found.items()}, matches
 
 
-def recorded_sources(info: Mapping[str, Any]) -> list[str]:
-    """The sources that the `info` of a COCO file says it was made from, if they are still there."""
+def _recorded(info: Mapping[str, Any]) -> list[str]:
+    """The sources a file was made from, if they are still there."""
     sources = info.get("images")
     if not isinstance(sources, list) or not all(isinstance(one, str) for one in sources):
         return []

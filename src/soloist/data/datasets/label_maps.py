@@ -15,6 +15,7 @@ from soloist.runtime.files import shown
 
 _MAP_FOLDERS = ("masks", "labels", "label_maps")
 _SUFFIXES = {".png", ".tif", ".tiff"}
+_WHITE = 255
 
 
 def label_map_splits(path: Path) -> tuple[str, ...]:
@@ -59,7 +60,10 @@ def read_label_maps(path: Path, split: str, report: Report) -> Dataset:
         except DataError as error:
             report(Fault.BROKEN_MASK, str(error))
             return []
-        return [true_object(image, rle=rle) for _, rle in masks_of(numbers)]
+        masks = list(masks_of(numbers))
+        if [number for number, _ in masks] == [_WHITE]:
+            report(Fault.BLACK_AND_WHITE, shown(maps_by_id[image.id]))
+        return [true_object(image, rle=rle) for _, rle in masks]
 
     return Dataset(
         format="label-maps",

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from soloist.data.coco.faults import Gate
+from soloist.data.coco.faults import Fault, Gate
 from soloist.data.coco.types import CocoFile
 from soloist.data.datasets.find import ImageSources, find_dataset
 from soloist.data.datasets.frames import Exif
@@ -62,6 +62,8 @@ def read_labels(
     gate = Gate(strict=how.strict)
     dataset = find_dataset(source, how.format, how.split, images=how.images, report=gate)
     file = dataset.to_coco(gate, exif=how.exif)
+    if len(file) and all(one.iscrowd for ones in file.annotations.values() for one in ones):
+        gate(Fault.ALL_CROWD, shown(source))
     known = {image.id for image in file.images}
     paths = {one.id: one.path for one in dataset.images if one.id in known and one.path.is_file()}
     if how.images is not None and not paths and dataset.images:
@@ -73,6 +75,7 @@ def read_labels(
         )
     if dataset.matches is not None and need_images:
         level = logging.WARNING if len(paths) < len(dataset.images) else logging.INFO
-        logger.log(level, "%s: %s", shown(source), dataset.matches.account())
+        told = dataset.matches.account() + dataset.matches.hint()
+        logger.log(level, "%s: %s", shown(source), told)
     gate.tell(source)
     return file, paths

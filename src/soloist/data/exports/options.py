@@ -12,6 +12,7 @@ FormatName = Literal[
     "yolo",
     "label-studio",
     "labelme",
+    "via",
     "label-maps",
     "label-tiffs",
     "imagej",

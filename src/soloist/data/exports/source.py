@@ -48,11 +48,7 @@ def read_source(
         )
     if known.name == "coco" and path.is_file() and isinstance(read_json(path), list):
         raise _no_names(path)
-    file, paths = read_labels(path, how)
-    if known.name != "coco" or how.images:
-        return file, paths
-    # A file that Soloist made knows where its images were.
-    return file, paths or paths_of(file, ())
+    return read_labels(path, how)
 
 
 def paths_of(file: CocoFile, images: Sequence[str]) -> dict[int, Path]:

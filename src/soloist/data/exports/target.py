@@ -32,6 +32,7 @@ class Note(Enum):
     CUT_HOLES = "masks with holes; cuts of no width lead into these"
     JOINED_PARTS = "masks of several parts; bridges of no width join these"
     SPLIT_PARTS = "masks of several parts; each is a shape, all with one group_id"
+    PART_REGIONS = "masks of several parts; each is a region, all with one attribute `object`"
     SEPARATE_PARTS = "masks of several parts; each is a region, their ids begin alike"
     MANY_BRUSHES = (
         "images with more than 50 brush masks, which browsers take long over; leave out some, or "

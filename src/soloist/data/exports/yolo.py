@@ -11,6 +11,8 @@ from soloist.data.exports.polygons import single_ring
 from soloist.data.exports.target import Note, Picture, Target
 from soloist.runtime.files import write_text
 
+DATA_FILE = "data.yaml"
+
 _DIGITS = 6  # A hundredth of a pixel of an image of 10,000.
 _HEAD = "# All images are in one split: divide them before you measure anything.\n"
 
@@ -35,4 +37,4 @@ def write_yolo(target: Target, pictures: Iterator[Picture]) -> None:
         "names": dict(enumerate(target.file.categories.values())),
     }
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    write_text(target.folder / "data.yaml", _HEAD + text)
+    write_text(target.folder / DATA_FILE, _HEAD + text)

@@ -91,10 +91,15 @@ class ImageCache:
 
 
 def _check_proportions(image: ImageRef, size: tuple[int, int], labelled: tuple[int, int]) -> None:
-    """Refuses masks of another picture; a copy resized to whole pixels is the same one."""
-    (height, width), (old_height, old_width) = size, labelled
-    if abs(height * old_width - width * old_height) > old_height + old_width:
+    """Refuses masks of another picture."""
+    if not are_proportional(size, labelled):
         raise DataError(
-            f"{shown(image.path)} is {height} x {width} (height x width), its masks are for "
-            f"{old_height} x {old_width}: it was changed; make its masks again"
+            f"{shown(image.path)} is {size[0]} x {size[1]} (height x width), its masks are for "
+            f"{labelled[0]} x {labelled[1]}: it was changed; make its masks again"
         )
+
+
+def are_proportional(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether one (height, width) may be that of a copy of the other, resized to whole pixels."""
+    (height, width), (other_height, other_width) = size, other
+    return abs(height * other_width - width * other_height) <= other_height + other_width

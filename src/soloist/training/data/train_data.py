@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from soloist.config import Config
 from soloist.data.coco.types import CocoFile, CocoImage
+from soloist.data.names import match_names
 from soloist.data.sources import ImageRef
 from soloist.errors import DataError
 from soloist.ops.masks import center_of_mass, masks_to_boxes
@@ -180,36 +181,41 @@ class _Donors(Sequence[View]):
         return self._make(self._places[index])
 
 
-def match_labels(images: Sequence[ImageRef], labels: CocoFile) -> list[tuple[ImageRef, CocoImage]]:
+def match_labels(
+    images: Sequence[ImageRef], labels: CocoFile, *, quiet: bool = False
+) -> list[tuple[ImageRef, CocoImage]]:
     """Images and their records in the masks file, paired by name; those without masks left out.
 
+    Args:
+        images: The images.
+        labels: Their masks.
+        quiet: Log no account; somebody else does.
+
     Raises:
-        DataError: If no image has a mask.
+        DataError: If no image has a mask, or a name could mean several.
     """
-    by_name = {record.file_name: record for record in labels.images}
-    pairs = []
-    unknown = 0
-    for image in images:
-        record = by_name.get(image.name)
-        if record is None:
-            unknown += 1
-        elif labels.annotations[record.id]:
-            pairs.append((image, record))
+    matches = match_names(
+        [image.name for image in images],
+        [record.file_name for record in labels.images],
+        any_suffix=True,
+    )
+    matches.refuse_ambiguous(shown(labels.path))
+    pairs = [
+        (images[place], labels.images[other])
+        for place, other in sorted(matches.found.items())
+        if labels.annotations[labels.images[other].id]
+    ]
     if not pairs:
         raise DataError(
             f"none of the {len(images)} images has a mask in {labels.path.name} "
-            f"({unknown} of them are not named there); run `soloist masks` on the same images, or "
-            "lower --free-mask.score-threshold"
+            f"({len(matches.missing)} of them are not named there{matches.hint()}); run `soloist "
+            "masks` on the same images, or lower --free-mask.score-threshold"
         )
+    if quiet:
+        return pairs
     logger.info("%d of %d images have masks", len(pairs), len(images))
-    absent = by_name.keys() - {image.name for image in images}
-    if absent:
-        logger.warning(
-            "%d images of %s are not among the images, such as %s: they are left out",
-            len(absent),
-            labels.path.name,
-            shown(min(absent)),
-        )
+    if matches.unused or matches.by_ending:
+        logger.warning("%s: %s", labels.path.name, matches.account())
     return pairs
 
 

@@ -1,0 +1,1 @@
+"""What annotation tools write, as pages of shapes: labelme, VIA, Label Studio."""
