@@ -121,7 +121,7 @@ def test_few_labels_of_few_classes_teach_regions(
     ("categories", "init", "options", "said"),
     [
         (TWO.categories, "backbone", {}, "--init backbone is no segmenter: use --init bundled"),
-        (MANY, "bundled", {}, "up to 8 classes, got 9: use --learn network"),
+        (MANY, "bundled", {}, "up to 32 classes, got 33: use --learn network"),
         (TWO.categories, "bundled", {"train": {"steps": 9}}, "options of train have no effect"),
         (TWO.categories, "bundled", {"inference": {"masks": "network"}}, "masks network has no"),
     ],

@@ -242,7 +242,7 @@ def finetune(
             segmenter.
         labels: How many of the labelled images are used: a percentage or a number.
         learn: `regions`: a judge finds and orders regions, in seconds; `network`: it is trained;
-            `auto`: the former for up to 64 images of up to 8 classes, unless options of a training
+            `auto`: the former for up to 64 images of up to 32 classes, unless options of a training
             are given.
         how: How the labels are read, and where their images are if not beside them.
         ground_truth: COCO file of a validation set with the same categories.

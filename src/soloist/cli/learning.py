@@ -134,7 +134,7 @@ def finetune(
         out: Run folder; the same command again resumes it.
         labels: How many of the labelled images are used: a percentage such as 5%, or a number.
         learn: `regions`: a judge finds and orders regions, in seconds; `network`: supervised SOLO;
-            `auto`: the former for up to 64 images of up to 8 classes, unless options of a training
+            `auto`: the former for up to 64 images of up to 32 classes, unless options of a training
             are given.
         images: Folder of the images where they do not lie beside the file.
         gt: COCO file of a validation set with the same categories, to evaluate on at the end.

@@ -38,8 +38,8 @@ CANDIDATES = 800
 """Candidates of an image that a judge learns from: so many of each kind at most."""
 MOST_IMAGES = 64
 """From more labelled images a network learns better; a judge sees this many at most."""
-MOST_CLASSES = 8
-"""More than these need features that know more than colours and edges."""
+MOST_CLASSES = 32
+"""More than these need features that know more than colours and edges, and much memory."""
 
 
 @dataclass(frozen=True)
