@@ -104,7 +104,7 @@ def test_classes_of_one_number_are_too_few(tmp_path: Path, tiny_config: Config) 
     assert load_categories(tmp_path) == {1: "a", 2: "b"}
     text = (tmp_path / "config.json").read_text()
     (tmp_path / "config.json").write_text(text.replace('"id": 2', '"id": 1'))
-    with pytest.raises(CheckpointError, match=r"each of the network's 2 classes once .* got 1;"):
+    with pytest.raises(CheckpointError, match=r"each of the model's 2 classes once .* got 1;"):
         load_solo(tmp_path)
 
 

@@ -302,7 +302,12 @@ def test_masks_from_python(tmp_path: Path, tiny_options: dict[str, Any], scenes:
     )
     assert (summary.images, summary.failed) == (6, 0)
     assert summary.instances == len(load_coco(out))
+    # The same again is finished already; other options are not.
+    again = soloist.extract_masks(
+        scenes / "images", out, options=tiny_options, device="cpu", precision="fp32"
+    )
+    assert (again.images, again.instances) == (summary.images, summary.instances)
     with pytest.raises(RunError, match="--overwrite"):
-        soloist.extract_masks(scenes / "images", out, options=tiny_options)
+        soloist.extract_masks(scenes / "images", out, preset="soloist")
     figures = soloist.evaluate(out, scenes / "annotations.json")
     assert len(figures) == 18
