@@ -12,7 +12,7 @@ from soloist.config import FreeMaskConfig
 from soloist.free_mask import free_masks
 from soloist.ops.masks import extent_boxes, masks_to_boxes
 from soloist.ops.nms import matrix_nms
-from soloist.ops.parts import largest_parts
+from soloist.ops.parts import largest_component
 from soloist.structures import Instances
 
 PAPER = FreeMaskConfig()
@@ -117,7 +117,7 @@ def test_the_largest_part_is_an_option() -> None:
         free_masks(features, (48, 64), replace(UNFILTERED, largest_part=switch))
         for switch in (False, True)
     )
-    assert torch.equal(parts.masks, largest_parts(whole.masks))
+    assert torch.equal(parts.masks, largest_component(whole.masks))
     assert torch.equal(parts.boxes, masks_to_boxes(parts.masks))
     assert not torch.equal(parts.masks, whole.masks)
 

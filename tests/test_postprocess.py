@@ -12,7 +12,7 @@ from soloist import postprocess as postprocess_module
 from soloist.config import InferenceConfig
 from soloist.ops.masks import extent_boxes, masks_to_boxes
 from soloist.ops.nms import mask_nms, matrix_nms, point_nms
-from soloist.ops.parts import largest_parts
+from soloist.ops.parts import largest_component
 from soloist.postprocess import Candidates, postprocess, select_instances
 from soloist.structures import Instances, SOLOOutputs
 
@@ -201,7 +201,7 @@ def test_the_largest_part_is_an_option() -> None:
     (whole,), (parts,) = (
         segment(outputs, replace(RELEASED, largest_part=switch)) for switch in (False, True)
     )
-    assert torch.equal(parts.masks, largest_parts(whole.masks))
+    assert torch.equal(parts.masks, largest_component(whole.masks))
     assert torch.equal(parts.boxes, masks_to_boxes(parts.masks))
     assert not torch.equal(parts.masks, whole.masks)
 

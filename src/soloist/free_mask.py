@@ -11,7 +11,7 @@ from torch.nn import functional
 from soloist.config import FreeMaskConfig
 from soloist.ops.masks import extent_boxes, extents, masks_to_boxes
 from soloist.ops.nms import matrix_nms
-from soloist.ops.parts import largest_parts
+from soloist.ops.parts import largest_component
 from soloist.ops.resize import linear_weights, resized_masks
 from soloist.structures import Instances
 
@@ -76,7 +76,7 @@ def free_masks(
         soft = coarse.soft(products, candidates[best]).view(-1, *cells)
         masks = _upsample(soft, image_size, config.mask_threshold)
         if config.largest_part:
-            masks = largest_parts(masks)
+            masks = largest_component(masks)
         instances = Instances(
             image_size=image_size,
             masks=masks,

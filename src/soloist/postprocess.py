@@ -13,7 +13,7 @@ from soloist.config import InferenceConfig
 from soloist.config.checks import Compat
 from soloist.ops.masks import extent_boxes, mask_areas, masks_to_boxes, mean_inside
 from soloist.ops.nms import mask_nms, matrix_nms, point_nms
-from soloist.ops.parts import largest_parts
+from soloist.ops.parts import largest_component
 from soloist.ops.resize import linear_weights, resized_masks
 from soloist.structures import Instances, SOLOOutputs
 
@@ -152,7 +152,7 @@ def select_instances(
         best, scores = best[kept], decayed[kept]
         masks = _full_size_masks(soft_masks, best, input_size, original_size, config.mask_threshold)
         if config.largest_part:
-            masks = largest_parts(masks)
+            masks = largest_component(masks)
         instances = Instances(
             image_size=original_size,
             masks=masks,

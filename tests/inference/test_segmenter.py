@@ -28,8 +28,8 @@ from soloist.inference.results import Result
 from soloist.inference.segmenter import Segmenter
 from soloist.ops.masks import mask_iou
 from soloist.proposals.judge import Judge
-from soloist.proposals.propose import confirmed
-from soloist.proposals.refinement import follow_colors
+from soloist.proposals.propose import rerank_proposals
+from soloist.proposals.refinement import refine_with_guided_filter
 from soloist.proposals.regions import region_masks
 from soloist.structures import Instances
 
@@ -514,7 +514,7 @@ def test_outlines_follow_the_colors_if_wanted(
     plain = ranking(pixels, (70, 90))
     options = {"inference": {"outline_radius": 0.1}}
     ranking.config = override(ranking.config, options, where="test")
-    wanted = follow_colors(plain, pixels, 0.1)
+    wanted = refine_with_guided_filter(plain, pixels, 0.1)
     assert not torch.equal(plain.masks, wanted.masks)
     assert torch.equal(ranking(pixels, (70, 90)).masks, wanted.masks)
     # Regions are confirmed by such masks.
@@ -522,9 +522,9 @@ def test_outlines_follow_the_colors_if_wanted(
 
     def noted(proposals: Instances, found: Instances) -> Instances:
         seen[:] = [proposals, found]
-        return confirmed(proposals, found)
+        return rerank_proposals(proposals, found)
 
-    monkeypatch.setattr("soloist.inference.segmenter.confirmed", noted)
+    monkeypatch.setattr("soloist.inference.segmenter.rerank_proposals", noted)
     ranking.config = override(ranking.config, {"inference": {"masks": "reranked"}}, where="test")
     assert len(ranking(pixels, (70, 90))) > 0
     assert torch.equal(seen[1].masks, wanted.masks)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from soloist.ops.parts import largest_parts
+from soloist.ops.parts import largest_component
 
 
 def drawn(*rows: str) -> Tensor:
@@ -24,16 +24,16 @@ def drawn(*rows: str) -> Tensor:
 )
 def test_largest_parts(mask: Tensor, kept: Tensor) -> None:
     before = mask.clone()
-    assert torch.equal(largest_parts(mask), kept)
+    assert torch.equal(largest_component(mask), kept)
     assert torch.equal(mask, before)
 
 
 def test_each_mask_keeps_its_own_part() -> None:
     masks = torch.cat([drawn("#.##"), drawn("##.#"), drawn("....")])
     assert torch.equal(
-        largest_parts(masks), torch.cat([drawn("..##"), drawn("##.."), drawn("....")])
+        largest_component(masks), torch.cat([drawn("..##"), drawn("##.."), drawn("....")])
     )
 
 
 def test_no_masks_are_empty() -> None:
-    assert largest_parts(torch.zeros((0, 3, 4), dtype=torch.bool)).shape == (0, 3, 4)
+    assert largest_component(torch.zeros((0, 3, 4), dtype=torch.bool)).shape == (0, 3, 4)

@@ -13,8 +13,8 @@ from soloist.config.presets import override
 from soloist.data.scenes import make_scene
 from soloist.free_mask import free_masks
 from soloist.ops.masks import masks_to_boxes
-from soloist.proposals.propose import PROPOSERS, confirmed, decoded_side, propose
-from soloist.proposals.refinement import follow_colors
+from soloist.proposals.propose import PROPOSERS, decoded_side, propose, rerank_proposals
+from soloist.proposals.refinement import refine_with_guided_filter
 from soloist.proposals.regions import region_masks
 from soloist.structures import Instances
 
@@ -52,7 +52,7 @@ def test_outlines_of_free_masks_are_refined_if_wanted() -> None:
     plain = propose(SCENE.image, FEATURES, SIZE, config_of("free-mask"))
     config = override(config_of("free-mask"), {"free_mask": {"outline_radius": 0.1}}, where="test")
     sharp = propose(SCENE.image, FEATURES, SIZE, config)
-    assert torch.equal(sharp.masks, follow_colors(plain, SCENE.image, 0.1).masks)
+    assert torch.equal(sharp.masks, refine_with_guided_filter(plain, SCENE.image, 0.1).masks)
     assert not torch.equal(sharp.masks, plain.masks)
 
 
@@ -98,7 +98,7 @@ FOUND = columns([(60, 84), (20, 40), (45, 55)], [0.5, 0.4, 0.3], embedding=0)
 
 
 def test_a_proposal_scores_by_itself_and_by_what_the_segmenter_sees() -> None:
-    best = confirmed(PROPOSED, FOUND)
+    best = rerank_proposals(PROPOSED, FOUND)
     # The second proposal is the second mask. Most of the third is the first mask, which is hence
     # no mask of its own; the third mask is; nobody sees the first proposal.
     wanted = [(0.6**2 * 0.4) ** (1 / 3), (0.4**2 * 0.6 * 0.5) ** (1 / 3), 0.5 * 0.3]
@@ -112,11 +112,11 @@ def test_a_proposal_scores_by_itself_and_by_what_the_segmenter_sees() -> None:
 
 
 def test_without_masks_nothing_is_confirmed_and_without_proposals_masks_stay() -> None:
-    assert len(confirmed(PROPOSED, Instances.empty((4, 100)))) == 0
-    alone = confirmed(Instances.empty((4, 100)), FOUND)
+    assert len(rerank_proposals(PROPOSED, Instances.empty((4, 100)))) == 0
+    alone = rerank_proposals(Instances.empty((4, 100)), FOUND)
     assert torch.equal(alone.masks, FOUND.masks)
     assert alone.scores.tolist() == pytest.approx([0.25, 0.2, 0.15])
 
 
 def test_where_there_are_no_classes_none_are_made() -> None:
-    assert confirmed(PROPOSED, replace(FOUND, labels=None)).labels is None
+    assert rerank_proposals(PROPOSED, replace(FOUND, labels=None)).labels is None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from soloist.ops.masks import mask_iou, masks_to_boxes
-from soloist.proposals.refinement import follow_colors
+from soloist.proposals.refinement import refine_with_guided_filter
 from soloist.structures import Instances
 
 SIZE = (60, 80)
@@ -40,7 +40,7 @@ def picture(mask: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 @pytest.mark.parametrize("scale", [1, 3])
 def test_outlines_follow_the_colors(scale: int) -> None:
     blunt = instances(disc(12, scale=scale), disc(19, scale=scale))
-    found = follow_colors(blunt, picture(disc(15)), 0.15)
+    found = refine_with_guided_filter(blunt, picture(disc(15)), 0.15)
     assert found.masks.shape == blunt.masks.shape
     truth = disc(15, scale=scale)[None]
     before, after = mask_iou(blunt.masks, truth), mask_iou(found.masks, truth)
@@ -53,16 +53,16 @@ def test_outlines_follow_the_colors(scale: int) -> None:
 def test_a_mask_that_vanishes_is_left_out() -> None:
     speck = torch.zeros(SIZE, dtype=torch.bool)
     speck[30, 40] = True
-    found = follow_colors(instances(speck, disc(12)), picture(disc(15)), 0.2)
+    found = refine_with_guided_filter(instances(speck, disc(12)), picture(disc(15)), 0.2)
     assert torch.equal(found.scores, torch.tensor([0.8]))
     assert torch.equal(found.embeddings, torch.eye(2, 4)[1:])
 
 
 def test_zero_leaves_masks() -> None:
     found = instances(disc(12))
-    assert follow_colors(found, picture(disc(15)), 0.0) is found
+    assert refine_with_guided_filter(found, picture(disc(15)), 0.0) is found
 
 
 def test_nothing_found_stays_nothing() -> None:
     nothing = Instances.empty(SIZE)
-    assert len(follow_colors(nothing, picture(disc(15)), 0.1)) == 0
+    assert len(refine_with_guided_filter(nothing, picture(disc(15)), 0.1)) == 0

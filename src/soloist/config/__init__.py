@@ -20,13 +20,13 @@ from soloist.config.method import (
     RegionConfig,
     SelfTrainingConfig,
 )
-from soloist.config.reading import AS_USUAL, ReadingConfig
+from soloist.config.reading import DEFAULT_READING, ReadingConfig
 from soloist.config.tiles import TileConfig
 from soloist.config.tracking import TrackConfig
 from soloist.config.training import PretrainConfig, TrainConfig
 
 __all__ = [
-    "AS_USUAL",
+    "DEFAULT_READING",
     "AugmentConfig",
     "BackboneConfig",
     "Config",

@@ -41,5 +41,5 @@ class ReadingConfig:
         at_least(1, self, "reading", "max_pixels")
 
 
-AS_USUAL = ReadingConfig()
+DEFAULT_READING = ReadingConfig()
 """How files are read if nobody says otherwise."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
-from soloist.config import AS_USUAL, ReadingConfig
+from soloist.config import DEFAULT_READING, ReadingConfig
 from soloist.data.kinds import readable_formats, why_not_read
 from soloist.data.stretch import to_rgb8
 from soloist.data.tiffs import is_tiff, read_tiff, tiff_size
@@ -68,7 +68,7 @@ _pixel_limit_lock = threading.Lock()
 def read_image(
     path: str | Path,
     *,
-    reading: ReadingConfig = AS_USUAL,
+    reading: ReadingConfig = DEFAULT_READING,
     short_side: int | None = None,
 ) -> NDArray[np.uint8]:
     """Reads an image of any kind as upright RGB; of several frames, the first.
@@ -99,7 +99,7 @@ def read_image(
 def read_with_size(
     path: str | Path,
     *,
-    reading: ReadingConfig = AS_USUAL,
+    reading: ReadingConfig = DEFAULT_READING,
     short_side: int | None = None,
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """`read_image`, and the size the file has when it is not reduced.
@@ -135,7 +135,7 @@ def read_with_size(
     return pixels, pixels.shape[:2]
 
 
-def read_values(path: str | Path, *, reading: ReadingConfig = AS_USUAL) -> NDArray[Any]:
+def read_values(path: str | Path, *, reading: ReadingConfig = DEFAULT_READING) -> NDArray[Any]:
     """Reads all channels of an image as they are stored, upright: what intensities are taken of.
 
     Args:
@@ -324,7 +324,7 @@ def _orientation(image: Image.Image) -> int:
 
 def to_rgb(
     image: Image.Image,
-    reading: ReadingConfig = AS_USUAL,
+    reading: ReadingConfig = DEFAULT_READING,
 ) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 of a decoded image of any mode, a new array; see `read_image`.
 
@@ -357,7 +357,7 @@ def is_pixels(source: object) -> bool:
     return isinstance(source, np.ndarray | Image.Image) or _is_tensor(source)
 
 
-def own_pixels(source: Any, reading: ReadingConfig = AS_USUAL) -> NDArray[np.uint8]:
+def own_pixels(source: Any, reading: ReadingConfig = DEFAULT_READING) -> NDArray[np.uint8]:
     """A copy of an image in memory, as (H, W, 3) uint8 RGB.
 
     Args:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from soloist.config import AS_USUAL, ReadingConfig
+from soloist.config import DEFAULT_READING, ReadingConfig
 from soloist.data.kinds import is_image_name, not_read
 from soloist.data.places import find_beside
 from soloist.data.web import fetch_image, is_address
@@ -41,13 +41,13 @@ class ImageRef:
     path: Path
     name: str
     id: int | None = None
-    reading: ReadingConfig = AS_USUAL
+    reading: ReadingConfig = DEFAULT_READING
     stated: tuple[int, int] | None = None
 
 
 def find_images(
     source: str | Path | Sequence[str | Path],
-    reading: ReadingConfig = AS_USUAL,
+    reading: ReadingConfig = DEFAULT_READING,
 ) -> list[ImageRef]:
     """The images a source names, without opening any of them.
 

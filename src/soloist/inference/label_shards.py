@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from soloist.config import AS_USUAL, ReadingConfig
+from soloist.config import DEFAULT_READING, ReadingConfig
 from soloist.data.coco.manifest import check_shard_size, extend_manifest, write_manifest
 from soloist.data.coco.shard_rows import ShardRow, facts_of_all
 from soloist.data.coco.shards import MANIFEST, SHARDS, ShardFolder
@@ -59,7 +59,7 @@ class ShardJob:
     short_side: int | None
     on_result: OnResult | None = None
     categories: Mapping[int, str] = field(default_factory=lambda: CATEGORIES)
-    reading: ReadingConfig = AS_USUAL
+    reading: ReadingConfig = DEFAULT_READING
 
 
 Work = Callable[[ShardFolder, Tracker], None]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from soloist.config import AS_USUAL, InferenceConfig, ReadingConfig
+from soloist.config import DEFAULT_READING, InferenceConfig, ReadingConfig
 from soloist.data.coco.encoded import EncodedMasks
 from soloist.data.coco.types import CATEGORIES, CocoImage
 from soloist.data.coco.write import instances_to_annotations, write_coco
@@ -98,7 +98,7 @@ class Result(Instances[Rows, Masks]):
     path: Path | None = None
     pixels: NDArray[np.uint8] | None = None
     categories: Mapping[int, str] = field(default_factory=lambda: CATEGORIES)
-    reading: ReadingConfig = AS_USUAL
+    reading: ReadingConfig = DEFAULT_READING
     recommended_score: float = InferenceConfig().recommended_score
 
     @classmethod

@@ -32,8 +32,8 @@ from soloist.models.folding import for_prediction
 from soloist.models.solo import SOLO
 from soloist.postprocess import postprocess
 from soloist.proposals.judge import Judge
-from soloist.proposals.propose import confirmed
-from soloist.proposals.refinement import follow_colors
+from soloist.proposals.propose import rerank_proposals
+from soloist.proposals.refinement import refine_with_guided_filter
 from soloist.proposals.regions import region_masks
 from soloist.runtime.device import Runtime, choose_runtime
 from soloist.runtime.files import one_line
@@ -205,10 +205,10 @@ class Segmenter(
             config=options,
             strides=self.network.level_strides,
         )[0]
-        found = follow_colors(found, pixels, options.outline_radius)
+        found = refine_with_guided_filter(found, pixels, options.outline_radius)
         if options.masks == "network":
             return found
-        best = confirmed(self._regions(pixels, features, resized, size), found)
+        best = rerank_proposals(self._regions(pixels, features, resized, size), found)
         options = self.config.inference
         return best.filter(best.scores >= options.score_threshold).top_k(options.max_per_image)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from soloist.checkpoints.files import save_tensors
 from soloist.checkpoints.official import OfficialWeights, is_counter, load_official
 from soloist.config import (
-    AS_USUAL,
+    DEFAULT_READING,
     BackboneConfig,
     Config,
     InferenceConfig,
@@ -206,7 +206,7 @@ def load_solo(path: Path, preset: str | None = None) -> tuple[SOLO, Config]:
         backbone = override(BackboneConfig(), record["backbone"], where=str(folder))
         model = override(ModelConfig(), record["model"], where=str(folder))
         inference = override(InferenceConfig(), record["inference"], where=str(folder))
-        reading = override(AS_USUAL, record.get("reading", {}), where=str(folder))
+        reading = override(DEFAULT_READING, record.get("reading", {}), where=str(folder))
         regions = override(RegionConfig(), record.get("regions", {}), where=str(folder))
         _categories(folder, record)
     # Its weights are in the folder: nothing else is read or fetched on its record's behalf.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def largest_parts(masks: Tensor) -> Tensor:
+def largest_component(masks: Tensor) -> Tensor:
     """Each mask without all but its largest part (pixels that share an edge).
 
     A query, or a dynamic kernel, often finds like texture elsewhere; a few such pixels stretch the
@@ -31,7 +31,7 @@ def largest_parts(masks: Tensor) -> Tensor:
 
 
 def largest_parts_of_arrays(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """`largest_parts` of an array, as a new array."""
+    """`largest_component` of an array, as a new array."""
     kept = masks.copy()
     for mask in kept:
         rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))

@@ -14,7 +14,7 @@ from torch import Tensor
 from soloist.config import Config
 from soloist.free_mask import free_masks
 from soloist.ops.masks import mask_iou
-from soloist.proposals.refinement import follow_colors
+from soloist.proposals.refinement import refine_with_guided_filter
 from soloist.proposals.regions import region_masks
 from soloist.structures import Instances
 
@@ -62,7 +62,7 @@ def _free_masks(
     pixels: NDArray[np.uint8], features: Tensor, size: tuple[int, int], config: Config
 ) -> Instances:
     found = free_masks(features, size, config.free_mask)
-    return follow_colors(found, pixels, config.free_mask.outline_radius)
+    return refine_with_guided_filter(found, pixels, config.free_mask.outline_radius)
 
 
 def _regions(
@@ -79,7 +79,7 @@ def decoded_side(config: Config) -> int | None:
     return None if config.extract.proposals == "regions" else config.extract.short_side
 
 
-def confirmed(proposals: Instances, found: Instances) -> Instances:
+def rerank_proposals(proposals: Instances, found: Instances) -> Instances:
     """Proposals ranked by what a segmenter says of them, then its masks that are none of them.
 
     A proposal's score becomes the geometric mean of its own, `SCORE_POWER` times, and of the

@@ -17,7 +17,9 @@ PICTURE_SIDE = 256
 """Short side of the picture that outlines follow, in pixels."""
 
 
-def follow_colors(found: Instances, pixels: NDArray[np.uint8], radius: float) -> Instances:
+def refine_with_guided_filter(
+    found: Instances, pixels: NDArray[np.uint8], radius: float
+) -> Instances:
     """Masks whose outlines are drawn to the edges of the picture by a guided filter.
 
     Args:

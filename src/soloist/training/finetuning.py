@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from soloist.config import AS_USUAL, Config, ReadingConfig
+from soloist.config import DEFAULT_READING, Config, ReadingConfig
 from soloist.config.presets import load_config, supervised
 from soloist.data.coco.types import CocoFile
 from soloist.data.datasets.label_split import label_count, labelled_order
@@ -74,7 +74,7 @@ def choose_labelled(
     seed: int,
     how: Reading = Reading(),  # noqa: B008  # immutable
     *,
-    reading: ReadingConfig = AS_USUAL,
+    reading: ReadingConfig = DEFAULT_READING,
 ) -> Labelled:
     """Picks the images whose labels are used.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from soloist.config import AS_USUAL, InferenceConfig, ReadingConfig
+from soloist.config import DEFAULT_READING, InferenceConfig, ReadingConfig
 from soloist.config.presets import override
 from soloist.data.coco.rle import decode_masks, mask_box_xywh
 from soloist.data.georeference import Georeference
@@ -141,7 +141,9 @@ class CocoFile:
         """
         recorded = self.info.get("reading")
         where = f"info.reading of {self.path}"
-        return override(AS_USUAL, recorded if isinstance(recorded, dict) else {}, where=where)
+        return override(
+            DEFAULT_READING, recorded if isinstance(recorded, dict) else {}, where=where
+        )
 
     @property
     def recommended_score(self) -> float:

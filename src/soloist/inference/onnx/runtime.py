@@ -17,7 +17,7 @@ from typing import Any, Literal, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from soloist.config import AS_USUAL, InferenceConfig, ModelConfig
+from soloist.config import DEFAULT_READING, InferenceConfig, ModelConfig
 from soloist.config.presets import override
 from soloist.data.coco.types import CATEGORIES
 from soloist.data.images import read_with_size, resized_size
@@ -168,7 +168,7 @@ class OnnxSegmenter:
         return results if stream else list(results)
 
     def _results(self, source: Source) -> Iterator[ArrayResult]:
-        for image in each_source(source, AS_USUAL):
+        for image in each_source(source, DEFAULT_READING):
             if isinstance(image, np.ndarray):
                 size = (image.shape[0], image.shape[1])
                 yield self._result(self(image, size), None, image)
