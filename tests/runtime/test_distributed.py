@@ -26,17 +26,17 @@ from soloist.inference.merge import merge_shards
 from soloist.proposals.extract import FreeMaskExtractor
 from soloist.runtime.device import Runtime
 from soloist.runtime.distributed import (
-    add_up,
+    all_reduce_max,
+    all_reduce_sum,
     gather,
     gather_rare,
     gather_rows,
     is_main,
     join,
-    largest,
     mean,
     on_main,
-    share,
-    together,
+    rank_slice,
+    run_on_all_ranks,
 )
 from soloist.training.run_folder import RunFolder, open_run, read_metrics
 from soloist.training.train import StepPlan, train
@@ -78,12 +78,12 @@ def test_alone_everything_is_what_it_was() -> None:
     join(torch.device("cpu"))
     assert not torch.distributed.is_initialized()
     assert is_main()
-    assert add_up(values) is values
+    assert all_reduce_sum(values) is values
     assert gather_rows(values) is values
     assert torch.equal(mean(values), values)
-    assert gather((1, 2)) == gather_rare((1, 2)) == largest((1, 2)) == [1, 2]
-    assert share(5, "train.batch_size") == range(5)
-    assert on_main(lambda: 3) == together(lambda: 3) == 3
+    assert gather((1, 2)) == gather_rare((1, 2)) == all_reduce_max((1, 2)) == [1, 2]
+    assert rank_slice(5, "train.batch_size") == range(5)
+    assert on_main(lambda: 3) == run_on_all_ranks(lambda: 3) == 3
 
 
 def test_alone_errors_pass_through() -> None:
@@ -93,7 +93,7 @@ def test_alone_errors_pass_through() -> None:
     with pytest.raises(ConfigError, match="wrong"):
         on_main(fail)
     with pytest.raises(ConfigError, match="wrong"):
-        together(fail)
+        run_on_all_ranks(fail)
 
 
 # Two processes

@@ -27,7 +27,7 @@ from soloist.data.images import read_with_size
 from soloist.data.inputs import Changes, FileState, changes_between, state_of, states_of
 from soloist.data.sources import ImageRef
 from soloist.errors import DataError, RunError
-from soloist.runtime.distributed import gather, is_main, on_main, processes, rank, together
+from soloist.runtime.distributed import gather, is_main, on_main, processes, rank, run_on_all_ranks
 from soloist.runtime.error_log import ErrorLog, read_errors
 from soloist.runtime.files import one_line, plain_json, shown
 from soloist.runtime.lock import locked_output
@@ -154,7 +154,7 @@ def label_images(
                 shards.write(shard, list(islice(rows, len(shards.entries(shard)))))
                 stop_if_asked()
 
-    together(label_share)
+    run_on_all_ranks(label_share)
     failed = gather(failures)
     for name, reason in failed:
         errors.add(name, title, reason)

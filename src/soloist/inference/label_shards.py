@@ -26,7 +26,7 @@ from soloist.data.inputs import FileState, changes_between, states_of
 from soloist.data.sources import ImageRef
 from soloist.errors import DataError, RunError
 from soloist.inference.label import Labeler, LabelSummary, OnResult, labelled_rows
-from soloist.runtime.distributed import on_main, together
+from soloist.runtime.distributed import on_main, run_on_all_ranks
 from soloist.runtime.error_log import error_line
 from soloist.runtime.files import plain_json, shown, write_text
 from soloist.runtime.lock import claimed
@@ -105,18 +105,18 @@ def label_shards(
     planned = on_main(lambda: _needs_plan(folder, overwrite=overwrite))
     if planned:
         # First: a mistake in the options leaves nothing behind.
-        labeler = together(job.make_labeler)
+        labeler = run_on_all_ranks(job.make_labeler)
         on_main(partial(_plan, job, find, settings, shard_size, overwrite=overwrite))
-    shards = together(lambda: ShardFolder(folder))
+    shards = run_on_all_ranks(lambda: ShardFolder(folder))
     on_main(lambda: _check_same(shards, settings, shard_size, job.categories))
     if not planned and on_main(lambda: not shards.missing() and _follow_images(folder, find)):
-        shards = together(lambda: ShardFolder(folder))
+        shards = run_on_all_ranks(lambda: ShardFolder(folder))
     done = on_main(lambda: _summary(shards, start))
     if on_main(shards.missing):
-        work = work or partial(_work_here, job, labeler or together(job.make_labeler))
+        work = work or partial(_work_here, job, labeler or run_on_all_ranks(job.make_labeler))
         total = shards.manifest.images
         with track(job.title, total, done=done.images + done.failed) as tracker:
-            together(lambda: work(shards, tracker))
+            run_on_all_ranks(lambda: work(shards, tracker))
     return on_main(lambda: _finish(shards, job.title, start))
 
 

@@ -66,7 +66,7 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def share(count: int, name: str) -> range:
+def rank_slice(count: int, name: str) -> range:
     """This process's places among `count` of a batch.
 
     Args:
@@ -106,7 +106,7 @@ def on_main(make: Callable[[], T]) -> T:
     return result
 
 
-def together(make: Callable[[], T]) -> T:
+def run_on_all_ranks(make: Callable[[], T]) -> T:
     """Does something on every process, and goes on when all have done it.
 
     Raises:
@@ -135,10 +135,10 @@ def gather(items: Sequence[T]) -> list[T]:
 
 def gather_rare(items: Sequence[T]) -> list[T]:
     """`gather` for what is nearly always empty: then only a number travels."""
-    return gather(items) if largest([len(items)])[0] else []
+    return gather(items) if all_reduce_max([len(items)])[0] else []
 
 
-def largest(values: Sequence[int]) -> list[int]:
+def all_reduce_max(values: Sequence[int]) -> list[int]:
     """The largest of all processes, number by number."""
     if processes() == 1:
         return list(values)
@@ -148,7 +148,7 @@ def largest(values: Sequence[int]) -> list[int]:
     return most
 
 
-def add_up(values: Tensor) -> Tensor:
+def all_reduce_sum(values: Tensor) -> Tensor:
     """The sum over the processes, without gradient, of a tensor of any shape."""
     if processes() == 1:
         return values
@@ -159,7 +159,7 @@ def add_up(values: Tensor) -> Tensor:
 
 def mean(values: Tensor) -> Tensor:
     """The mean over the processes, without gradient, of a float tensor of any shape."""
-    return add_up(values) / processes()
+    return all_reduce_sum(values) / processes()
 
 
 def gather_rows(values: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from soloist.checkpoints.files import save_tensors
 from soloist.errors import TrainingError
-from soloist.runtime.distributed import gather, rank, together
+from soloist.runtime.distributed import gather, rank, run_on_all_ranks
 from soloist.runtime.files import shown
 from soloist.training.run_folder import RunFolder
 
@@ -94,7 +94,7 @@ class BadSteps:
             broken_here = not bool(torch.isfinite(own).all())
             writer = min(gather([rank()] if broken_here else []), default=0)
             facts = {"section": self._section, "step": step, "process": writer, "broken": broken}
-            together(partial(self._write, writer, facts, batch))
+            run_on_all_ranks(partial(self._write, writer, facts, batch))
         logger.warning(
             "%s: the step is left out, %d in a row; its batch is in %s",
             what,

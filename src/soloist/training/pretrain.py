@@ -20,14 +20,14 @@ from soloist.models.build import build_backbone, half_precision
 from soloist.models.densecl import DenseCL, DenseCLEncoder
 from soloist.runtime.device import Runtime, loader_workers
 from soloist.runtime.distributed import (
+    all_reduce_max,
     gather_rare,
     gather_rows,
-    largest,
     mean,
     on_main,
     processes,
     rank,
-    share,
+    rank_slice,
     synchronize_norms,
 )
 from soloist.runtime.files import write_json
@@ -133,7 +133,7 @@ def pretrain(
     options = config.pretrain
     torch.manual_seed(config.seed)
     accelerator = runtime.accelerator()
-    places = share(options.batch_size, "pretrain.batch_size")
+    places = rank_slice(options.batch_size, "pretrain.batch_size")
     model, optimizer = accelerator.prepare(*build_densecl(config, runtime))
     network: DenseCL = accelerator.unwrap_model(model)
     checkpoint = run.checkpoints / "last.pt"
@@ -198,7 +198,7 @@ def pretrain(
             if not bad and (done % options.log_every == 0 or done == options.steps):
                 metrics.write({"step": done, "learning_rate": rate, **row, **bad_steps.count})
                 tracker.advance(0, note=f"loss {row['loss_global'] + row['loss_dense']:.3f}")
-            stopping = bool(largest([is_asked()])[0])
+            stopping = bool(all_reduce_max([is_asked()])[0])
             if done % options.checkpoint_every == 0 or done == options.steps or stopping:
                 state = {
                     "step": done,

@@ -23,13 +23,13 @@ from soloist.models.solo import SOLO
 from soloist.ops.affinity import color_similarity, rgb_to_lab
 from soloist.runtime.device import Runtime, check_compiler, loader_workers
 from soloist.runtime.distributed import (
-    add_up,
+    all_reduce_max,
+    all_reduce_sum,
     gather_rare,
-    largest,
     mean,
     on_main,
     processes,
-    share,
+    rank_slice,
     synchronize_norms,
 )
 from soloist.runtime.launch import launched
@@ -100,7 +100,7 @@ def train(
         config,
         seed,
         workers=max(workers, 1) * launched().local_world_size,
-        places=share(options.batch_size, "train.batch_size"),
+        places=rank_slice(options.batch_size, "train.batch_size"),
         categories=categories,
     )
     torch.manual_seed(seed)
@@ -129,7 +129,7 @@ def train(
     state = TrainingState(solo, average, optimizer, bad_steps)
     first = state.load(checkpoint) if on_main(checkpoint.is_file) else 0
     metrics = Metrics(run.path / "metrics.jsonl", resume_step=first, round_number=round_number)
-    criterion = FreeSOLOCriterion(config.loss, add_up=add_up, processes=processes())
+    criterion = FreeSOLOCriterion(config.loss, add_up=all_reduce_sum, processes=processes())
     peak = options.learning_rate * options.batch_size / SCHEDULE_BATCH
     wanted = least_steps(len(images), options.batch_size)
     plan = StepPlan(run, round_number, options.steps, budget_seconds, first=first, wanted=wanted)
@@ -182,7 +182,7 @@ def train(
                     }
                 )
                 tracker.advance(0, note=f"loss {sum(row.values()):.3f}")
-            stopping = bool(largest([is_asked()])[0])
+            stopping = bool(all_reduce_max([is_asked()])[0])
             if done % options.checkpoint_every == 0 or done == plan.steps or stopping:
                 on_main(partial(save_state, checkpoint, state.at(done)))
             tracker.advance()
@@ -324,7 +324,7 @@ def padded_size(batch: TrainBatch, config: Config) -> tuple[int, int]:
         # Each other size would be compiled anew.
         side = padded_side(config.augment.crop_size)
         return side, side
-    height, width = largest(batch.images.shape[-2:])
+    height, width = all_reduce_max(batch.images.shape[-2:])
     return height, width
 
 
