@@ -62,8 +62,6 @@ def cluster(
         center: Compare without the direction that all masks share.
         seed: Of the starts of k-means.
     """
-    from rich.console import Console
-
     from soloist.data.coco.read import load_coco
     from soloist.data.datasets.image_paths import image_paths
     from soloist.evaluation.evaluate import load_ground_truth
@@ -78,6 +76,7 @@ def cluster(
     from soloist.inference.label import opened_output
     from soloist.proposals.extract import FreeMaskExtractor
     from soloist.proposals.pooling import pool_features
+    from soloist.runtime.console import Console
     from soloist.runtime.device import choose_runtime
     from soloist.runtime.stopping import STARTS_OVER, at_once, listening
 
@@ -145,12 +144,11 @@ def search(
         out: Folder for a contact sheet, the mask itself first.
         elsewhere: Leave out the other masks of the same image.
     """
-    from rich.console import Console
-
     from soloist.data.coco.read import load_coco
     from soloist.data.datasets.image_paths import image_paths
     from soloist.evaluation.explore.search import draw_look_alikes, look_alikes, match_table
     from soloist.evaluation.explore.sources import embeddings_of
+    from soloist.runtime.console import Console
 
     if out is None:
         refuse_idle({"--images": images}, "without --out: no image is opened")
@@ -187,8 +185,6 @@ def estimate(
     """
     from dataclasses import asdict
 
-    from rich.console import Console
-
     from soloist.data.sources import find_images
     from soloist.evaluation.evaluate import load_ground_truth
     from soloist.evaluation.quality import (
@@ -202,6 +198,7 @@ def estimate(
     from soloist.inference.label import opened_output
     from soloist.inference.segmenter import load
     from soloist.models.build import fingerprint
+    from soloist.runtime.console import Console
     from soloist.runtime.distributed import is_main, join, on_main
     from soloist.runtime.files import write_json
     from soloist.runtime.stopping import listening
