@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import resource
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from hypothesis import HealthCheck, settings
-from tests.faults.processes import Server
+from tests.faults.processes import Server, Whole, command_of, out_of, result
 from tests.faults.table import FAULTS, INPUTS, Fault, fault, inputs
 
 from soloist.errors import SoloistError
@@ -133,3 +135,20 @@ def verbs(scenes: Path, model_folder: Path, how: list[str]) -> Mapping[str, list
         "fit": ["fit", images, *how, f"--gt={truth}"],
         "predict": ["predict", images, "--model", str(model_folder), *how[2:]],
     }
+
+
+@pytest.fixture(scope="session")
+def unbroken(
+    tmp_path_factory: pytest.TempPathFactory, server: Server, verbs: Mapping[str, list[str]]
+) -> Callable[[str], Whole]:
+    """A run of a verb that nothing disturbs, made once."""
+
+    @cache
+    def run(verb: str) -> Whole:
+        folder = tmp_path_factory.mktemp("unbroken")
+        start = time.monotonic()
+        outcome = server.run(*command_of(verbs, folder, verb))
+        assert outcome.status == 0, outcome.err
+        return Whole(result(out_of(folder, verb)), time.monotonic() - start)
+
+    return run

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from soloist.checkpoints.files import load_state
 
+VERBS = ["pretrain", "masks", "train", "fit", "predict"]
+RUNS = {"pretrain", "train", "fit"}
 SOURCE = Path(__file__).parents[2] / "src"
 # Above what a busy machine needs.
 LONGEST_WAIT = 300.0
@@ -157,3 +159,62 @@ def _values(value: Any) -> Iterator[bytes]:
             yield from _values(inner)
     else:
         yield repr(value).encode()
+
+
+class Whole(NamedTuple):
+    """An unbroken run.
+
+    Attributes:
+        result: What it left.
+        seconds: How long it took.
+    """
+
+    result: Mapping[str, bytes]
+    seconds: float
+
+
+def out_of(folder: Path, verb: str) -> Path:
+    """Where a verb writes: everything below the folder of it is its own."""
+    return folder / verb if verb in RUNS else folder / verb / "out.json"
+
+
+def command_of(verbs: Mapping[str, list[str]], folder: Path, verb: str) -> list[str]:
+    out = out_of(folder, verb)
+    more = [] if verb in RUNS else ["--overlays", str(out.parent / "overlays")]
+    return [*verbs[verb], "--out", str(out), *more]
+
+
+def is_done(out: Path) -> bool:
+    """Whether nothing is left to do for a verb, however it ended."""
+    if out.suffix == ".json":
+        return out.is_file() and not list(out.parent.glob("out.partial*"))
+    state = out / "state.json"
+    return state.is_file() and bool(json.loads(state.read_text())["finished"])
+
+
+def has_made_something(out: Path) -> bool:
+    """Whether a verb that runs has something to lose."""
+    if out.suffix == ".json":
+        return any(out.parent.glob("out.partial/*.rows"))
+    return any(out.glob("checkpoints/*.pt"))
+
+
+def assert_finishes(
+    server: Server, command: list[str], out: Path, whole: Whole, row: Any, status: int = 0
+) -> Outcome:
+    """The same command again finishes with the result of an unbroken run."""
+    outcome = server.run(*command)
+    row.lost += outcome.status != status
+    assert outcome.status == status, outcome.err
+    left = result(out)
+    row.differing += left != whole.result
+    assert left.keys() == whole.result.keys()
+    assert [name for name in left if left[name] != whole.result[name]] == []
+    return outcome
+
+
+def told_once(outcome: Outcome, *parts: str) -> bool:
+    """Whether a command ended in one line that says so, and in no traceback."""
+    own = [line for line in outcome.err.splitlines() if line.startswith("soloist: ")]
+    clean = len(own) == 1 and "Traceback" not in outcome.err
+    return clean and all(part in own[0] for part in parts)

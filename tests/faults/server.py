@@ -6,12 +6,14 @@ command is a whole process that can be killed, and ends through the interpreter'
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -107,10 +109,49 @@ def ask_to_stop(where: str) -> None:
     setattr(owner, last, asked)
 
 
+def small_shared_memory(size: int) -> None:
+    """The command has a /dev/shm of its own, of so many bytes, as containers have; needs root."""
+    system = ctypes.CDLL(None, use_errno=True)
+    new_mounts, private = 0x0002_0000, 0x4_4000  # CLONE_NEWNS; MS_PRIVATE | MS_REC.
+    options = f"size={size}".encode()
+    for done in (
+        system.unshare(new_mounts),
+        system.mount(b"none", b"/", None, private, None),
+        system.mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0, options),
+    ):
+        if done != 0:
+            raise OSError(ctypes.get_errno(), "no /dev/shm of its own")
+
+
+def silent_workers(seconds: float) -> None:
+    """Processes that prepare batches give none."""
+    from soloist.training.data.batches import StepDataset
+
+    def silent(dataset: object, step: int) -> Any:
+        time.sleep(seconds)
+
+    StepDataset.__getitem__ = silent  # type: ignore[method-assign]  # a stand-in
+
+
+def close_pipes(descriptors: list[int]) -> None:
+    """Nobody reads what the command writes there."""
+    for descriptor in descriptors:
+        read, write = os.pipe()
+        os.close(read)
+        os.dup2(write, descriptor)
+        os.close(write)
+    # Those of the server were made for something else.
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        setattr(sys, name, os.fdopen(os.dup(descriptor), "w", encoding="utf-8", buffering=1))
+
+
 INJECTIONS: dict[str, Callable[[Any], None]] = {
     "limit_files": limit_files,
     "break_losses": break_losses,
     "ask_to_stop": ask_to_stop,
+    "small_shared_memory": small_shared_memory,
+    "silent_workers": silent_workers,
+    "close_pipes": close_pipes,
 }
 
 if __name__ == "__main__":

@@ -10,74 +10,30 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
-from tests.faults.processes import Outcome, Server, result, wait_for
+from tests.faults.processes import (
+    RUNS,
+    VERBS,
+    Server,
+    Whole,
+    assert_finishes,
+    command_of,
+    has_made_something,
+    is_done,
+    out_of,
+    result,
+    told_once,
+    wait_for,
+)
 
-VERBS = ["pretrain", "masks", "train", "fit", "predict"]
-RUNS = {"pretrain", "train", "fit"}
 # Kills one after the other before a run is left alone.
 KILLS = 3
-
-
-class Whole(NamedTuple):
-    """An unbroken run.
-
-    Attributes:
-        result: What it left.
-        seconds: How long it took.
-    """
-
-    result: Mapping[str, bytes]
-    seconds: float
-
-
-def out_of(folder: Path, verb: str) -> Path:
-    """Where a verb writes: everything below the folder of it is its own."""
-    return folder / verb if verb in RUNS else folder / verb / "out.json"
-
-
-def command_of(verbs: Mapping[str, list[str]], folder: Path, verb: str) -> list[str]:
-    out = out_of(folder, verb)
-    more = [] if verb in RUNS else ["--overlays", str(out.parent / "overlays")]
-    return [*verbs[verb], "--out", str(out), *more]
-
-
-@pytest.fixture(scope="session")
-def unbroken(
-    tmp_path_factory: pytest.TempPathFactory, server: Server, verbs: Mapping[str, list[str]]
-) -> Callable[[str], Whole]:
-    """A run of a verb that nothing disturbs, made once."""
-
-    @cache
-    def run(verb: str) -> Whole:
-        folder = tmp_path_factory.mktemp("unbroken")
-        start = time.monotonic()
-        outcome = server.run(*command_of(verbs, folder, verb))
-        assert outcome.status == 0, outcome.err
-        return Whole(result(out_of(folder, verb)), time.monotonic() - start)
-
-    return run
-
-
-def is_done(out: Path) -> bool:
-    """Whether nothing is left to do for a verb, however it ended."""
-    if out.suffix == ".json":
-        return out.is_file() and not list(out.parent.glob("out.partial*"))
-    state = out / "state.json"
-    return state.is_file() and bool(json.loads(state.read_text())["finished"])
-
-
-def has_made_something(out: Path) -> bool:
-    """Whether a verb that runs has something to lose."""
-    if out.suffix == ".json":
-        return any(out.parent.glob("out.partial/*.rows"))
-    return any(out.glob("checkpoints/*.pt"))
 
 
 def has_more_rows(metrics: Path, count: int) -> bool:
@@ -91,27 +47,6 @@ def seeds(verb: str, count: int, quick: int) -> list[Any]:
         pytest.param(verb, seed, marks=() if seed < quick else pytest.mark.faults)
         for seed in range(count)
     ]
-
-
-def assert_finishes(
-    server: Server, command: list[str], out: Path, whole: Whole, row: Any, status: int = 0
-) -> Outcome:
-    """The same command again finishes with the result of an unbroken run."""
-    outcome = server.run(*command)
-    row.lost += outcome.status != status
-    assert outcome.status == status, outcome.err
-    left = result(out)
-    row.differing += left != whole.result
-    assert left.keys() == whole.result.keys()
-    assert [name for name in left if left[name] != whole.result[name]] == []
-    return outcome
-
-
-def told_once(outcome: Outcome, *parts: str) -> bool:
-    """Whether a command ended in one line that says so, and in no traceback."""
-    own = [line for line in outcome.err.splitlines() if line.startswith("soloist: ")]
-    clean = len(own) == 1 and "Traceback" not in outcome.err
-    return clean and all(part in own[0] for part in parts)
 
 
 # Ends that nobody can prepare for

@@ -117,12 +117,11 @@ def cluster(
         sheets: Folder for contact sheets, one a group and one of all; with --like a sheet of those.
         gt: COCO file with classes, to compare the groups with; nothing is learned from it.
     """
-    from rich.console import Console
-
     from soloist import api
     from soloist.api.exploring import Grouping
     from soloist.evaluation.explore.groups import group_table
     from soloist.evaluation.explore.search import match_table
+    from soloist.runtime.console import Console
     from soloist.runtime.stopping import STARTS_OVER, listening
 
     from_backbone = compared.features == "backbone"
@@ -204,10 +203,9 @@ def estimate(
         against: A second model, such as the run's `rounds/0`; its masks count as one more view.
         gt: COCO file of the true masks, to compare the estimates with; they do not depend on it.
     """
-    from rich.console import Console
-
     from soloist import api
     from soloist.evaluation.quality import bin_table, comparison_lines, image_table
+    from soloist.runtime.console import Console
     from soloist.runtime.distributed import is_main
     from soloist.runtime.stopping import listening
 

@@ -22,6 +22,7 @@ class ImagePlaces:
     """
 
     def __init__(self, file: Path) -> None:
+        self._file = file
         folder, stem = file.parent, file.stem
         split = stem.removeprefix("instances_")
         self._folders = [
@@ -45,9 +46,19 @@ class ImagePlaces:
                     return path
         return self._folders[0] / name
 
+    def _written_otherwise(self) -> Iterator[Path]:
+        """Folders called `Images`, `IMAGES` or the like, in systems that tell these apart."""
+        known = {str(folder) for folder in self._folders}
+        for above in (self._file.parent, self._file.parent.parent):
+            try:
+                folders = [one for one in os.scandir(above) if one.name.casefold() == "images"]
+            except OSError:
+                continue
+            yield from (Path(one.path) for one in folders if one.path not in known)
+
     def listed(self) -> Iterator[tuple[str, Path]]:
         """Files in the folders, not below these, with the name of their folder."""
-        for folder in self._folders:
+        for folder in (*self._folders, *self._written_otherwise()):
             try:
                 names = sorted(os.listdir(folder))
             except OSError:

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 Identity = int | str
 """An id as a file from outside has it."""
 _MOST_DIGITS = 4000  # Python refuses longer numbers.
+MAP_FOLDERS = ("masks", "labels", "label_maps")
+"""Folders of label maps, beside `images`."""
 _MOST_BITS = 64  # Larger ids do not fit the tables of shards; their images are numbered anew.
 
 
@@ -165,6 +167,17 @@ def _find_in_folder(folder: Path) -> list[ImageRef]:
         )
     if left_out:
         logger.warning("folder %s: left out %s", shown(folder), left_out)
+    maps = [name for name in names if name.split("/")[0] in MAP_FOLDERS]
+    if maps and any(name.startswith("images/") for name in names):
+        logger.warning(
+            "folder %s: %d of %d images look like label maps (such as %s); give %s, if the others "
+            "are meant",
+            shown(folder),
+            len(maps),
+            len(names),
+            shown(min(maps)),
+            shown(folder / "images"),
+        )
     return [ImageRef(folder / name, name) for name in sorted(names)]
 
 

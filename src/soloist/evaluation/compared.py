@@ -59,6 +59,11 @@ def notes(predicted: CocoFile, truth: CocoFile, max_dets: int) -> list[str]:
         if count := file.boxes_alone:
             effect = "left out of the figures for masks" if are_compared else "no figures for masks"
             told.append(f"{count} of {len(file)} {what} are boxes alone: {effect}")
+    if (corners := _like_corners(predicted)) is not None:
+        told.append(
+            f"{corners} of {len(predicted)} predicted boxes reach out of their image, and would "
+            "not as corners x1, y1, x2, y2: COCO has x, y, width, height"
+        )
     if predicted.bare and (order := _better_order(predicted, truth)) is not None:
         told.append(order)
     having = sum(bool(ones) for ones in predicted.annotations.values())
@@ -73,6 +78,18 @@ def notes(predicted: CocoFile, truth: CocoFile, max_dets: int) -> list[str]:
             f"cannot find all: --max-dets {_next_round(most)} counts more"
         )
     return told
+
+
+def _like_corners(predicted: CocoFile) -> int | None:
+    """How many boxes alone must be corners to lie on their image; None unless most must."""
+    count = 0
+    for image in predicted.images:
+        for one in predicted.annotations[image.id]:
+            left, top, width, height = one.box_xywh
+            reaches_out = left + width > image.width + 1 or top + height > image.height + 1
+            fits = left < width <= image.width + 1 and top < height <= image.height + 1
+            count += one.segmentation is None and reaches_out and fits
+    return count if 2 * count > predicted.boxes_alone else None
 
 
 def _better_order(predicted: CocoFile, truth: CocoFile) -> str | None:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import timm
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from soloist.checkpoints.published import PUBLISHED, backbone_choice
 from soloist.models.backbone_weights import BUNDLED_NAME
 from soloist.models.backbones import create_backbone
+from soloist.runtime.console import Console
 from soloist.runtime.device import Runtime, choose_runtime
 
 MEASURED_SIDE = 320

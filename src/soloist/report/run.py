@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from rich.console import Console
 
 from soloist.config import Config
 from soloist.config.presets import load_config_file
@@ -30,6 +29,7 @@ from soloist.models.backbones import Backbone
 from soloist.models.densecl import match_cells
 from soloist.report.content import ImageVerdict, ReportContent, ReportStage
 from soloist.report.html import shown_images, write_report
+from soloist.runtime.console import Console
 from soloist.runtime.device import Runtime
 from soloist.runtime.distributed import is_main
 from soloist.runtime.error_log import read_errors

@@ -190,7 +190,7 @@ def test_a_plain_folder_has_images_and_no_object(make: Callable[[str], Any]) -> 
             "yolo", "data.yaml", "val: none", "none', which does not exist", id="yolo-no-folder"
         ),
         pytest.param("yolo", "labels/val/000012.txt", "0 0.1 0.2 0.3", "got 4", id="yolo-line"),
-        pytest.param("yolo", "labels/val/000012.txt", "0 1 2 3 4 5 600", "0 to 1", id="yolo-pixel"),
+        pytest.param("yolo", "labels/val/000012.txt", "0 1 2 3 4 5 60", "1 to 60", id="yolo-pixel"),
         pytest.param("yolo", "labels/val/000012.txt", "cat 0 0 1 1", "not numbers", id="yolo-word"),
         pytest.param("label-maps", "masks/000012.png", "no picture", "damaged", id="label-map"),
     ],

@@ -207,6 +207,21 @@ class Fault(Enum):
         _KEPT,
         "save the number of its object in each pixel, if there are several",
     )
+    SHADES = (
+        "label maps of black, white and shades of grey between, as resizing and JPEG leave them",
+        _REFUSED,
+        "save them as PNG with a number for each object, without smoothing",
+    )
+    PIXELS = (
+        "lines of YOLO with numbers that are no fractions of the image",
+        _LEFT_OUT,
+        "divide them by width and height of the image",
+    )
+    NO_OBJECTS = (
+        "data sets without a single object",
+        _KEPT,
+        "see whether the export holds this kind of labels: brush masks get lost in some",
+    )
     ALL_CROWD = (
         "files whose objects are all crowd regions, which nothing learns from or is measured by",
         _KEPT,

@@ -46,6 +46,9 @@ def read_segmentation(
         return None
     if not isinstance(segmentation, Sequence) or isinstance(segmentation, (str, bytes)):
         raise _broken(f"{where}: wanted polygons or run lengths, got {segmentation!r:.60}")
+    if (counts := _counts_alone(segmentation, size)) is not None:
+        report(Fault.FIELD, f"{where}: run lengths without their size, {counts!r:.40}")
+        return _run_lengths({"size": list(size), "counts": counts}, size, record, where, report)
     polygons = _polygons(segmentation, where, report)
     usable = [one for one in polygons if len(one) >= 6]  # pycocotools takes four for a box.
     if len(usable) < len(polygons):
@@ -58,8 +61,11 @@ def read_segmentation(
         rle = to_rle(usable, size)
     except DataError as error:
         raise _broken(f"{where}: {error}") from error
-    if mask_area(rle) == 0 and record.get("score") is None:
-        raise _empty(usable, size, where)
+    if mask_area(rle) == 0:
+        odd = _empty(usable, size, where)
+        # Of predictions a mask without a pixel is one that is wrong.
+        if record.get("score") is None or odd.fault is not Fault.EMPTY:
+            raise odd
     return rle
 
 
@@ -96,10 +102,10 @@ def checked_box(
         report(Fault.FIELD, f"{where}: bbox {value!r}")
     has_area = box[2] > 0 and box[3] > 0
     if own is None:
-        if not has_area and not scored:
+        if min(box[2:]) < 0 or (not has_area and not scored):
             raise OddEntryError(Fault.EMPTY, f"{where}: no mask, bbox {list(box)}")
-        return box
-    if scored and has_area:
+        if has_area and min(box[:2]) >= 0 and max(box[0] + box[2], box[1] + box[3]) <= 1:
+            raise OddEntryError(Fault.FRACTIONS, f"{where}: bbox {list(box)}")
         return box
     if not has_area:
         report(Fault.BOX, f"{where}: bbox {list(box)}, the mask's is {list(own)}")
@@ -107,7 +113,8 @@ def checked_box(
     if _distance(box, own) > _CLOSE:
         corners = (box[0], box[1], box[2] - box[0], box[3] - box[1])
         are_corners = _distance(corners, own) <= _CLOSE
-        if are_corners or (_distance(box, own) > _FAR and box_iou([box], [own])[0, 0] < _LEAST_IOU):
+        is_other = _distance(box, own) > _FAR and box_iou([box], [own])[0, 0] < _LEAST_IOU
+        if are_corners or (is_other and not scored):
             fault = Fault.CORNERS if are_corners else Fault.BOX
             report(fault, f"{where}: bbox {list(box)}, the mask's is {list(own)}")
             return own
@@ -150,6 +157,19 @@ def _run_lengths(
     if mask_area(rle) == 0 and record.get("score") is None:
         raise OddEntryError(Fault.EMPTY, f"{where}: run lengths of background alone")
     return rle
+
+
+def _counts_alone(segmentation: Sequence[Any], size: tuple[int, int]) -> list[int] | None:
+    """Uncompressed run lengths in the place of polygons; None if these are polygons.
+
+    Run lengths add up to all pixels of the image, which corners never do.
+    """
+    one = segmentation[0] if len(segmentation) == 1 else segmentation
+    if not isinstance(one, Sequence) or isinstance(one, str):
+        return None
+    if not all(type(count) is int and count >= 0 for count in one):
+        return None
+    return list(one) if sum(one) == size[0] * size[1] else None
 
 
 def _need_box(record: Mapping[str, Any], size: tuple[int, int] | None, where: str) -> None:

@@ -20,7 +20,7 @@ from soloist.data.coco.entries import (
     read_annotation_entry,
     read_image_entry,
 )
-from soloist.data.coco.faults import Fault, Gate, OddEntryError, Report
+from soloist.data.coco.faults import Fault, FaultLog, Gate, OddEntryError, Report
 from soloist.data.coco.results import read_results
 from soloist.data.coco.types import CocoAnnotation, CocoFile, CocoImage
 from soloist.data.sources import Identity, identity
@@ -147,7 +147,7 @@ def load_coco(
             info=info if isinstance(info, dict) else {},
         )
     if count and len(file) == 0:
-        _refuse_unusable(path, count, gate)
+        _refuse_unusable(path, count, told if isinstance(told, FaultLog) else gate)
     gate.tell(path)
     return file
 
@@ -285,13 +285,13 @@ def _entries(
     return entries
 
 
-def _refuse_unusable(path: Path, count: int, gate: Gate) -> NoReturn:
+def _refuse_unusable(path: Path, count: int, log: FaultLog) -> NoReturn:
     """Ends where none of the objects is left.
 
     Raises:
         DataError: Always.
     """
-    lines = gate.lines()
+    lines = log.lines()
     why = f" ({lines[0]})" if lines else ""
     raise DataError(
         f"wanted a COCO file of objects, got {shown(path)}, none of whose {count} annotations can "

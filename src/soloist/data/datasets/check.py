@@ -84,6 +84,8 @@ def check_dataset(
             for one in objects:
                 _count(one, dataset, summary)
         advance()
+    if dataset.images and not summary.objects and dataset.format != "folder" and not log.counts:
+        log(Fault.NO_OBJECTS, shown(dataset.path))
     if summary.objects and summary.crowds == summary.objects:
         log(Fault.ALL_CROWD, shown(dataset.path))
     return summary

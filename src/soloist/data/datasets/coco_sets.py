@@ -16,7 +16,7 @@ from soloist.data.tools.pages import tool_of
 
 # Names that mean objects, whatever else lies beside them (captions, keypoints, ...).
 _OBJECT_FILES = ("instances_*.json", "lvis_*.json", "UVO_*.json", "_annotations.coco.json")
-_FOLDERS = ("annotations", ".", "*")
+_ANNOTATIONS, _FOLDERS = "annotations", (".", "*")
 
 
 def coco_splits(path: Path) -> tuple[str, ...]:
@@ -77,7 +77,8 @@ def _files(path: Path) -> dict[str, Path]:
     if path.is_file():
         is_coco = path.suffix.lower() == ".json" and tool_of(path) is None
         return {path.stem: path} if is_coco else {}
-    for folder in _FOLDERS:
+    named = [one.name for one in path.iterdir() if one.name.casefold() == _ANNOTATIONS]
+    for folder in (*named, *_FOLDERS):
         for patterns in (_OBJECT_FILES, ("*.json",) if folder != "*" else ()):
             found = sorted({file for one in patterns for file in path.glob(f"{folder}/{one}")})
             if patterns != _OBJECT_FILES:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from soloist.data.coco.faults import Fault, Report
 from soloist.data.coco.types import CocoAnnotation
 from soloist.data.datasets.dataset import Dataset, DatasetImage, true_object
 from soloist.data.datasets.index_maps import masks_of, read_index_map
 from soloist.data.images import image_size
-from soloist.data.sources import ImageRef, find_images
+from soloist.data.sources import MAP_FOLDERS, ImageRef, find_images
 from soloist.errors import DataError
 from soloist.runtime.files import shown
 
-_MAP_FOLDERS = ("masks", "labels", "label_maps")
 _SUFFIXES = {".png", ".tif", ".tiff"}
 _WHITE = 255
+_FEW_SHADES = 8
+"""From so many values between 0 and 255 on they may be shades, if most pixels are 255."""
 
 
 def label_map_splits(path: Path) -> tuple[str, ...]:
@@ -60,6 +64,9 @@ def read_label_maps(path: Path, split: str, report: Report) -> Dataset:
         except DataError as error:
             report(Fault.BROKEN_MASK, str(error))
             return []
+        if _has_shades(numbers):
+            report(Fault.SHADES, shown(maps_by_id[image.id]))
+            return []
         masks = list(masks_of(numbers))
         if [number for number, _ in masks] == [_WHITE]:
             report(Fault.BLACK_AND_WHITE, shown(maps_by_id[image.id]))
@@ -75,6 +82,16 @@ def read_label_maps(path: Path, split: str, report: Report) -> Dataset:
     )
 
 
+def _has_shades(numbers: NDArray[np.int64]) -> bool:
+    """Whether a map is a black-and-white mask with smoothed edges: no numbers of objects."""
+    values, counts = np.unique(numbers, return_counts=True)
+    between = (values > 0) & (values < _WHITE)
+    white = counts[values == _WHITE].sum()
+    return bool(
+        values.max() == _WHITE and between.sum() >= _FEW_SHADES and counts[between].sum() < white
+    )
+
+
 def _image(
     image_id: int, ref: ImageRef, label_map: ImageRef, report: Report
 ) -> DatasetImage | None:
@@ -86,7 +103,7 @@ def _image(
 
 
 def _map_folder(path: Path) -> Path | None:
-    for name in _MAP_FOLDERS:
+    for name in MAP_FOLDERS:
         folder = path / name
         if folder.is_dir() and any(one.suffix.lower() in _SUFFIXES for one in folder.rglob("*")):
             return folder

@@ -19,6 +19,8 @@ from soloist.runtime.files import one_line, shown
 
 _SPLITS = ("train", "val", "test")
 _SLACK = 1e-3  # Fractions are rounded when they are written.
+_FAR_OUT = 1.0
+"""Of the image's side: what is farther out is no fraction."""
 
 
 def yolo_splits(path: Path) -> tuple[str, ...]:
@@ -50,11 +52,14 @@ def read_yolo(path: Path, split: str, report: Report) -> Dataset:
     """
     file = _yaml(path)
     names: dict[int, str] = {}
+    points_follow = False
     if file is None:
         refs = find_images(path / "images" / split)
     else:
         content = _read_yaml(file)
         names = _class_names(content.get("names"), file)
+        # Labels of poses: a box, then points of the body that are no outline.
+        points_follow = "kpt_shape" in content
         refs = find_images(_image_sources(file, content, split))
     labels: dict[int, Path] = {}
     images = []
@@ -63,7 +68,7 @@ def read_yolo(path: Path, split: str, report: Report) -> Dataset:
         labels[number] = _label_file(ref)
 
     def read_objects(image: DatasetImage, report: Report) -> list[CocoAnnotation]:
-        return _read_labels(image, labels[image.id], names, report)
+        return _read_labels(image, labels[image.id], names, points_follow, report)
 
     found = sum(label.is_file() for label in labels.values())
     if found == 0:
@@ -143,10 +148,14 @@ def _label_file(ref: ImageRef) -> Path:
 
 
 def _read_labels(
-    image: DatasetImage, file: Path, names: Mapping[int, str], report: Report
+    image: DatasetImage,
+    file: Path,
+    names: Mapping[int, str],
+    points_follow: bool,
+    report: Report,
 ) -> list[CocoAnnotation]:
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:
@@ -163,6 +172,8 @@ def _read_labels(
         except ValueError:
             report(Fault.BROKEN_ENTRY, f"{where}: not numbers")
             continue
+        if points_follow:
+            values = values[:4]
         polygon = len(values) >= 6 and len(values) % 2 == 0
         if not label.is_integer() or not (polygon or len(values) == 4):
             report(
@@ -174,9 +185,11 @@ def _read_labels(
         if names and int(label) not in names:
             report(Fault.UNKNOWN_CLASS, f"{where}: class {int(label)}")
         fractions = np.array(values)
-        if not ((fractions >= -_SLACK) & (fractions <= 1 + _SLACK)).all():
-            report(Fault.OUTSIDE, f"{where}: numbers must be fractions of the image, 0 to 1")
+        if not ((fractions >= -_FAR_OUT) & (fractions <= 1 + _FAR_OUT)).all():
+            report(Fault.PIXELS, f"{where}: {fractions.min():g} to {fractions.max():g}")
             continue
+        if polygon and not ((fractions >= -_SLACK) & (fractions <= 1 + _SLACK)).all():
+            report(Fault.OUTSIDE, f"{where}: {fractions.min():g} to {fractions.max():g}")
         category = int(label) + 1
         if polygon:
             points = (fractions.reshape(-1, 2) * (width, height)).ravel().tolist()
