@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from soloist.data.coco.read import load_coco
+from soloist.data.coco.read import load_coco, read_json
 from soloist.data.coco.types import CocoFile
 from soloist.data.datasets.labels import Reading, read_labels
 from soloist.data.images import image_size
@@ -18,6 +18,9 @@ from soloist.training.data.cache import are_proportional
 from soloist.training.data.train_data import match_labels
 
 logger = logging.getLogger(__name__)
+
+_OWN = {"command", "stage", "embeddings"}
+"""Keys of `info` that Soloist's files have one of."""
 
 
 def read_masks(path: Path, images: Sequence[ImageRef], how: Reading) -> CocoFile:
@@ -35,11 +38,16 @@ def read_masks(path: Path, images: Sequence[ImageRef], how: Reading) -> CocoFile
     Raises:
         DataError: If it cannot be used, or no image has a mask or its proportions.
     """
-    file = load_coco(path)
-    if file.embeddings is None and "command" not in file.info:
-        file = _single_masks(read_labels(path, how)[0])
+    file = load_coco(path) if _is_own(path) else _single_masks(read_labels(path, how)[0])
     _check_proportions(images, file)
     return file
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file is of Soloist, which says so, or a list of results."""
+    content = read_json(path)
+    info = content.get("info") if isinstance(content, dict) else {}
+    return isinstance(content, list) or (isinstance(info, dict) and not _OWN.isdisjoint(info))
 
 
 def _single_masks(file: CocoFile) -> CocoFile:
