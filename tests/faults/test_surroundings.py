@@ -258,5 +258,5 @@ def test_a_resumed_run_keeps_to_its_images(
     row.injected += 1
     outcome = assert_finishes(server, [*command, "--out", str(out)], out, whole, row)
     assert "1 new (such as '0 new" in outcome.err
-    assert "it goes on with those it began with" in outcome.err
+    assert "it resumes with the images it began with" in outcome.err
     assert json.loads((out / "state.json").read_text())["finished"]

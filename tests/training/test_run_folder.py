@@ -150,7 +150,7 @@ def test_a_resumed_run_keeps_to_its_images(
     run = opened(tmp_path / "run", images=first)
     (run.checkpoints / "round-0.pt").write_text("kept")
     assert opened(tmp_path / "run", images=first).own(first) == first
-    assert "of its images" not in caplog.text
+    assert "since the run began" not in caplog.text
     (tmp_path / "photos" / "b.jpg").write_text("another picture")
     (tmp_path / "photos" / "a.jpg").unlink()
     now = photos(tmp_path / "photos", "b.jpg", "c.jpg", "d.jpg")
@@ -159,7 +159,7 @@ def test_a_resumed_run_keeps_to_its_images(
     told = "1 new (such as 'd.jpg'), 1 changed (such as 'b.jpg'), 1 vanished (such as 'a.jpg')"
     assert told in caplog.text
     again.finish()
-    with pytest.raises(RunError, match=r"finished `train` run; of its images 1 new .* since"):
+    with pytest.raises(RunError, match=r"finished `train` run; since then, of its images 1 new"):
         opened(tmp_path / "run", images=now)
     assert opened(tmp_path / "run", images=now, overwrite=True).own(now) == now
 

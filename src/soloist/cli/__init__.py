@@ -9,6 +9,8 @@ import io
 import logging
 import os
 import sys
+from contextlib import suppress
+from typing import TextIO
 
 from cyclopts import App, CycloptsError
 
@@ -82,10 +84,19 @@ def main() -> None:
         status = run_command(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:
-        # Who read this has had enough, as `head` has; nothing may be written at the exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Who read this has had enough, as `head` has.
+        _forget(sys.stdout)
         status = CLOSED_PIPE
+    try:
+        sys.stderr.flush()
+    except BrokenPipeError:
+        _forget(sys.stderr)
     sys.exit(status)
+
+
+def _forget(stream: TextIO) -> None:
+    """Has the interpreter write nowhere at its exit what nobody reads; it would fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def run_command(arguments: list[str]) -> int:
@@ -113,4 +124,5 @@ def run_command(arguments: list[str]) -> int:
 def _tell(message: str) -> None:
     """One line on stderr, once on each machine: its files may be what is wrong."""
     if launched().local_rank == 0:
-        sys.stderr.write(f"soloist: {message}\n")
+        with suppress(BrokenPipeError):
+            sys.stderr.write(f"soloist: {message}\n")

@@ -151,6 +151,22 @@ class Labels:
 
 
 @dataclass(frozen=True)
+class GroundTruth(Labels):
+    """How the true labels of an evaluation are read."""
+
+    format: Annotated[
+        str | None,
+        Parameter(
+            help="Format of the ground truth, if it cannot be found out; see `soloist data check`."
+        ),
+    ] = None
+    images: Annotated[
+        str | None,
+        Parameter(help="Folder of the images of the ground truth, if they are elsewhere."),
+    ] = None
+
+
+@dataclass(frozen=True)
 class Shards:
     """How a very large set is labelled."""
 

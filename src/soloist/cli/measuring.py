@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
-from soloist.cli.arguments import Flat, Labels, MaskImages
+from soloist.cli.arguments import Flat, GroundTruth, Labels, MaskImages
 from soloist.cli.runs import DONE
 
 _WORST_SHOWN = 5
@@ -22,8 +22,7 @@ def evaluate(
     out: Path | None = None,
     max_dets: int = 100,
     classes: Annotated[bool, Parameter(negative="")] = False,
-    format: str | None = None,
-    how: Annotated[Labels, Flat] = Labels(),  # noqa: B008  # immutable
+    how: Annotated[GroundTruth, Flat] = GroundTruth(),  # noqa: B008  # immutable
     only: Path | None = None,
     per_image: Path | None = None,
     backend: str = "auto",
@@ -40,7 +39,6 @@ def evaluate(
             --classes, of each class.
         classes: Count each class by itself and give the means over classes, as COCO does; CorLoc
             and the table of images take classes as one all the same.
-        format: Format of the ground truth, if it cannot be found out; see `soloist data check`.
         only: Text file with the names of the images that count, such as COCO20K's list.
         per_image: CSV file with a row for each image.
         backend: `pycocotools`, `faster-coco-eval` (equal, and faster), or `auto`.
@@ -57,7 +55,7 @@ def evaluate(
         max_dets=max_dets,
         classes=classes,
         backend=backend,
-        how=Reading(format, how.split, strict=how.strict, exif=how.exif),
+        how=Reading(how.format, how.split, how.images, strict=how.strict, exif=how.exif),
         only=only,
     )
     if out is not None:

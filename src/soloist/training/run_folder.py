@@ -239,8 +239,8 @@ def _prepare(path: Path, given: _Given, *, overwrite: bool) -> None:
         logger.info("resuming %s", path)
         if changes:
             logger.warning(
-                "%s: of its images %s since it began; it goes on with those it began with, as far "
-                "as they are there: --overwrite begins anew with all",
+                "%s: since the run began, of its images %s; it resumes with the images it began "
+                "with, as far as they are there; --overwrite starts over with all",
                 path,
                 changes,
             )
@@ -316,7 +316,7 @@ def _is_bare(path: Path) -> bool:
 def _check_same(run: RunFolder, given: _Given, changes: Changes | None) -> None:
     state, inputs = run.state, given.inputs
     if state["finished"]:
-        since = f"; of its images {changes} since" if changes else ""
+        since = f"; since then, of its images {changes}" if changes else ""
         raise RunError(
             f"{run.path} holds a finished `{state['command']}` run{since}; "
             "add --overwrite to replace it, or choose another --out"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from soloist.cli import run_command
-from soloist.cli.runs import DONE
+from soloist.cli.runs import DONE, USER_ERROR
 from soloist.data.coco.faults import Fault, FaultLog
 from soloist.data.coco.rle import encode_masks
 from soloist.data.coco.types import CocoImage
@@ -138,9 +138,21 @@ def test_a_file_of_via_finds_its_images_elsewhere(tmp_path: Path) -> None:
     content = {"a.png9": {"filename": "a.png", "size": 9, "regions": []}}
     path = tmp_path / "labels/via.json"
     path.write_text(json.dumps(content))
-    for how in (Reading(), Reading(images=str(tmp_path / "photos"))):
-        _, paths = read_labels(path, how)
-        assert [one.name for one in paths.values()] == (["a.png"] if how.images else [])
+    _, paths = read_labels(path, Reading(images=str(tmp_path / "photos")))
+    assert [one.name for one in paths.values()] == ["a.png"]
+    with pytest.raises(DataError, match=r"wanted the sizes of the 1 images .* add --images"):
+        read_labels(path)
+
+
+def test_a_project_that_soloist_wrote_needs_no_images(hard: Path) -> None:
+    command = ["convert", str(hard / "truth.json"), "--format", "via", "--tolerance", "0"]
+    assert run_command([*command, "--out", str(hard / "out")]) == DONE
+    (hard / "photos").rename(hard / "away")
+    predictions, out = str(hard / "predictions.json"), str(hard / "out")
+    assert measure(predictions, out, classes=True).metrics["mask_ap"] == pytest.approx(1)
+    command = ["eval", predictions, out, "--images", str(hard / "away")]
+    assert run_command(command) == DONE
+    assert run_command([*command[:-1], str(hard / "out")]) == USER_ERROR
 
 
 # Label Studio

@@ -63,12 +63,14 @@ class Fault(Enum):
     TURNED = (
         "images annotated as stored, while their EXIF orientation turns them",
         _REFUSED,
-        "add --exif stored, and masks are turned with their images",
+        "add --exif stored, and masks are turned with their images; for a verb without that option "
+        "convert the file first",
     )
     TURN_UNCLEAR = (
         "images that EXIF turns, annotated as stored or as shown: nothing in them tells",
         _REFUSED,
-        "look at one, then add --exif stored or --exif upright",
+        "look at one, then add --exif stored or --exif upright; for a verb without that option "
+        "convert the file first",
     )
     BROKEN_ENTRY = (
         "entries that cannot be understood",

@@ -62,6 +62,12 @@ def read_labels(
     gate = Gate(strict=how.strict)
     dataset = find_dataset(source, how.format, how.split, images=how.images, report=gate)
     file = dataset.to_coco(gate, exif=how.exif)
+    if dataset.images and not file.images:
+        raise DataError(
+            f"wanted the sizes of the {len(dataset.images)} images of {shown(source)}, which "
+            f"states none, and found no image (such as {shown(dataset.images[0].name)}); add "
+            "--images FOLDER that has them"
+        )
     if len(file) and all(one.iscrowd for ones in file.annotations.values() for one in ones):
         gate(Fault.ALL_CROWD, shown(source))
     known = {image.id for image in file.images}

@@ -28,7 +28,11 @@ def write_via(target: Target, pictures: Iterator[Picture]) -> None:
             "filename": name,
             "size": size,
             "regions": [region for one in picture.objects for region in _regions(one, target)],
-            "file_attributes": {},
+            # VIA asks the image; who reads the project without it cannot.
+            "file_attributes": {
+                "width": str(picture.image.width),
+                "height": str(picture.image.height),
+            },
         }
     names = dict.fromkeys(target.file.categories.values())
     attributes: dict[str, Any] = {
@@ -48,7 +52,13 @@ def write_via(target: Target, pictures: Iterator[Picture]) -> None:
             "project": {"name": "soloist"},
         },
         "_via_img_metadata": records,
-        "_via_attributes": {"region": attributes, "file": {}},
+        "_via_attributes": {
+            "region": attributes,
+            "file": {
+                name: {"type": "text", "description": "in pixels", "default_value": ""}
+                for name in ("width", "height")
+            },
+        },
         "_via_data_format_version": "2.0.10",
         "_via_image_id_list": list(records),
     }

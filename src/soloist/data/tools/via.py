@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from soloist.data.coco.faults import Fault, Report
-from soloist.data.tools.pages import Page, Shape, box_corners, content_of, ellipse, flat
+from soloist.data.sources import identity
+from soloist.data.tools.pages import Page, Shape, Size, box_corners, content_of, ellipse, flat
 from soloist.runtime.files import shown
 
 PART_OF = "object"
@@ -41,8 +42,17 @@ def via_pages(file: Path, report: Report) -> list[Page]:
             _shape(region, f"region {number} of {shown(name)} in {shown(file)}")
             for number, region in enumerate(listed)
         ]
-        pages.append(Page(name, file.parent / name, None, shapes))
+        pages.append(Page(name, file.parent / name, _size(entry.get("file_attributes")), shapes))
     return pages
+
+
+def _size(attributes: Any) -> Size | None:
+    """(height, width), if attributes of the file say so, as Soloist writes them."""
+    fields = attributes if isinstance(attributes, dict) else {}
+    height, width = (identity(fields.get(key)) for key in ("height", "width"))
+    if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0:
+        return height, width
+    return None
 
 
 def _shape(region: Any, where: str) -> Shape:
