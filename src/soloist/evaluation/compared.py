@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from soloist.data.coco.types import CocoFile
 from soloist.data.names import match_classes
@@ -45,12 +45,15 @@ def without_boxes_alone(file: CocoFile) -> CocoFile:
     )
 
 
-def notes(predicted: CocoFile, truth: CocoFile, max_dets: int) -> list[str]:
+def notes(
+    predicted: CocoFile, truth: CocoFile, true_ids: Mapping[int, int], max_dets: int
+) -> list[str]:
     """What a reader of the figures must know.
 
     Args:
         predicted: Predictions on the images of the ground truth.
         truth: The ground truth.
+        true_ids: Ids of the ground truth's images by those of the predictions.
         max_dets: Predictions an image that count.
     """
     told = []
@@ -66,6 +69,8 @@ def notes(predicted: CocoFile, truth: CocoFile, max_dets: int) -> list[str]:
         )
     if predicted.bare and (order := _better_order(predicted, truth)) is not None:
         told.append(order)
+    if (others := _other_files(predicted, truth, true_ids)) is not None:
+        told.append(others)
     having = sum(bool(ones) for ones in predicted.annotations.values())
     if len(predicted) and 2 * having < len(truth.images):
         told.append(f"{having} of {len(truth.images)} images have predictions")
@@ -78,6 +83,32 @@ def notes(predicted: CocoFile, truth: CocoFile, max_dets: int) -> list[str]:
             f"cannot find all: --max-dets {_next_round(most)} counts more"
         )
     return told
+
+
+def _other_files(predicted: CocoFile, truth: CocoFile, true_ids: Mapping[int, int]) -> str | None:
+    """Says if most predictions were made on other files than those of the same name.
+
+    Of two splits that number their images alike nothing else can tell.
+    """
+    images = {image.id: image for image in truth.images}
+    compared, others = 0, []
+    for image in predicted.images:
+        true_image = images.get(true_ids.get(image.id, -1))
+        if true_image is None or image.file_state is None or true_image.file_state is None:
+            continue
+        # A copy of another kind has another size.
+        if PurePath(image.file_name).suffix != PurePath(true_image.file_name).suffix:
+            continue
+        compared += 1
+        sizes = image.file_state[0], true_image.file_state[0]
+        if sizes[0] != sizes[1]:
+            others.append(f"{shown(image.file_name)}, {sizes[0]:,} bytes and {sizes[1]:,}")
+    if 2 * len(others) <= compared:
+        return None
+    return (
+        f"{len(others)} of {compared} images were predicted on other files than those of the "
+        f"ground truth (such as {others[0]}): see that both are of one split"
+    )
 
 
 def _like_corners(predicted: CocoFile) -> int | None:

@@ -230,7 +230,7 @@ def measure(
         images_scored=score_images(
             *(masked or (shared, truth)), true_ids, masks=masked is not None, max_dets=max_dets
         ),
-        notes=notes(shared, truth, max_dets),
+        notes=notes(shared, truth, true_ids, max_dets),
     )
 
 

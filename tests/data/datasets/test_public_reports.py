@@ -355,6 +355,26 @@ def test_predictions_of_another_split_are_refused(files: Files) -> None:
         files.figures()
 
 
+def test_predictions_on_other_files_of_the_same_names_are_told(files: Files) -> None:
+    """Two splits that number their images alike; the file of Soloist says what it was made on."""
+    content = json.loads(files.predictions.read_text())
+    for image in content["images"]:
+        size = (files.folder / image["file_name"]).stat().st_size
+        image["file_state"] = [size, 0]
+    files.predictions.write_text(json.dumps(content))
+    assert measure(files.predictions, files.truth).notes == []
+    for image in content["images"]:
+        image["file_state"][0] += 1
+    files.predictions.write_text(json.dumps(content))
+    (note,) = measure(files.predictions, files.truth).notes
+    assert note.startswith("2 of 2 images were predicted on other files than those of the ground")
+    # Copies of another kind are compared by what is in them.
+    for image in content["images"]:
+        image["file_name"] = image["file_name"].replace(".png", ".jpg")
+    files.predictions.write_text(json.dumps(content))
+    assert measure(files.predictions, files.truth).notes == []
+
+
 def test_classes_are_paired_by_name(files: Files) -> None:
     files.change(
         lambda c: [

@@ -69,7 +69,11 @@ def read_image_entry(
     place = _georeference(record.get("georeference"), where)
     if number is None:
         number = integer(record, "id", where)
-    return CocoImage(number, name, height, width, place)
+    state = record.get("file_state")
+    known = isinstance(state, list) and len(state) == 2 and all(type(one) is int for one in state)
+    return CocoImage(
+        number, name, height, width, place, file_state=(state[0], state[1]) if known else None
+    )
 
 
 def _side(record: Mapping[str, Any], key: str, where: str, report: Report) -> int:

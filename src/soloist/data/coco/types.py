@@ -40,8 +40,8 @@ class CocoImage:
         width: In pixels, EXIF orientation applied.
         georeference: Where it is on the earth, if its file says so.
         source_id: The id it has in the file, where that is no integer.
-        file_state: Size and time of the file that its objects were found in, while they are
-            written; see `soloist.data.inputs`.
+        file_state: Size and time of the file that its objects were found in, or of the one that is
+            there; see `soloist.data.inputs`.
     """
 
     id: int

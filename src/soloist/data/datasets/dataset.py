@@ -14,6 +14,7 @@ from soloist.data.coco.types import CATEGORIES, CocoAnnotation, CocoFile, CocoIm
 from soloist.data.datasets.frames import Exif, settle
 from soloist.data.georeference import Georeference
 from soloist.data.images import image_size
+from soloist.data.inputs import state_of
 from soloist.data.names import NameMatches
 from soloist.runtime.files import shown
 
@@ -115,7 +116,10 @@ class Dataset:
                 continue
             objects = sound(objects, image, report)
             place = image.georeference
-            images.append(CocoImage(image.id, image.name, *image.size, place, image.source_id))
+            state = state_of(image.path)
+            images.append(
+                CocoImage(image.id, image.name, *image.size, place, image.source_id, state)
+            )
             ids.update(one.id for one in objects)
             annotations[image.id] = tuple(
                 replace(one, index=index) for index, one in enumerate(objects, start=count)

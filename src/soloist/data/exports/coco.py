@@ -19,7 +19,8 @@ IMAGES = Path("images", "default")
 
 def write_coco_folder(target: Target, pictures: Iterator[Picture]) -> None:
     """Writes `annotations/instances_default.json`, and images to `images/default`."""
-    images = target.file.images
+    # The file of then may be another one by now.
+    images = tuple(replace(image, file_state=None) for image in target.file.images)
     if target.images != "none":
         images = tuple(
             replace(image, file_name=target.places[image.id].as_posix()) for image in images
