@@ -115,6 +115,12 @@ export class Items {
     return [...this.boxes.subarray(4 * item, 4 * item + 4)];
   }
 
+  // Whether an item reaches a side of the picture.
+  isAtBorder(item) {
+    const [left, top, right, bottom] = this.boxOf(item);
+    return left === 0 || top === 0 || right === this.width || bottom === this.height;
+  }
+
   // Paints an item on a canvas of the arrays' size: its inside and its outline. On an empty canvas
   // what is there already need not be read, which takes long.
   paint(context, item, [red, green, blue], { inside = 90, outline = 255, empty = false } = {}) {

@@ -251,7 +251,7 @@ export class Stage {
     const sheet = this.sheet;
     sheet.addEventListener("pointermove", (event) => this.moved(event));
     sheet.addEventListener("pointerdown", (event) => this.pressed(event));
-    sheet.addEventListener("pointerup", () => this.released());
+    sheet.addEventListener("pointerup", (event) => this.released(event));
     sheet.addEventListener("pointercancel", () => this.cancel());
     sheet.addEventListener("pointerleave", () => {
       if (this.press) return;
@@ -315,8 +315,10 @@ export class Stage {
     this.light(false);
   }
 
-  released() {
+  released(event) {
     const press = this.press;
+    // Where it ends counts too: moves just before may not have been told.
+    if (press && !press.pan) this.moved(event);
     this.press = null;
     this.lastPoint = null;
     if (!press || press.pan) return;
@@ -363,8 +365,13 @@ export class Stage {
     const chain = this.items.chainAt(pixel);
     const area = this.areaOf(start);
     const at = byHand ? this.items.nearestOf(chain, area) : this.items.bestOf(chain);
-    // The ground between objects is not meant.
-    if (at >= 0 && (!start || this.items.areas[chain[at]] <= MUCH_LARGER * area)) items.push(chain[at]);
+    if (at >= 0 && !(start && this.isGround(chain[at], area))) items.push(chain[at]);
+  }
+
+  // What lies between objects, as seen from one of an area: much larger, or larger and at the border.
+  isGround(item, area) {
+    const own = this.items.areas[item];
+    return own > MUCH_LARGER * area || (own > area && this.items.isAtBorder(item));
   }
 
   // Pixels of what is lit, on the size of the arrays.
