@@ -25,7 +25,6 @@ from soloist.data.drawing.pictures import (
     resize_masks,
     thumbnail,
 )
-from soloist.data.exports.science import SHAPE_COLUMNS, measure
 from soloist.data.images import is_pixels, own_pixels, read_image, read_values
 from soloist.data.sources import ImageRef, find_images
 from soloist.errors import DataError, require
@@ -300,6 +299,9 @@ class Result(Instances[Rows, Masks]):
         """
         require("pandas", extra="science", wanted="to_pandas()")
         from pandas import DataFrame
+
+        # scikit-image's measures are slow to load.
+        from soloist.data.exports.science import SHAPE_COLUMNS, measure
 
         values = self.pixels
         if values is None and self.path is not None:
