@@ -56,7 +56,7 @@ SET_ASIDE = {
     (TUTORIAL, "soloist studio"): "a server; tests/cli/studio starts it",
     ("studio.md", "soloist studio"): "a server; tests/cli/studio starts it",
     ("studio.md", "soloist finetune"): "tests/cli/studio/test_labels.py",
-    ("studio.md", "pytest tests"): "needs the photographs",
+    ("studio.md", "pytest -m documents tests"): "needs the photographs",
     ("cvat.md", "cvat-cli"): "tests/integrations/test_cvat.py",
     ("beyond-the-paper.md", "soloist masks"): "40 scenes; tests/proposals/test_propose.py",
     ("beyond-the-paper.md", "soloist predict ../shared"): "needs the stamps benchmark",

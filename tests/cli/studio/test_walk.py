@@ -206,7 +206,7 @@ class Player:
         return found
 
 
-@pytest.mark.slow
+@pytest.mark.documents
 @pytest.mark.parametrize("name", WALKS)
 def test_the_objects_of_photographs_are_kept(
     browser_page: Any, tmp_path: Path, segmenter: Segmenter, name: str
