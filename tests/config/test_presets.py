@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
@@ -12,7 +13,7 @@ import pytest
 
 from soloist.cli.options import field_docs
 from soloist.config import Config
-from soloist.config.presets import PRESETS, differences, released
+from soloist.config.presets import PRESETS, differences, released, user_options
 
 Golden = Callable[[str], Mapping[str, npt.NDArray[Any]]]
 NO_LIMIT = float("inf")
@@ -206,3 +207,13 @@ def test_the_preset_soloist_is_tiny_with_what_is_not_in_the_paper() -> None:
         "self_training.rounds",
     }
     assert PRESETS["soloist"].extract.proposals == "regions"
+
+
+def test_what_a_user_gave_is_joined_and_the_command_line_wins(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("train: {steps: 3, batch_size: 2}\nseed: 5\nbackbone: densecl-r50\n")
+    given = user_options(file, {"train": {"steps": 9}, "inference": {"masks": "network"}})
+    assert given["train"] == {"steps": 9, "batch_size": 2}
+    assert (given["seed"], given["inference"]) == (5, {"masks": "network"})
+    assert isinstance(given["backbone"], dict)
+    assert user_options(None, {}) == {}

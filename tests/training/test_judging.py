@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from soloist import api
 from soloist.data.coco.rle import encode_masks
 from soloist.data.coco.types import CocoAnnotation, CocoFile, CocoImage
+from soloist.data.images import read_image
 from soloist.data.sources import ImageRef, find_images
 from soloist.errors import ConfigError
 from soloist.proposals.judge import Example
@@ -133,6 +136,35 @@ def test_regions_that_cannot_learn_are_refused(
         learns_regions("regions", chosen(2, categories), init=init, options=options)
 
 
+def test_what_teaches_is_logged_where_it_is_not_obvious(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    assert not learns_regions("auto", chosen(65, TWO.categories), init="bundled", options={})
+    assert "65 labelled images: the network is trained; --learn regions" in caplog.text
+    assert not learns_regions("auto", chosen(4, MANY), init="bundled", options={})
+    assert f"learn up to {MOST_CLASSES} classes, got {MOST_CLASSES + 1}" in caplog.text
+
+
+def test_more_images_than_a_judge_sees_are_drawn_evenly(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("soloist.training.judging.MOST_IMAGES", 2)
+    for name in "abcd":
+        Image.fromarray(image_of((30, 200, 30))).save(tmp_path / f"{name}.png")
+    read: list[str] = []
+
+    def noted(path: Path, **arguments: Any) -> NDArray[np.uint8]:
+        read.append(path.name)
+        return read_image(path, **arguments)
+
+    monkeypatch.setattr("soloist.training.judging.read_image", noted)
+    records = tuple(CocoImage(at, f"{name}.png", *SIZE) for at, name in enumerate("abcd"))
+    objects = {at: (annotation(),) for at in range(4)}
+    labels = CocoFile(tmp_path / "labels.json", records, objects, {1: "square"}, None)
+    assert judge_of(find_images(tmp_path), labels, seed=0) is not None
+    assert read == ["a.png", "c.png"] * 2
+    assert "regions are learned from 2 of 4 labelled images" in caplog.text
+
+
 def test_a_model_of_two_labelled_images_finds_and_names_objects(tmp_path: Path) -> None:
     """The square of one image is ripe, that of the other green."""
     colors = {"a.png": (220, 40, 40), "b.png": (30, 200, 30)}
@@ -151,7 +183,15 @@ def test_a_model_of_two_labelled_images_finds_and_names_objects(tmp_path: Path) 
         "categories": [{"id": 4, "name": "green"}, {"id": 1, "name": "ripe"}],
     }
     (tmp_path / "labels.json").write_text(json.dumps(content), encoding="utf-8")
-    segmenter = api.finetune(tmp_path / "labels.json", tmp_path / "run")
+    (tmp_path / "few.yaml").write_text("inference: {recommended_score: 0.4}")
+    segmenter = api.finetune(
+        tmp_path / "labels.json",
+        tmp_path / "run",
+        file=tmp_path / "few.yaml",
+        options={"inference": {"max_per_image": 7}},
+    )
+    shown = segmenter.config.inference
+    assert (shown.masks, shown.recommended_score, shown.max_per_image) == ("regions", 0.4, 7)
     assert dict(segmenter.categories) == {1: "ripe", 4: "green"}
     truth = np.zeros(SIZE, dtype=bool)
     truth[SQUARE] = True

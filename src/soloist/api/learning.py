@@ -20,6 +20,7 @@ from soloist.api.plans import (
     runtime_of,
 )
 from soloist.config.idle import refuse_idle, refuse_idle_values
+from soloist.config.presets import user_options
 from soloist.data.datasets.labels import Reading
 from soloist.data.sources import ImageRef, find_images
 from soloist.inference.segmenter import Segmenter, load
@@ -262,8 +263,11 @@ def finetune(
     )
     refuse_idle_values(values, config)
     chosen = choose_labelled(data, labels, config.seed, how, reading=config.reading)
-    regions = learns_regions(learn, chosen, init=start, options=values)
-    if not regions:
+    given = user_options(None if file is None else Path(file), values)
+    regions = None
+    if learns_regions(learn, chosen, init=start, options=given):
+        regions = given.get("inference", {})
+    else:
         config = with_classes(config, chosen.labels)
     truth = None if ground_truth is None else Path(ground_truth)
     runtime = runtime_of(setup)
@@ -279,7 +283,7 @@ def finetune(
 
     read = {"folder": how.images, "split": how.split}
     inputs = {"images": [str(data)], "labels": labels, "init": start, "gt": truth, **read}
-    inputs["learn"] = "regions" if regions else "network"
+    inputs["learn"] = "network" if regions is None else "regions"
     opened = _Opened(
         "finetune",
         out,
@@ -292,7 +296,7 @@ def finetune(
     )
     return Plan(
         lambda: plan_finetune(
-            chosen, config, runtime, init=start, regions=regions, ground_truth=truth
+            chosen, config, runtime, init=start, regions=regions is not None, ground_truth=truth
         ),
         lambda: opened.run(work),
     )

@@ -182,6 +182,20 @@ def load_config(
     return override(config, _spelt_out(overrides or {}), where="options")
 
 
+def user_options(file: Path | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """What a user gave in a YAML file and on the command line, which wins, nested by stage.
+
+    Raises:
+        ConfigError: If the file cannot be read.
+    """
+    merged: dict[str, Any] = {}
+    for given in ({} if file is None else _spelt_out(_read_yaml(file)), _spelt_out(overrides)):
+        for stage, values in given.items():
+            both = isinstance(values, Mapping) and isinstance(merged.get(stage), Mapping)
+            merged[stage] = {**merged[stage], **values} if both else values
+    return merged
+
+
 def _spelt_out(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """Values whose `backbone` is a group of options, not one word."""
     chosen = values.get("backbone")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from soloist.config import DEFAULT_READING, Config, ReadingConfig
-from soloist.config.presets import load_config, supervised
+from soloist.config.presets import load_config, override, supervised
 from soloist.data.coco.types import CocoFile
 from soloist.data.datasets.label_split import label_count, labelled_order
 from soloist.data.datasets.labels import Reading, read_labels
@@ -226,7 +226,7 @@ def learns_regions(
             labelled images of few classes, and no option of a training.
         chosen: The labelled images.
         init: As for `finetune_config`.
-        options: Values given by the user, nested by section.
+        options: Values given by the user, nested by section; see `config.presets.user_options`.
 
     Raises:
         ConfigError: If regions are asked for and cannot be learned, or options have no effect.
@@ -248,9 +248,19 @@ def learns_regions(
     )
     if learn == "regions" and wrong is not None:
         raise ConfigError(f"--learn regions cannot be: {wrong}")
-    return learn == "regions" or (
-        learn == "auto" and wrong is None and len(chosen.images) <= MOST_IMAGES
-    )
+    if learn != "auto":
+        return learn == "regions"
+    few = len(chosen.images) <= MOST_IMAGES
+    if wrong is None and not few:
+        logger.info(
+            "%d labelled images: the network is trained; --learn regions learns from %d of them "
+            "in a minute or two",
+            len(chosen.images),
+            MOST_IMAGES,
+        )
+    elif few and wrong is not None:
+        logger.info("the network is trained; regions are learned in a minute, but %s", wrong)
+    return few and wrong is None
 
 
 def new_parts(init: str, config: Config) -> str:
@@ -278,7 +288,7 @@ def finetune(
     runtime: Runtime,
     *,
     init: str,
-    regions: bool = False,
+    regions: Mapping[str, Any] | None = None,
     ground_truth: Path | None = None,
 ) -> FitResult:
     """Learns a segmenter of classes from true masks, and writes it to the run's model folder.
@@ -290,8 +300,8 @@ def finetune(
         runtime: Device and precision.
         init: `scratch`, `backbone`, `bundled`, or the run folder, model folder or file of a
             segmenter.
-        regions: Learn a judge of regions, and leave the network of the start as it is; see
-            `learns_regions`.
+        regions: Learn a judge of regions, and leave the network of the start as it is: the options
+            of `inference` that win over the start's. None trains the network; see `learns_regions`.
         ground_truth: COCO file of a validation set with the same categories.
 
     Returns:
@@ -317,9 +327,9 @@ def finetune(
     with run.timed("training", done=finished):
         if finished:
             pass
-        elif regions:
+        elif regions is not None:
             assert start is not None
-            on_main(partial(_learn_regions, chosen, start, run.model, config))
+            on_main(partial(_learn_regions, chosen, start, run.model, config, regions))
         else:
             train(
                 chosen.images,
@@ -342,7 +352,9 @@ def finetune(
     return replace(result, metrics=metrics)
 
 
-def _learn_regions(chosen: Labelled, start: Path, model: Path, config: Config) -> None:
+def _learn_regions(
+    chosen: Labelled, start: Path, model: Path, config: Config, options: Mapping[str, Any]
+) -> None:
     """Writes the model of a start that shows regions as a judge of the labels finds them."""
     network, own = load_solo(start)
     judge = judge_of(chosen.images, chosen.labels, seed=config.seed)
@@ -351,13 +363,8 @@ def _learn_regions(chosen: Labelled, start: Path, model: Path, config: Config) -
             f"wanted labelled images with regions to learn from, got {len(chosen.images)} that "
             "cannot be read or are of one colour; check them with `soloist data check`"
         )
-    inference = replace(
-        own.inference,
-        masks="regions",
-        max_per_image=config.regions.max_masks,
-        score_threshold=config.inference.score_threshold,
-        recommended_score=config.inference.recommended_score,
-    )
+    most = {"max_per_image": config.regions.max_masks, **options}
+    inference = override(own.inference, {**most, "masks": "regions"}, where="options")
     settings = replace(own, reading=config.reading, regions=config.regions, inference=inference)
     save_solo(model, network.state_dict(), settings, chosen.labels.categories, judge.record())
     logger.info("few labels: regions of the image are found and ordered as the labels taught")

@@ -14,7 +14,7 @@ from torch.nn import functional
 from soloist.data.coco.rle import decode_mask
 from soloist.data.coco.types import CocoAnnotation, CocoFile
 from soloist.data.images import read_image
-from soloist.data.sources import ImageRef
+from soloist.data.sources import ImageRef, spread
 from soloist.errors import DataError
 from soloist.proposals.hierarchy import Hierarchies
 from soloist.proposals.judge import Example, Judge, draw_candidates, learn_nodes
@@ -63,14 +63,21 @@ def judge_of(images: Sequence[ImageRef], labels: CocoFile, *, seed: int) -> Judg
     """Learns which pixels are inside objects, and then which candidates are objects.
 
     Args:
-        images: Labelled images, of which the first `MOST_IMAGES` are read.
+        images: Labelled images, of which up to `MOST_IMAGES` are read, drawn evenly.
         labels: Their objects, and their classes in the order of `labels.categories`.
         seed: Of the weights it starts from and of the pixels it sees.
 
     Returns:
         The judge; None if no image has a candidate.
     """
-    chosen = images[:MOST_IMAGES]
+    chosen = spread(images, MOST_IMAGES)
+    if len(chosen) < len(images):
+        logger.warning(
+            "regions are learned from %d of %d labelled images, drawn evenly; --learn network "
+            "learns from all",
+            len(chosen),
+            len(images),
+        )
     numbers = {key: number for number, key in enumerate(sorted(labels.categories))}
     by_name = {image.file_name: labels.annotations[image.id] for image in labels.images}
     generator = np.random.default_rng(seed)
