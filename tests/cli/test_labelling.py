@@ -13,7 +13,7 @@ import pytest
 import tifffile
 import yaml
 
-from soloist.api import labelling
+from soloist.api import labelled_sets
 from soloist.cli import run_command
 from soloist.cli.runs import DONE, SOME_FAILED, USER_ERROR
 from soloist.data.coco.partial import head_path
@@ -150,7 +150,7 @@ def test_ray_is_not_started_once_for_each_process_of_a_launcher(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("soloist.errors.find_spec", lambda name: object())
-    monkeypatch.setattr("soloist.api.labelling.launched", lambda: Launch(world_size=2))
+    monkeypatch.setattr("soloist.api.labelled_sets.launched", lambda: Launch(world_size=2))
     assert run("masks photos --out new --shard-size 5 --engine ray") == USER_ERROR
     assert capsys.readouterr().err.endswith("run it without torchrun\n")
 
@@ -185,7 +185,7 @@ def test_shards_are_proposed_for_very_many_images(
     caplog.set_level(logging.WARNING, logger="soloist")
     many = len(list(Path("photos").iterdir()))
     for most, told in ((many, False), (many - 1, True)):
-        monkeypatch.setattr(labelling, "MANY_IMAGES", most)
+        monkeypatch.setattr(labelled_sets, "MANY_IMAGES", most)
         assert run(f"masks photos --out {most}.json --config tiny.yaml {FAST}") == DONE
         assert ("--shard-size 1000" in caplog.text) == told
 

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+import soloist
 from soloist import api
 from soloist.data.coco.rle import encode_masks
 from soloist.data.coco.types import CocoAnnotation, CocoFile, CocoImage
@@ -201,3 +202,8 @@ def test_a_model_of_two_labelled_images_finds_and_names_objects(tmp_path: Path) 
         assert (mask & truth).sum() / (mask | truth).sum() > 0.9
         assert best.labels is not None
         assert best.labels.tolist() == [number]
+    # Other labels of the same images make another model, though its network is the same.
+    content["annotations"] = objects[:1]
+    (tmp_path / "labels.json").write_text(json.dumps(content), encoding="utf-8")
+    other = api.finetune(tmp_path / "labels.json", tmp_path / "other")
+    assert other.fingerprint != segmenter.fingerprint == soloist.load(tmp_path / "run").fingerprint

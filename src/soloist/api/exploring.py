@@ -18,7 +18,6 @@ from soloist.errors import ConfigError, require
 from soloist.evaluation.evaluate import load_ground_truth
 from soloist.inference.label import opened_output
 from soloist.inference.segmenter import load
-from soloist.models.build import fingerprint
 from soloist.report.predictions import write_prediction_report
 from soloist.report.run import MOST_IMAGES, rewrite_report
 from soloist.runtime.distributed import join, on_main
@@ -133,9 +132,9 @@ def estimate(
                 "command": "estimate",
                 "images": named(images),
                 "model": str(setup.get("model") or "bundled"),
-                "weights": fingerprint(segmenter.network),
+                "weights": segmenter.fingerprint,
                 "against": against,
-                "against_weights": None if other is None else fingerprint(other.network),
+                "against_weights": None if other is None else other.fingerprint,
                 "inference": asdict(segmenter.config.inference),
             },
             errors=errors,

@@ -14,7 +14,7 @@ from soloist.config.presets import supervised as as_supervised
 from soloist.data.exports.options import ExportOptions as ExportFields
 
 if TYPE_CHECKING:
-    from soloist.api.labelling import Sharding
+    from soloist.api.labelled_sets import Sharding
     from soloist.api.plans import ModelSetup, Setup
 
 Images = Annotated[
@@ -176,7 +176,7 @@ class Shards:
 
     def sharding(self, out: Path) -> Sharding | None:
         """The same for a function of `soloist.api`; None for one file."""
-        from soloist.api.labelling import Sharding
+        from soloist.api.labelled_sets import Sharding
 
         return Sharding.checked(out, self.shard_size, self.engine, self.ray_workers)
 

@@ -15,7 +15,7 @@ from soloist.errors import ConfigError
 from soloist.runtime.launch import launched
 
 if TYPE_CHECKING:
-    from soloist.api.labelling import LabelledSet
+    from soloist.api.labelled_sets import LabelledSet
     from soloist.api.learning import Learned
     from soloist.api.plans import Plan
     from soloist.cli.arguments import Shown
@@ -151,7 +151,7 @@ def show(title: str, made: LabelledSet, shown: Shown, remedy: str) -> int:
     Returns:
         The exit code.
     """
-    from soloist.api.labelling import MANY_IMAGES
+    from soloist.api.labelled_sets import MANY_IMAGES
 
     status = failures_status(made.failed, made.errors)
     if launched().rank != 0:

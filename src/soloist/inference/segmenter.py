@@ -27,7 +27,14 @@ from soloist.errors import CheckpointError
 from soloist.inference.results import Result, Source, each_source
 from soloist.inference.tiles import TiledLabeler
 from soloist.models.backbones import Backbone, NameFormat
-from soloist.models.build import load_categories, load_judge, load_solo, normalize, save_solo
+from soloist.models.build import (
+    fingerprint,
+    load_categories,
+    load_judge,
+    load_solo,
+    normalize,
+    save_solo,
+)
 from soloist.models.folding import for_prediction
 from soloist.models.solo import SOLO
 from soloist.postprocess import postprocess
@@ -211,6 +218,11 @@ class Segmenter(
         best = rerank_proposals(self._regions(pixels, features, resized, size), found)
         options = self.config.inference
         return best.filter(best.scores >= options.score_threshold).top_k(options.max_per_image)
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells what it learned from what others did: 16 hexadecimal digits."""
+        return fingerprint(self.network, None if self.judge is None else self.judge.record())
 
     @property
     def decoded_side(self) -> int | None:

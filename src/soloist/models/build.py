@@ -142,12 +142,19 @@ def copy_solo(source: Path, target: Path) -> None:
             temporary.write_bytes((source / name).read_bytes())
 
 
-def fingerprint(network: nn.Module) -> str:
-    """What tells the weights of a network from others: 16 hexadecimal digits."""
+def fingerprint(network: nn.Module, judge: Mapping[str, Any] | None = None) -> str:
+    """What tells a model from others: 16 hexadecimal digits.
+
+    Args:
+        network: Its network.
+        judge: Record of its judge of candidates, if it has one.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    if judge is not None:
+        digest.update(json.dumps(judge, sort_keys=True).encode())
     return digest.hexdigest()[:16]
 
 
