@@ -103,10 +103,10 @@ def _measured(command: str, images: Path, folder: Path) -> dict[str, Any]:
         [*arguments, *COMMANDS[command]], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
     assert process.stderr is not None
-    told = process.stderr.read()
+    errors = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
     if os.waitstatus_to_exitcode(status) != 0:
-        raise SystemExit(told.decode())
+        raise SystemExit(errors.decode())
     # Linux counts kilobytes, macOS bytes.
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return {

@@ -27,7 +27,7 @@ ACTIVITIES = (
     "explore_world_animals",
     "explore_world_music",
 )
-LEAST_SIDE = 200  # smaller ones are buttons
+MIN_SIDE = 200  # smaller ones are buttons
 START = re.compile(rb"RIFF....WEBP|\xff\xd8\xff[\xe0\xe1\xdb]", re.DOTALL)
 
 
@@ -50,7 +50,7 @@ def is_photograph(content: bytes) -> bool:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
             opaque = "A" not in image.getbands() or image.getchannel("A").getextrema()[0] == 255
-            return opaque and min(image.size) >= LEAST_SIDE
+            return opaque and min(image.size) >= MIN_SIDE
     except (OSError, SyntaxError):
         # A thumbnail inside a picture, or bytes that look like the start of one.
         return False

@@ -239,9 +239,9 @@ def test_the_command_line_is_imported_without_torch() -> None:
 
 def help_text(*arguments: str) -> str:
     """What `soloist ... --help` prints."""
-    told = io.StringIO()
-    app.help_print(list(arguments), console=Console(file=told, width=100))
-    return told.getvalue()
+    printed = io.StringIO()
+    app.help_print(list(arguments), console=Console(file=printed, width=100))
+    return printed.getvalue()
 
 
 def test_help_lists_every_verb() -> None:

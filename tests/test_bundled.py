@@ -14,7 +14,7 @@ from soloist.data.scenes import make_scene
 from soloist.ops.masks import mask_iou
 
 WEIGHTS = Path(str(files("soloist") / "weights"))
-MOST_BYTES = 15_000_000  # what a download of the package may weigh more for them
+MAX_BYTES = 15_000_000  # what a download of the package may weigh more for them
 
 
 def test_the_weights_are_few_and_in_half_precision() -> None:
@@ -23,7 +23,7 @@ def test_the_weights_are_few_and_in_half_precision() -> None:
         "resnet18-densecl.safetensors",
         "segmenter/model.safetensors",
     ]
-    assert sum(path.stat().st_size for path in paths) < MOST_BYTES
+    assert sum(path.stat().st_size for path in paths) < MAX_BYTES
     for path in paths:
         kinds = {tensor.dtype for tensor in load_file(path).values()}
         assert kinds <= {torch.float16, torch.int64}

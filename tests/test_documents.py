@@ -217,10 +217,10 @@ def try_command(page: str, command: list[str], capsys: pytest.CaptureFixture[str
         check_other(command)
         return
     status = run_command(shortened(page, arguments))
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     # `doctor` may find something wrong with this machine; a few steps teach `fit` nothing.
     fine = (DONE, SOME_FAILED) if arguments[0] in ("doctor", "fit") else (DONE,)
-    assert status in fine, f"{' '.join(command)}\n{told.out}{told.err}"
+    assert status in fine, f"{' '.join(command)}\n{printed.out}{printed.err}"
 
 
 @pytest.mark.usefixtures("furnished")
@@ -291,8 +291,10 @@ def test_datumaro_reads_what_the_tutorial_writes() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_recommends_no_score_of_its_own(page: str) -> None:
     """Each model records the score that it recommends."""
-    told = [block for language in ("sh", "python") for block in blocks(PAGES[page], language)]
-    for code in told:
+    code_blocks = [
+        block for language in ("sh", "python") for block in blocks(PAGES[page], language)
+    ]
+    for code in code_blocks:
         if "stamps" in code:  # A figure of results, as it was measured.
             continue
         assert not re.search(r"scores >=? |--min-score 0\.\d|filter\(0\.\d+\)\.", code), code

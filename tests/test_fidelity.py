@@ -106,7 +106,7 @@ def test_each_compat_option_has_a_row() -> None:
     assert {"free_mask.compat", "loss.compat", "inference.compat"} <= named
 
 
-def test_tests_of_released_values_are_told_apart() -> None:
+def test_tests_of_released_values_are_distinguished() -> None:
     file = "tests/test_targets.py"
     found = functions(file)
     assert runs_everywhere(found["test_size_chooses_levels"])

@@ -33,7 +33,7 @@ Picture = NDArray[np.uint8]
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 SEED = 201
 QUERY_SCENES, COLOR_SCENES, REGION_SCENES = (8, 7, 4), (6, 10), (8, 7, 4, 12)
-LEAST_SCORE = 0.2
+MIN_SCORE = 0.2
 _TILE = (180, 240)  # (height, width) of a tile, in pixels.
 _GAP = 6
 _RED = (255, 40, 40)
@@ -65,7 +65,7 @@ def free_mask_rows(scenes: Sequence[Scene]) -> list[list[Picture]]:
         mask = functional.interpolate(cut[None, None].float(), size, mode="nearest")[0, 0] > 0
         coarse = extractor(pixels, (size[0], size[1]))
         (found,) = segmenter.predict(pixels)
-        good = found[found.scores >= LEAST_SCORE]
+        good = found[found.scores >= MIN_SCORE]
         rows.append(
             [
                 with_point(pixels, (y, x)),

@@ -35,7 +35,7 @@ class Proposals:
         scores: NDArray[np.float32],
         shown: NDArray[np.bool_] | None = None,
     ) -> Self:
-        """From (N, H, W) bool or encoded masks; all are shown unless told otherwise."""
+        """From (N, H, W) bool or encoded masks; all are shown by default."""
         encoded = masks if isinstance(masks, EncodedMasks) else EncodedMasks.of(masks)
         if shown is None:
             shown = np.ones(len(encoded), dtype=np.bool_)

@@ -15,9 +15,9 @@ from soloist.ops.parts import largest_component
 from soloist.ops.resize import linear_weights, resized_masks
 from soloist.structures import Instances
 
-_LEAST_CONTRAST = 1e-5
+_MIN_CONTRAST = 1e-5
 """Similarities that differ by less are equal up to float32 rounding: such a map has no mask."""
-_LEAST_SQUARE = 1e-6
+_MIN_SQUARE = 1e-6
 """A query's squared norm relative to its keys', under which float32 rounding decides it."""
 _BLOCK = 128
 """Queries in work at a time."""
@@ -113,7 +113,7 @@ def _compare(features: Tensor, scales: tuple[float, ...]) -> tuple[Tensor, Tenso
             query_squares = _resize(by_keys, scale).diagonal()
             largest = _resize(squares.view(1, height, width), scale)[0]
         # Keys that cancel out leave only rounding: such a query is zero, like one of zero keys.
-        nonzero = query_squares > _LEAST_SQUARE * largest
+        nonzero = query_squares > _MIN_SQUARE * largest
         parts.append(queries)
         norms.append(torch.where(nonzero, query_squares.clamp(min=0).sqrt(), torch.inf))
     return torch.cat(parts), torch.cat(norms)
@@ -185,7 +185,7 @@ def _coarse_block(products: Tensor, norms: Tensor, config: FreeMaskConfig) -> _C
     inside = masks.float()
     areas = inside.sum(dim=1)
     means = torch.linalg.vecdot(products, inside) / areas.clamp(min=1)
-    usable = (areas >= config.min_cells) & (contrast[:, 0] >= _LEAST_CONTRAST * norms)
+    usable = (areas >= config.min_cells) & (contrast[:, 0] >= _MIN_CONTRAST * norms)
     scores = torch.where(usable, (means - least[:, 0]) / contrast[:, 0], 0)
     return _CoarseMasks(masks, scores, least, contrast)
 

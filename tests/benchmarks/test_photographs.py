@@ -391,9 +391,9 @@ def test_an_unknown_entry_is_said_in_one_line(
     name: str, message: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(name, photos=photos, out=tmp_path / "rows.jsonl") == 2
-    told = capsys.readouterr().err.strip()
-    assert message in told
-    assert "\n" not in told
+    printed = capsys.readouterr().err.strip()
+    assert message in printed
+    assert "\n" not in printed
 
 
 def test_missing_photographs_are_said_with_the_remedy(

@@ -83,20 +83,20 @@ def test_a_model_is_a_folder_of_one_commit(repo: Any) -> None:
     ],
 )
 @pytest.mark.usefixtures("repo")
-def test_what_cannot_be_had_is_told_in_one_line(reference: HubReference, message: str) -> None:
+def test_what_cannot_be_had_is_reported_in_one_line(reference: HubReference, message: str) -> None:
     with pytest.raises(CheckpointError, match=message) as caught:
         fetch(reference)
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_without_its_record_is_told(repo: Any) -> None:
+def test_a_model_without_its_record_is_reported(repo: Any) -> None:
     del repo.repos["me/net"]["config.json"]
     with pytest.raises(CheckpointError, match=r"me/net has no file 'config\.json'"):
         fetch_model(HubReference("me/net"))
 
 
 @pytest.mark.parametrize("offline", [True, False], ids=["asked-to-stay-offline", "no-network"])
-def test_without_a_network_the_cache_serves_and_the_rest_is_told(
+def test_without_a_network_the_cache_serves_and_the_rest_is_reported(
     repo: Any, monkeypatch: pytest.MonkeyPatch, offline: bool
 ) -> None:
     pinned = HubReference("me/net", "w.pth", repo.commit, SHA)

@@ -26,7 +26,7 @@ def test_weights_may_be_read_by_whoever_may_read_other_new_files(tmp_path: Path)
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
 @pytest.mark.parametrize("save", [save_state, partial(save_tensors, metadata={})])
-def test_a_full_disk_is_told(
+def test_a_full_disk_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: Callable[..., None]
 ) -> None:
     original = Path.write_bytes
@@ -46,7 +46,7 @@ def test_a_full_disk_is_told(
         pytest.param([], id="no-dictionary"),
     ],
 )
-def test_a_state_of_something_else_is_told_in_one_line(tmp_path: Path, state: Any) -> None:
+def test_a_state_of_something_else_is_reported_in_one_line(tmp_path: Path, state: Any) -> None:
     with pytest.raises(CheckpointError) as caught, resumed_from(tmp_path / "last.pt"):
         torch.nn.Linear(3, 1).load_state_dict(state["model"])
     assert "last.pt does not fit this training (" in str(caught.value)

@@ -103,15 +103,15 @@ def test_a_model_that_is_not_the_one_wanted_is_not_loaded(published: Any) -> Non
         soloist.load(f"hf:me/net#{'0' * 64}")
 
 
-def test_a_name_that_is_neither_here_nor_there_is_told(
+def test_a_name_that_is_neither_here_nor_there_is_reported(
     hub: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, scenes: Path
 ) -> None:
     out = tmp_path / "p.json"
     images = str(scenes / "images")
     assert run_command(["predict", images, "--model", "me/typo", "--out", str(out)]) == 2
-    told = capsys.readouterr().err
-    assert f"no repository at {hub.url}/me/typo" in told
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert f"no repository at {hub.url}/me/typo" in printed
+    assert printed.count("\n") == 1
 
 
 @pytest.mark.usefixtures("published")
@@ -135,7 +135,7 @@ def backbone_repo(hub: Any, tmp_path: Path) -> Any:
     return hub
 
 
-def test_a_backbone_is_fetched_and_its_origin_told(
+def test_a_backbone_is_fetched_and_its_origin_logged(
     backbone_repo: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     sha256 = hashlib.sha256(backbone_repo.repos["me/backbone"]["w.pth"]).hexdigest()
@@ -145,8 +145,8 @@ def test_a_backbone_is_fetched_and_its_origin_told(
     with caplog.at_level(logging.INFO):
         loaded = create_backbone(NAME, weights=reference).network.state_dict()
     assert torch.equal(loaded["conv1.0.weight"], wanted["conv1.0.weight"].half().float())
-    told = caplog.text
-    assert f"{reference}: licence: see its page on the hub; checksum given" in told
+    logged = caplog.text
+    assert f"{reference}: licence: see its page on the hub; checksum given" in logged
 
 
 @pytest.mark.usefixtures("backbone_repo")
@@ -202,7 +202,7 @@ def test_a_short_name_tells_its_licence_before_it_fetches(
                      "must be named hf:owner/repo", id="half-a-reference"),
     ],
 )  # fmt: skip
-def test_mistakes_are_told_before_anything_is_fetched(
+def test_mistakes_are_reported_before_anything_is_fetched(
     hub: Any, name: str, weights: str, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message) as caught:

@@ -40,7 +40,7 @@ def test_a_checksum_may_be_in_capitals() -> None:
     "text",
     ["hf:", "hf:net", "me/net", "hf:me/net#0123", "hf:me/net/../w.pth", "hf:me/net@", "hf:/me/net"],
 )
-def test_another_form_is_told(text: str) -> None:
+def test_another_form_is_reported(text: str) -> None:
     with pytest.raises(ConfigError, match=r"must be named hf:owner/repo/file@revision#sha256"):
         HubReference.parse(text)
 

@@ -94,7 +94,7 @@ def test_names_of_each_kind(kind: str, name: str, ours: str | None) -> None:
         pytest.param(["anything"], "timm", id="anything"),
     ],
 )  # fmt: skip
-def test_the_kind_is_told_by_the_names(names: list[str], kind: str) -> None:
+def test_names_decide_the_kind(names: list[str], kind: str) -> None:
     assert kind_of(dict.fromkeys(names)).name == kind
 
 

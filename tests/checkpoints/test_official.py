@@ -192,7 +192,7 @@ def weights(tmp_path: Path, resnet: State) -> OfficialWeights:
     return load_official(tmp_path / "w.pth")
 
 
-def test_what_a_network_needs_is_told_from_the_rest(
+def test_what_a_network_needs_is_kept_apart_from_the_rest(
     weights: OfficialWeights, resnet: State
 ) -> None:
     own = prefixed(counted(resnet), "backbone.network.")
@@ -216,7 +216,7 @@ def test_a_summary_names_a_few(weights: OfficialWeights, resnet: State) -> None:
     )
 
 
-def test_a_tensor_of_another_shape_is_told(weights: OfficialWeights) -> None:
+def test_a_tensor_of_another_shape_is_reported(weights: OfficialWeights) -> None:
     own = {"backbone.network.conv1.weight": torch.zeros(2, 2)}
     with pytest.raises(CheckpointError, match=r"'conv1.weight' must be \(2, 2\), got \(3,\); is"):
         weights.fitted(own)
@@ -252,9 +252,11 @@ def test_weights_for_other_pixels_are_refused(
         "pixel_std": torch.tensor(std).view(-1, 1, 1),
     }
     torch.save({"model": state}, tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match=r"must be for RGB pixels with pixel_\w+ \(") as told:
+    with pytest.raises(
+        CheckpointError, match=r"must be for RGB pixels with pixel_\w+ \("
+    ) as caught:
         load_official(tmp_path / "w.pth")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_usual_pixels_are_left_over(tmp_path: Path, resnet: State) -> None:

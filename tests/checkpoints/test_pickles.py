@@ -221,7 +221,7 @@ def test_arrays_that_do_not_add_up_are_refused(tmp_path: Path, state: tuple[Any,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_a_damaged_pickle_is_told(tmp_path: Path, protocol: int) -> None:
+def test_a_damaged_pickle_is_reported(tmp_path: Path, protocol: int) -> None:
     content = detectron2_file({"a": np.arange(4.0), "b": np.arange(3)})
     whole = pickle.dumps(content, protocol=protocol)
     path = tmp_path / "w.pkl"

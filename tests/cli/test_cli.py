@@ -109,7 +109,7 @@ def errors_of(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "message"),
     [
         pytest.param("masks empty --out new.json", "folder 'empty' with none in it", id="empty"),
         pytest.param("masks none.jpg --out new.json", "'none.jpg', which does not exist",
@@ -208,7 +208,9 @@ def errors_of(path: Path) -> list[str]:
         pytest.param("doctor please", "please", id="word-too-many"),
     ],
 )  # fmt: skip
-def test_a_mistake_ends_in_one_line_and_leaves_nothing(run: Run, command: str, told: str) -> None:
+def test_a_mistake_ends_in_one_line_and_leaves_nothing(
+    run: Run, command: str, message: str
+) -> None:
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
     outcome = run(*command.split())
     assert outcome.status == USER_ERROR
@@ -216,7 +218,7 @@ def test_a_mistake_ends_in_one_line_and_leaves_nothing(run: Run, command: str, t
     assert outcome.err.startswith("soloist: ")
     assert outcome.err.endswith("\n")
     assert outcome.err.count("\n") == 1
-    assert told in outcome.err
+    assert message in outcome.err
     assert "Traceback" not in outcome.err
     after = {path for path in Path().rglob("*") if path.is_file()}
     assert {path for path in after if path.parts[0] != "new"} == set(before)
@@ -238,7 +240,7 @@ def test_a_run_that_a_mistake_stopped_does_not_block_the_right_command(
 @pytest.mark.parametrize(
     "command", ["masks photos --out locked/new.json", "fit photos --out locked/new"]
 )
-def test_a_folder_that_may_not_be_written_is_told(run: Run, command: str) -> None:
+def test_a_folder_that_may_not_be_written_is_reported(run: Run, command: str) -> None:
     Path("locked").mkdir(mode=0o500)
     outcome = run(*command.split())
     assert outcome.status == USER_ERROR
@@ -753,7 +755,7 @@ def test_a_backbone_is_learned_and_used(
 
 
 @pytest.mark.parametrize(
-    ("threads", "status", "told"),
+    ("threads", "status", "message"),
     [
         pytest.param("", DONE, "all is well", id="unset"),
         pytest.param("64", DONE, "all is well", id="enough"),
@@ -763,7 +765,7 @@ def test_a_backbone_is_learned_and_used(
     ],
 )
 def test_doctor(
-    run: Run, monkeypatch: pytest.MonkeyPatch, threads: str, status: int, told: str
+    run: Run, monkeypatch: pytest.MonkeyPatch, threads: str, status: int, message: str
 ) -> None:
     monkeypatch.setattr("soloist.runtime.doctor.usable_cores", lambda: 2)
     monkeypatch.setattr("soloist.runtime.doctor._free_gb", lambda: 50.0)
@@ -772,7 +774,7 @@ def test_doctor(
     outcome = run("doctor")
     assert torch.get_num_threads() == before
     assert outcome.status == status
-    assert told in outcome.out
+    assert message in outcome.out
     assert "torch " in outcome.out
     assert outcome.err == ""
 
@@ -800,9 +802,9 @@ def test_the_version_is_printed(run: Run) -> None:
 
 
 def test_every_option_of_a_verb_is_in_its_help() -> None:
-    told = io.StringIO()
-    app.help_print(["fit"], console=Console(file=told, width=200))
-    text = told.getvalue()
+    printed = io.StringIO()
+    app.help_print(["fit"], console=Console(file=printed, width=200))
+    text = printed.getvalue()
     names = [
         f"--{section}.{option} ".replace("_", "-")
         for section, options in asdict(Config()).items()
@@ -838,7 +840,7 @@ def test_the_released_file_is_used_by_its_preset(run: Run, official_r101: Path) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         pytest.param((), "add a preset; use the preset paper-r101", id="no-preset"),
         pytest.param(("--preset", "paper-r50"), "use the preset paper-r101", id="shallow"),
@@ -846,11 +848,11 @@ def test_the_released_file_is_used_by_its_preset(run: Run, official_r101: Path) 
     ],
 )
 def test_a_preset_that_does_not_fit_ends_in_one_line(
-    run: Run, official_r101: Path, more: tuple[str, ...], told: str
+    run: Run, official_r101: Path, more: tuple[str, ...], message: str
 ) -> None:
     outcome = run("predict", "photos", "--model", official_r101, "--out", "new.json", *more)
     assert outcome.status == USER_ERROR
-    assert told in outcome.err
+    assert message in outcome.err
     assert outcome.err.count("\n") == 1
     assert not Path("new.json").exists()
 
@@ -894,18 +896,18 @@ def test_free_masks_from_the_backbone_of_an_official_file(
 
 
 @pytest.mark.parametrize(
-    ("local_rank", "told"),
+    ("local_rank", "expected"),
     [pytest.param("0", True, id="first"), pytest.param("1", False, id="second")],
 )
-def test_a_mistake_is_told_once_on_each_machine(
-    monkeypatch: pytest.MonkeyPatch, run: Run, local_rank: str, told: bool
+def test_a_mistake_is_reported_once_on_each_machine(
+    monkeypatch: pytest.MonkeyPatch, run: Run, local_rank: str, expected: bool
 ) -> None:
     for name, value in {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("LOCAL_RANK", local_rank)
     outcome = run("masks", "empty", "--out", "new.json", "--device", "none")
     assert outcome.status == USER_ERROR
-    assert ("device must be" in outcome.err) == told
+    assert ("device must be" in outcome.err) == expected
 
 
 def test_libraries_are_heard_only_when_they_warn() -> None:

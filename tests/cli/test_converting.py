@@ -48,7 +48,7 @@ def test_every_format_is_written(
     assert not list(Path(".").glob("*.lock"))
 
 
-def test_what_is_left_out_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_left_out_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="soloist")
     assert run("convert truth.json --format coco --out out --max-per-image 1") == DONE
     masks = len(load_coco(Path("truth.json")))
@@ -110,7 +110,7 @@ def test_a_killed_conversion_goes_on_without_predicting_again(
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "message"),
     [
         pytest.param("convert none.json --format yolo --out new", "does not exist", id="no-file"),
         pytest.param("convert truth.json --out new", "--format requires an argument",
@@ -138,7 +138,7 @@ def test_a_killed_conversion_goes_on_without_predicting_again(
     ],
 )  # fmt: skip
 def test_a_mistake_ends_in_one_line(
-    capsys: pytest.CaptureFixture[str], command: str, told: str
+    capsys: pytest.CaptureFixture[str], command: str, message: str
 ) -> None:
     result = {"image_id": 1, "segmentation": {"size": [2, 2], "counts": [4]}, "score": 1}
     Path("bare.json").write_text(json.dumps([result]))
@@ -149,7 +149,7 @@ def test_a_mistake_ends_in_one_line(
     shutil.copy("photos/000001.jpg", "other/elsewhere.jpg")
     assert run(command) == USER_ERROR
     err = capsys.readouterr().err
-    assert told in err
+    assert message in err
     assert err.startswith("soloist: ")
     assert err.count("\n") == 1
     assert not Path("new").exists()

@@ -80,13 +80,13 @@ def test_a_dry_run_names_the_trials_and_writes_nothing(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_command([*arguments, "--table", "losses", "--seeds", "0", "7", "--dry-run"]) == DONE
-    told = capsys.readouterr().out
-    assert "no-average-projections-seed7" in told
+    printed = capsys.readouterr().out
+    assert "no-average-projections-seed7" in printed
     assert not Path("tables").exists()
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         pytest.param(["--table", "loss"], "no table named 'loss'", id="unknown-table"),
         pytest.param(["--steps", "0"], "--steps must be at least 1, got 0", id="no-step"),
@@ -98,13 +98,13 @@ def test_a_dry_run_names_the_trials_and_writes_nothing(
     ],
 )
 def test_a_mistake_ends_in_one_line(
-    arguments: list[str], capsys: pytest.CaptureFixture[str], more: list[str], told: str
+    arguments: list[str], capsys: pytest.CaptureFixture[str], more: list[str], message: str
 ) -> None:
     if more[0] == "--gt":
         place = arguments.index("--gt")
         arguments[place : place + 2] = []
     assert run_command([*arguments, *more]) == USER_ERROR
     error = capsys.readouterr().err
-    assert told in error
+    assert message in error
     assert error.count("\n") == 1
     assert not Path("tables").exists()

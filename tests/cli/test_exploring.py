@@ -27,9 +27,9 @@ def test_masks_are_grouped_compared_and_shown(
     masks, truth = write_masks(), write_masks("truth.json", embedded=False, classes=True)
     sheets = tmp_path / "sheets"
     assert run("cluster", masks, "--groups", 3, "--gt", truth, "--sheets", sheets) == DONE
-    told = capsys.readouterr().out
-    assert "12 of 12 objects matched, 3 classes in 3 groups: NMI 1.000, adjusted" in told
-    assert told.splitlines()[-2:] == [
+    printed = capsys.readouterr().out
+    assert "12 of 12 objects matched, 3 classes in 3 groups: NMI 1.000, adjusted" in printed
+    assert printed.splitlines()[-2:] == [
         str(sheets / "overview.jpg"),
         str(tmp_path / "masks-groups.json"),
     ]
@@ -71,7 +71,7 @@ def test_backbone_features_need_no_embeddings_but_the_images(
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "message"),
     [
         pytest.param("cluster bare.json --groups 2", "wanted embeddings beside",
                      id="no-embeddings"),
@@ -94,7 +94,7 @@ def test_mistakes_are_one_line_and_write_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     command: str,
-    told: str,
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_masks()
@@ -102,7 +102,7 @@ def test_mistakes_are_one_line_and_write_nothing(
     before = sorted(tmp_path.rglob("*"))
     assert run(*command.split()) == USER_ERROR
     error = capsys.readouterr().err
-    assert told in error
+    assert message in error
     assert error.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -112,8 +112,8 @@ def test_look_alikes_are_printed_and_shown(
 ) -> None:
     found = tmp_path / "found"
     assert run("cluster", write_masks(), "--like", 104, "--count", 3, "--sheets", found) == DONE
-    told = capsys.readouterr().out
-    assert str(found / "search-104.jpg") in told
-    assert all(f" {number} " in told for number in (101, 107, 110))
-    assert " 104 " not in told
+    printed = capsys.readouterr().out
+    assert str(found / "search-104.jpg") in printed
+    assert all(f" {number} " in printed for number in (101, 107, 110))
+    assert " 104 " not in printed
     assert (found / "search-104.jpg").is_file()

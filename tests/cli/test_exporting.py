@@ -31,9 +31,9 @@ def test_a_run_is_exported_with_other_options(
     out = tmp_path / "new" / "model.onnx"
     options = "--to onnx --inference.max-per-image 3"
     assert run(f"export {classes_folder} {options} --out {out}") == DONE
-    told = capsys.readouterr().out.splitlines()
-    assert told[0].startswith("compared with torch: 6 objects on 2 pictures")
-    assert told[1:] == [str(out)]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("compared with torch: 6 objects on 2 pictures")
+    assert printed[1:] == [str(out)]
     assert onnx_runtime.load(out).config.max_per_image == 3
     assert run(f"export {classes_folder} --out {out}") == USER_ERROR
     assert "exists; add --overwrite" in capsys.readouterr().err
@@ -43,7 +43,7 @@ def test_a_run_is_exported_with_other_options(
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "message"),
     [
         pytest.param("export --to coreml --out m.onnx", "Choose from", id="format"),
         pytest.param("export", "--out", id="no-file"),
@@ -56,11 +56,11 @@ def test_a_mistake_ends_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     command: str,
-    told: str,
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(command) == USER_ERROR
     error = capsys.readouterr().err
-    assert told in error
+    assert message in error
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []

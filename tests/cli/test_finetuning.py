@@ -46,9 +46,9 @@ def test_classes_go_from_labels_to_predictions_and_figures(
     arguments: list[str], truth: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_command([*arguments, "--labels", "50%", "--gt", str(truth)]) == DONE
-    told = capsys.readouterr().out
-    assert "mean over classes" in told
-    assert "report: new/report.html" in told
+    printed = capsys.readouterr().out
+    assert "mean over classes" in printed
+    assert "report: new/report.html" in printed
     assert "Nothing was labelled" not in Path("new/report.html").read_text(encoding="utf-8")
     images = str(truth.parent / "images")
     predict = ["predict", images, "--model", "new", "--out", "p.json", "--precision", "fp32"]
@@ -77,16 +77,16 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(
     arguments: list[str], truth: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_command([*arguments, "--labels", "2", "--gt", str(truth), "--dry-run"]) == DONE
-    told = capsys.readouterr().out
-    assert "labels: 2 of 6 labelled images" in told
-    assert "of 2 classes" in told
-    assert "start: random weights in every layer" in told
-    assert "2 steps of 2 images, 2.0 passes" in told
+    printed = capsys.readouterr().out
+    assert "labels: 2 of 6 labelled images" in printed
+    assert "of 2 classes" in printed
+    assert "start: random weights in every layer" in printed
+    assert "2 steps of 2 images, 2.0 passes" in printed
     assert not Path("new").exists()
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         pytest.param(["--labels", "0%"], "--labels must be a percentage", id="no-label"),
         pytest.param(["--labels", "7"], "from 1 to 6, got '7'", id="more-than-there-are"),
@@ -100,14 +100,14 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(
     ],
 )  # fmt: skip
 def test_a_mistake_ends_in_one_line(
-    arguments: list[str], capsys: pytest.CaptureFixture[str], more: list[str], told: str
+    arguments: list[str], capsys: pytest.CaptureFixture[str], more: list[str], message: str
 ) -> None:
     if "--init" in more:
         place = arguments.index("--init")
         arguments[place : place + 2] = []
     assert run_command([*arguments, *more]) == USER_ERROR
     error = capsys.readouterr().err
-    assert told in error
+    assert message in error
     assert error.count("\n") == 1
 
 

@@ -114,7 +114,7 @@ def test_overlays_are_drawn_from_shards_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "message"),
     [
         pytest.param("masks photos --out new.json --shard-size 5", "--shard-size makes a folder",
                      id="json"),
@@ -136,11 +136,11 @@ def test_overlays_are_drawn_from_shards_too() -> None:
     ],
 )  # fmt: skip
 def test_a_mistake_ends_in_one_line(
-    capsys: pytest.CaptureFixture[str], command: str, told: str
+    capsys: pytest.CaptureFixture[str], command: str, message: str
 ) -> None:
     assert run(command) == USER_ERROR
     err = capsys.readouterr().err
-    assert told in err
+    assert message in err
     assert err.startswith("soloist: ")
     assert err.count("\n") == 1
     assert not Path("new").exists()
@@ -163,7 +163,7 @@ def test_ray_is_not_started_once_for_each_process_of_a_launcher(
         pytest.param("masks photos --out new --shard-size 5 --engine ray", "ray", "ray", id="ray"),
     ],
 )
-def test_an_absent_package_is_told_with_its_remedy(
+def test_an_absent_package_is_reported_with_its_remedy(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     command: str,
@@ -175,8 +175,8 @@ def test_an_absent_package_is_told_with_its_remedy(
         "soloist.errors.find_spec", lambda name: None if name in absent else object()
     )
     assert run(command) == USER_ERROR
-    told = f"needs {package}; pip install '.[{extra}]' in Soloist's folder\n"
-    assert capsys.readouterr().err.endswith(told)
+    message = f"needs {package}; pip install '.[{extra}]' in Soloist's folder\n"
+    assert capsys.readouterr().err.endswith(message)
 
 
 def test_shards_are_proposed_for_very_many_images(
@@ -184,10 +184,10 @@ def test_shards_are_proposed_for_very_many_images(
 ) -> None:
     caplog.set_level(logging.WARNING, logger="soloist")
     many = len(list(Path("photos").iterdir()))
-    for most, told in ((many, False), (many - 1, True)):
-        monkeypatch.setattr(labelled_sets, "MANY_IMAGES", most)
+    for most, proposed in ((many, False), (many - 1, True)):
+        monkeypatch.setattr(labelled_sets, "MAX_IMAGES_IN_ONE_FILE", most)
         assert run(f"masks photos --out {most}.json --config tiny.yaml {FAST}") == DONE
-        assert ("--shard-size 1000" in caplog.text) == told
+        assert ("--shard-size 1000" in caplog.text) == proposed
 
 
 # What is shown
@@ -231,7 +231,7 @@ def test_pictures_and_formats_show_what_the_model_recommends(
 
 
 @pytest.mark.slow
-def test_nothing_found_or_shown_is_told_and_in_the_exit_status(
+def test_nothing_found_or_shown_is_reported_and_in_the_exit_status(
     model_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     how = f"--model {scored_model(model_folder, recommended_score=1.0)} {FAST}"
@@ -272,8 +272,10 @@ def test_predictions_of_other_images_do_not_collide(
     for pattern in ("photos/*1.jpg", "photos/*2.jpg", "photos/*1.jpg"):
         assert run(f"predict {pattern} {how}") == DONE
     folders = [f"runs/predict/{name}" for name in ("photos", "photos-2", "photos-3")]
-    told = capsys.readouterr().out.splitlines()
-    assert told == [f"{folder}/{what}" for folder in folders for what in ("masks.json", "pictures")]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [
+        f"{folder}/{what}" for folder in folders for what in ("masks.json", "pictures")
+    ]
     assert run(f"predict photos/*2.jpg --overwrite {how}") == DONE
     assert [one.file_name for one in load_coco(f"{folders[0]}/masks.json").images] == ["000002.jpg"]
     # What the same command began is resumed, what another one began is left.
@@ -292,7 +294,7 @@ def test_predictions_of_other_images_do_not_collide(
         assert capsys.readouterr().out.startswith(f"{wanted}/masks.json")
 
 
-def test_an_output_that_is_there_is_told_before_the_model_is_loaded(
+def test_an_output_that_is_there_is_reported_before_the_model_is_loaded(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def load(*arguments: object, **options: object) -> None:

@@ -60,22 +60,22 @@ def test_the_command_takes_a_plain_transformer_with_the_values_of_a_preset(
     assert len(load_coco(out).images) == 6
 
 
-def test_a_word_that_is_no_backbone_is_told(
+def test_a_word_that_is_no_backbone_is_reported(
     tmp_path: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = str(tmp_path / "masks.json")
     command = ["masks", str(scenes / "images"), "--out", out, "--backbone", "vit_smal"]
     assert run_command(command) == 2
-    told = capsys.readouterr().err
-    assert "no backbone named 'vit_smal'; " in told
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert "no backbone named 'vit_smal'; " in printed
+    assert printed.count("\n") == 1
 
 
 # Options without effect
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "message"),
     [
         ("predict a --min-area 5", "--min-area has no effect without --format"),
         ("predict a --tolerance 0", "--tolerance has no effect without --format"),
@@ -117,7 +117,7 @@ def test_a_word_that_is_no_backbone_is_told(
 )
 def test_an_option_without_effect_is_refused_at_once(
     command: str,
-    told: str,
+    message: str,
     model_folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -126,7 +126,7 @@ def test_an_option_without_effect_is_refused_at_once(
     monkeypatch.chdir(tmp_path)
     assert run_command(command.format(model=model_folder).split()) == USER_ERROR
     line = capsys.readouterr().err
-    assert told in line
+    assert message in line
     assert line.endswith("leave it out\n") or "leave out" in line
     assert line.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
@@ -136,14 +136,14 @@ def test_an_option_without_effect_is_refused_at_once(
 
 
 def test_help_shows_the_defaults_of_presets(capsys: pytest.CaptureFixture[str]) -> None:
-    told = {}
+    pages = {}
     for verb in ("fit", "predict", "convert", "finetune"):
         run_command([verb, "--help"])
-        told[verb] = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "[default: 0.7 (paper, paper-r101); 0.73 (small, tiny, soloist)]" in told["fit"]
-    assert "Seed of everything that draws random numbers. [default: 0]" in told["fit"]
-    assert "[default: the model's]" in told["predict"]
-    assert "[default: 1]" in told["convert"]
+        pages[verb] = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "[default: 0.7 (paper, paper-r101); 0.73 (small, tiny, soloist)]" in pages["fit"]
+    assert "Seed of everything that draws random numbers. [default: 0]" in pages["fit"]
+    assert "[default: the model's]" in pages["predict"]
+    assert "[default: 1]" in pages["convert"]
     # Of true masks the semantic loss has no weight, whatever the preset.
-    section = told["finetune"].partition("--loss.semantic")[2]
+    section = pages["finetune"].partition("--loss.semantic")[2]
     assert section.partition("--loss")[0].strip().endswith("[default: 0]")

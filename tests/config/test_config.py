@@ -128,7 +128,7 @@ def test_a_file_changes_nothing_else_and_options_win(tmp_path: Path) -> None:
         pytest.param("", "paper-r50, released, small, soloist, tiny", id="empty"),
     ],
 )
-def test_an_unknown_preset_is_told_with_near_names(preset: str, hint: str) -> None:
+def test_an_unknown_preset_is_reported_with_near_names(preset: str, hint: str) -> None:
     with pytest.raises(ConfigError, match=hint) as caught:
         load_config(preset)
     assert repr(preset) in str(caught.value)
@@ -216,7 +216,7 @@ def test_an_unknown_preset_is_told_with_near_names(preset: str, hint: str) -> No
         pytest.param("train.batch_size", 0, "train.batch_size must be at least 1", id="no-batch"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(
+def test_a_mistake_is_reported_in_one_line(
     tmp_path: Path, name: str, value: object, message: str
 ) -> None:
     path = write_yaml(tmp_path, yaml.safe_dump(nested(name, value)))
@@ -313,7 +313,7 @@ def test_a_mistake_names_where_it_stands(tmp_path: Path) -> None:
         pytest.param("a: !!python/object/apply:os.getcwd []", "is not valid YAML", id="code"),
     ],
 )
-def test_a_file_that_holds_no_options_is_told_in_one_line(
+def test_a_file_that_holds_no_options_is_reported_in_one_line(
     tmp_path: Path, text: str, message: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -322,7 +322,7 @@ def test_a_file_that_holds_no_options_is_told_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read .*none\.yaml \(No such file"):
         load_config("tiny", tmp_path / "none.yaml")
 

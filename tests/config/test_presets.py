@@ -178,8 +178,8 @@ def test_each_option_of_the_paper_preset_tells_its_source(section: str) -> None:
     options = getattr(PRESETS["paper-r50"], section)
     if not is_dataclass(options):
         return
-    for name, told in field_docs(type(options)).items():
-        assert name in WITHOUT_SOURCE or SOURCE.search(told), f"{section}.{name}: {told}"
+    for name, text in field_docs(type(options)).items():
+        assert name in WITHOUT_SOURCE or SOURCE.search(text), f"{section}.{name}: {text}"
 
 
 def test_the_preset_soloist_is_tiny_with_what_is_not_in_the_paper() -> None:

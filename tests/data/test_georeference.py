@@ -96,7 +96,7 @@ def test_coco_files_keep_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "message"),
     [
         pytest.param([1], "georeference of images", id="list"),
         pytest.param({"transform": [1, 2]}, "as six numbers, got [1, 2]", id="short"),
@@ -104,12 +104,12 @@ def test_coco_files_keep_it(tmp_path: Path) -> None:
         pytest.param({"transform": [1] * 6, "crs": 4326}, "such as EPSG:32633, got 4326", id="crs"),
     ],
 )
-def test_a_malformed_entry_is_told(tmp_path: Path, value: Any, told: str) -> None:
+def test_a_malformed_entry_is_reported(tmp_path: Path, value: Any, message: str) -> None:
     image = {"id": 1, "file_name": "a.tif", "height": 2, "width": 3, "georeference": value}
     (tmp_path / "a.json").write_text(json.dumps({"images": [image], "annotations": []}))
     with pytest.raises(DataError) as caught:
         load_coco(tmp_path / "a.json", report=Gate(strict=True))
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_predictions_become_polygons_on_the_map(

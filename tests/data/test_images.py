@@ -160,7 +160,7 @@ def test_several_sources_follow_each_other_without_doubles(tmp_path: Path) -> No
     assert names(find_images([one, tmp_path / "q", str(two)])) == ["1.png", "2.png"]
 
 
-def test_equal_names_of_several_sources_are_told_apart(tmp_path: Path) -> None:
+def test_equal_names_of_several_sources_are_distinguished(tmp_path: Path) -> None:
     put(tmp_path / "p" / "1.png")
     put(tmp_path / "q" / "1.png")
     assert names(find_images([tmp_path / "p", tmp_path / "q"])) == ["p/1.png", "q/1.png"]
@@ -200,7 +200,7 @@ def test_equal_ids_of_several_coco_files_are_dropped(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_source_that_cannot_be_used_is_told_in_one_line(
+def test_a_source_that_cannot_be_used_is_reported_in_one_line(
     tmp_path: Path, name: str, content: bytes | None, message: str
 ) -> None:
     if content is not None:
@@ -219,10 +219,10 @@ def test_raw_files_are_counted_and_not_taken_for_their_preview(
     preview.save(tmp_path / name, format="TIFF")
     preview.save(tmp_path / "plain.jpg")
     assert [ref.name for ref in find_images(tmp_path)] == ["plain.jpg"]
-    told = f"left out 1 RAW files (such as '{name}': export them as TIFF or JPEG)"
-    assert told in caplog.text
+    message = f"left out 1 RAW files (such as '{name}': export them as TIFF or JPEG)"
+    assert message in caplog.text
     assert [ref.name for ref in find_images(str(tmp_path / "*"))] == ["plain.jpg"]
-    assert caplog.text.count(told) == 2
+    assert caplog.text.count(message) == 2
     for read in (read_image, image_size):
         with pytest.raises(DataError, match="a camera's RAW file; export it as TIFF or JPEG"):
             read(tmp_path / name)
@@ -258,13 +258,13 @@ def test_heic_is_read_where_pillow_heif_is_installed(tmp_path: Path) -> None:
     assert np.abs(read_image(found.path).astype(int) - pixels).mean() < 2
 
 
-def test_an_empty_folder_is_told(tmp_path: Path) -> None:
+def test_an_empty_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(DataError, match="with none in it or below"):
         find_images(tmp_path)
 
 
-def test_no_source_at_all_is_told() -> None:
+def test_no_source_at_all_is_reported() -> None:
     with pytest.raises(DataError, match="got none"):
         find_images([])
 
@@ -478,7 +478,7 @@ def _truncated(path: Path) -> None:
         pytest.param("l\n.tif", lambda path: Image.new("LAB", (2, 2)).save(path), "Lab", id="lab"),
     ],
 )
-def test_a_broken_image_is_told_in_one_line(
+def test_a_broken_image_is_reported_in_one_line(
     tmp_path: Path, name: str, make: Callable[[Path], object], reason: str
 ) -> None:
     make(tmp_path / name)
@@ -584,7 +584,7 @@ def test_without_a_file_failures_are_counted(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_log_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_an_error_log_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write"):
         ErrorLog(tmp_path / "file" / "errors.jsonl").add("a.jpg", "masks", DataError("x"))

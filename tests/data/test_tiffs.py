@@ -81,7 +81,7 @@ def test_percentiles_of_a_large_picture_are_those_of_a_part(
     values = np.random.default_rng(0).integers(0, 4000, (200, 300, 3), dtype=np.uint16)
     reading = ReadingConfig(stretch="percentile")
     whole = to_rgb8(values, reading).astype(int)
-    monkeypatch.setattr("soloist.data.stretch._MOST_SORTED", 5000)
+    monkeypatch.setattr("soloist.data.stretch._MAX_SORTED", 5000)
     monkeypatch.setattr("soloist.data.stretch._BLOCK", 1000)
     assert np.abs(to_rgb8(values, reading) - whole).max() <= 6
 
@@ -132,7 +132,7 @@ def test_channels_are_chosen_of_many(
 @pytest.mark.parametrize(
     ("count", "dtype"), [(2, np.uint16), (4, np.uint16), (5, np.uint8), (7, np.float32)]
 )
-def test_too_many_channels_are_told_in_one_line(tmp_path: Path, count: int, dtype: Any) -> None:
+def test_too_many_channels_are_reported_in_one_line(tmp_path: Path, count: int, dtype: Any) -> None:
     path = write(tmp_path / "a.tif", bands(count, dtype), photometric="minisblack",
                  planarconfig="contig")  # fmt: skip
     with pytest.raises(DataError) as caught:
@@ -184,7 +184,7 @@ def test_large_stacks_are_refused_by_their_header(
         read_image(path, reading=ReadingConfig(channels=(0,), max_pixels=5))
 
 
-def test_a_codec_that_is_absent_is_told_with_its_remedy(
+def test_a_codec_that_is_absent_is_reported_with_its_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "a.tif", bands(5), photometric="minisblack", planarconfig="contig")
@@ -220,7 +220,7 @@ def test_small_pictures_of_usual_kinds_never_need_tifffile(
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         pytest.param({"channels": (0, 1)}, "one or three numbers from 0 on, got (0, 1)", id="two"),
         pytest.param({"channels": (0, 1, -1)}, "one or three numbers from 0 on", id="negative"),
@@ -228,10 +228,10 @@ def test_small_pictures_of_usual_kinds_never_need_tifffile(
         pytest.param({"max_pixels": 0}, "reading.max_pixels must be at least 1", id="pixels"),
     ],
 )
-def test_options_out_of_range_are_told(options: dict[str, Any], told: str) -> None:
+def test_options_out_of_range_are_reported(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         ReadingConfig(**options)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_found_images_know_how_they_are_read(tmp_path: Path) -> None:

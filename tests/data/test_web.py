@@ -71,7 +71,7 @@ def test_an_image_at_an_address_is_fetched_once(site: tuple[str, list[str]]) -> 
         pytest.param("/away.jpg", "the server answers 302", id="to-a-file-of-this-machine"),
     ],
 )
-def test_what_cannot_be_fetched_is_told(
+def test_what_cannot_be_fetched_is_reported(
     site: tuple[str, list[str]], path: str, message: str
 ) -> None:
     with pytest.raises(DataError, match=f"cannot fetch .*{message}.*check the address") as caught:
@@ -79,7 +79,7 @@ def test_what_cannot_be_fetched_is_told(
     assert "\n" not in str(caught.value)
 
 
-def test_nobody_there_or_no_address_is_told() -> None:
+def test_nobody_there_or_no_address_is_reported() -> None:
     for address in ("http://127.0.0.1:9/a.jpg", "http://[::1/a.jpg", "https://"):
         with pytest.raises(DataError, match="cannot fetch"):
             find_images(address)

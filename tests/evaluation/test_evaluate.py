@@ -197,21 +197,21 @@ def test_an_object_found_as_another_class_is_not_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("own", "true", "told"),
+    ("own", "true", "message"),
     [
         pytest.param({1: "object"}, {1: "cat"}, "without 'cat'", id="no-classes"),
         pytest.param({1: "cat"}, {}, "a name for each category, got", id="nameless-truth"),
     ],
 )
-def test_classes_that_differ_are_told(
-    tmp_path: Path, own: dict[int, str], true: dict[int, str], told: str
+def test_classes_that_differ_are_reported(
+    tmp_path: Path, own: dict[int, str], true: dict[int, str], message: str
 ) -> None:
     image = CocoImage(1, "a.jpg", SIZE, SIZE)
     for name, names in (("own.json", own), ("true.json", true)):
         write_coco(tmp_path / name, [image], [record(square(*A), 1, score=1)], categories=names)
     files = tmp_path / "own.json", tmp_path / "true.json"
     assert evaluate(*files)["mask_ap"] == pytest.approx(1)
-    with pytest.raises(DataError, match=told) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         evaluate(*files, classes=True)
     assert "\n" not in str(caught.value)
 
@@ -278,26 +278,26 @@ def test_a_complete_match_warns_of_nothing(
     assert caplog.text == ""
 
 
-def test_predictions_on_other_images_are_told(tmp_path: Path) -> None:
+def test_predictions_on_other_images_are_reported(tmp_path: Path) -> None:
     predictions = predictions_named(tmp_path, "c.jpg")
     with pytest.raises(DataError, match=r"with none of them \(such as 'a\.jpg'\)"):
         evaluate(predictions, truth_named(tmp_path, "a.jpg"))
 
 
-def test_predictions_on_resized_images_are_told(tmp_path: Path) -> None:
+def test_predictions_on_resized_images_are_reported(tmp_path: Path) -> None:
     predictions = predictions_named(tmp_path, "a.jpg", size=50)
     with pytest.raises(DataError, match=r"wanted predictions of 40 x 40 .*got 50 x 50"):
         evaluate(predictions, truth_named(tmp_path, "a.jpg"))
 
 
-def test_results_on_an_unknown_id_are_told(tmp_path: Path) -> None:
+def test_results_on_an_unknown_id_are_reported(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     results.write_text(json.dumps([record(square(*A), 1, image_id=77, score=0.5)]))
     with pytest.raises(DataError, match="image_id 77"):
         evaluate(results, truth_file(tmp_path, [A]))
 
 
-def test_a_ground_truth_without_objects_is_told(tmp_path: Path) -> None:
+def test_a_ground_truth_without_objects_is_reported(tmp_path: Path) -> None:
     results = results_file(tmp_path, [(0.9, A)])
     with pytest.raises(DataError, match="1 objects are all crowd regions"):
         evaluate(results, truth_file(tmp_path, [], crowd=[A]))

@@ -167,7 +167,7 @@ def test_only_the_images_of_a_list_count(truth: Path, results: Path, tmp_path: P
     assert part.metrics == evaluate(results, tmp_path / "part.json")
 
 
-def test_a_list_of_other_images_is_told(
+def test_a_list_of_other_images_is_reported(
     truth: Path, results: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     listed = tmp_path / "list.txt"
@@ -188,12 +188,12 @@ def test_the_command_states_its_protocol(
     out, table = tmp_path / "figures.json", tmp_path / "table.csv"
     command = ["eval", str(results), str(truth), "--max-dets", "1000", "--backend", REFERENCE]
     assert run_command([*command, "--out", str(out), "--per-image", str(table)]) == DONE
-    told = capsys.readouterr().out
-    assert "4 images, 16 objects, 60 predictions, up to 1000 an image count (maxDets)" in told
-    assert "useCats 0" in told
-    assert "by pycocotools 2" in told
-    assert "AR1000" in told
-    assert "CorLoc" in told
+    printed = capsys.readouterr().out
+    assert "4 images, 16 objects, 60 predictions, up to 1000 an image count (maxDets)" in printed
+    assert "useCats 0" in printed
+    assert "by pycocotools 2" in printed
+    assert "AR1000" in printed
+    assert "CorLoc" in printed
     assert len(table.read_text().splitlines()) == 5
     figures = json.loads(out.read_text())
     assert figures["max_dets"] == 1000
@@ -210,10 +210,10 @@ def test_the_command_counts_classes_by_themselves(
     out = tmp_path / "figures.json"
     command = ["eval", str(results), str(truth), "--classes", "--out", str(out)]
     assert run_command(command) == DONE
-    told = capsys.readouterr().out
-    assert "mean over classes, percent" in told
-    assert "up to 100 an image and class count (maxDets)" in told
-    assert "means over classes (useCats 1)" in told
+    printed = capsys.readouterr().out
+    assert "mean over classes, percent" in printed
+    assert "up to 100 an image and class count (maxDets)" in printed
+    assert "means over classes (useCats 1)" in printed
     figures = json.loads(out.read_text())
     assert figures["use_cats"] == 1
     expected = evaluate(results, truth, classes=True)
@@ -222,7 +222,7 @@ def test_the_command_counts_classes_by_themselves(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         pytest.param(["--backend", "fast"], "no backend named 'fast'", id="backend"),
         pytest.param(["--format", "voc"], "wanted a data set of format voc", id="format"),
@@ -234,9 +234,9 @@ def test_a_wrong_choice_ends_in_one_line(
     results: Path,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
-    told: str,
+    message: str,
 ) -> None:
     assert run_command(["eval", str(results), str(truth), *arguments]) == USER_ERROR
     error = capsys.readouterr().err
-    assert told in error
+    assert message in error
     assert error.count("\n") == 1

@@ -90,7 +90,7 @@ def test_agreements_have_a_row_for_each_mask() -> None:
 def test_views_of_a_large_image_are_compared_at_a_smaller_size(
     segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quality, "MOST_PIXELS", 600)
+    monkeypatch.setattr(quality, "MAX_PIXELS", 600)
     pixels = np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)
     found = ViewLabeler(segmenter, segmenter)(pixels, (60, 90))
     assert found.masks.shape[1:] == (60, 90)
@@ -197,17 +197,17 @@ def test_the_command_estimates_compares_and_lists_what_failed(
     first, second = (scenes / "images" / f"00000{number}.jpg" for number in (1, 2))
     command = ("estimate", first, second, broken, "--model", model_folder, "--out", out, *COMMON)
     assert run(*command, "--against", model_folder, "--gt", truth) == SOME_FAILED
-    told = capsys.readouterr().out
-    assert "expected precision" in told
-    assert "estimate and AP50 of images: Spearman" in told
-    assert told.splitlines()[-1] == str(out)
+    printed = capsys.readouterr().out
+    assert "expected precision" in printed
+    assert "estimate and AP50 of images: Spearman" in printed
+    assert printed.splitlines()[-1] == str(out)
     report = json.loads(out.read_text())
     assert {row["file_name"] for row in report["images"]} == {"000001.jpg", "000002.jpg"}
     masks = load_coco(tmp_path / "estimate.masks.json")
     assert len(masks) == report["masks"] > 0
     assert all(len(one.agreements) == 5 for one in masks.annotations[1])
     assert "broken.jpg" in (tmp_path / "estimate.errors.jsonl").read_text()
-    # Masks that are there already are not made again, and what failed is told again.
+    # Masks that are there already are not made again, and what failed is reported again.
     out.unlink()
     before = (tmp_path / "estimate.masks.json").read_bytes()
     assert run(*command, "--against", model_folder) == SOME_FAILED

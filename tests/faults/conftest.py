@@ -29,7 +29,7 @@ settings.register_profile("faults", max_examples=2000, **_COMMON)
 
 
 # Bytes.
-MOST_MEMORY = 2e9
+MAX_MEMORY = 2e9
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +75,7 @@ def bounded_memory() -> Iterator[None]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-    assert grown < MOST_MEMORY
+    assert grown < MAX_MEMORY
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -31,7 +31,7 @@ class Outcome(NamedTuple):
     err: str
 
     @property
-    def told(self) -> str:
+    def logged(self) -> str:
         """The one line a command ended with."""
         return self.err.splitlines()[-1] if self.err else ""
 
@@ -213,7 +213,7 @@ def assert_finishes(
     return outcome
 
 
-def told_once(outcome: Outcome, *parts: str) -> bool:
+def logged_once(outcome: Outcome, *parts: str) -> bool:
     """Whether a command ended in one line that says so, and in no traceback."""
     own = [line for line in outcome.err.splitlines() if line.startswith("soloist: ")]
     clean = len(own) == 1 and "Traceback" not in outcome.err

@@ -26,9 +26,9 @@ from tests.faults.processes import (
     command_of,
     has_made_something,
     is_done,
+    logged_once,
     out_of,
     result,
-    told_once,
     wait_for,
 )
 
@@ -92,7 +92,7 @@ def test_a_killed_command_ends_as_an_unbroken_one(
 
 @pytest.mark.faults
 @pytest.mark.parametrize("verb", ["train", "pretrain"])
-def test_a_lost_worker_is_told_in_one_line(
+def test_a_lost_worker_is_reported_in_one_line(
     tmp_path: Path,
     server: Server,
     verbs: Mapping[str, list[str]],
@@ -114,7 +114,7 @@ def test_a_lost_worker_is_told_in_one_line(
         outcome = running.wait()
         row.injected += 1
         assert outcome.status == 1, outcome.err
-        assert told_once(outcome, "a process that prepares batches died", "goes on")
+        assert logged_once(outcome, "a process that prepares batches died", "goes on")
         assert_finishes(server, [*command, str(out)], out, whole, row)
 
 
@@ -154,7 +154,7 @@ def test_a_command_asked_to_stop_saves_and_goes_on(
     row.injected += 1
     if "goes on from here" in outcome.err:
         assert outcome.status == 0
-        assert told_once(outcome, f"stopped by {number.name}; the same command again goes on")
+        assert logged_once(outcome, f"stopped by {number.name}; the same command again goes on")
         assert_finishes(server, command, out, whole, row)
     else:
         # It was about to end.
@@ -197,7 +197,7 @@ def test_a_command_that_starts_over_leaves_nothing_when_asked_to_stop(
     outcome = server.run(*command, "--out", out, ask_to_stop=where)
     row.injected += 1
     assert outcome.status == 0, outcome.err
-    assert told_once(outcome, "stopped by SIGTERM; the same command again starts over")
+    assert logged_once(outcome, "stopped by SIGTERM; the same command again starts over")
     assert list(out.parent.iterdir()) == []
     outcome = server.run(*command, "--out", out)
     row.lost += outcome.status != 0
@@ -229,7 +229,7 @@ def test_a_command_on_ray_asked_to_stop_keeps_finished_shards(
     outcome = running.wait()
     row.injected += 1
     assert outcome.status == 0, outcome.err
-    assert told_once(outcome, "stopped by SIGTERM; the same command again goes on from here")
+    assert logged_once(outcome, "stopped by SIGTERM; the same command again goes on from here")
     kept = {path: path.stat().st_mtime_ns for path in out.glob("shards/[0-9]*")}
     assert 0 < len(kept) < 100
     outcome = server.run(*command)
@@ -290,7 +290,7 @@ def assert_nothing_half_written(folder: Path) -> None:
 @pytest.mark.faults
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.2, 0.45, 0.7, 0.95])
-def test_a_full_disk_is_told_and_loses_nothing(
+def test_a_full_disk_is_reported_and_loses_nothing(
     server: Server,
     verbs: Mapping[str, list[str]],
     unbroken: Callable[[str], Whole],
@@ -307,7 +307,7 @@ def test_a_full_disk_is_told_and_loses_nothing(
     outcome = server.run(*command)
     row.injected += 1
     assert outcome.status == 2, outcome.err
-    assert told_once(outcome, "No space left on device", "free some space")
+    assert logged_once(outcome, "No space left on device", "free some space")
     assert_nothing_half_written(folder)
     small_disk(8 * needed + 10_000_000)
     assert_finishes(server, command, out, whole, row)
@@ -323,7 +323,7 @@ def test_a_full_disk_is_told_and_loses_nothing(
         pytest.param("pretrain", 1_000_000, id="pretrain", marks=pytest.mark.faults),
     ],
 )
-def test_a_file_that_cannot_grow_is_told_and_loses_nothing(
+def test_a_file_that_cannot_grow_is_reported_and_loses_nothing(
     tmp_path: Path,
     server: Server,
     verbs: Mapping[str, list[str]],
@@ -338,7 +338,7 @@ def test_a_file_that_cannot_grow_is_told_and_loses_nothing(
     outcome = server.run(*command, limit_files=size)
     row.injected += 1
     assert outcome.status == 2, outcome.err
-    assert told_once(outcome, "File too large", "free some space")
+    assert logged_once(outcome, "File too large", "free some space")
     assert_nothing_half_written(tmp_path)
     assert_finishes(server, command, out, whole, row)
 
@@ -346,7 +346,7 @@ def test_a_file_that_cannot_grow_is_told_and_loses_nothing(
 @pytest.mark.faults
 @pytest.mark.parametrize("begun", [False, True], ids=["new", "begun"])
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_read_only_folder_is_told_and_loses_nothing(
+def test_a_read_only_folder_is_reported_and_loses_nothing(
     server: Server,
     verbs: Mapping[str, list[str]],
     unbroken: Callable[[str], Whole],
@@ -369,7 +369,7 @@ def test_a_read_only_folder_is_told_and_loses_nothing(
     outcome = server.run(*command)
     row.injected += 1
     assert outcome.status == 2, outcome.err
-    assert told_once(outcome, "Read-only file system")
+    assert logged_once(outcome, "Read-only file system")
     assert sorted(folder.rglob("*")) == before
     small_disk(size, "rw")
     assert_finishes(server, command, out, whole, row)
@@ -399,7 +399,7 @@ def test_a_second_command_is_refused_and_disturbs_nothing(
     second = server.run(*command)
     row.injected += 1
     assert second.status == 2, second.err
-    assert told_once(second, f"is being written by process {first.pid} on ", "another --out")
+    assert logged_once(second, f"is being written by process {first.pid} on ", "another --out")
     first.signal(signal.SIGCONT)
     outcome = first.wait()
     row.lost += outcome.status != 0

@@ -22,9 +22,9 @@ from tests.faults.processes import (
     assert_finishes,
     command_of,
     has_made_something,
+    logged_once,
     out_of,
     result,
-    told_once,
     wait_for,
 )
 
@@ -85,7 +85,7 @@ def test_a_wait_that_never_ends_ends_when_asked(
     outcome = running.wait()
     assert time.monotonic() - asked < 60
     assert outcome.status == 0, outcome.err
-    assert told_once(outcome, "stopped by SIGTERM; the same command again goes on")
+    assert logged_once(outcome, "stopped by SIGTERM; the same command again goes on")
     assert_finishes(server, command, out, whole, row)
 
 

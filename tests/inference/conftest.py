@@ -17,7 +17,7 @@ PICTURES = 11
 
 
 def squares(pixels: NDArray[np.uint8], size: tuple[int, int]) -> Instances:
-    """As many squares as the first pixel says, told apart by its colour."""
+    """As many squares as the first pixel says, distinguished by its colour."""
     count = int(pixels[0, 0, 0]) % 4
     masks = torch.zeros((count, *size), dtype=torch.bool)
     for row in range(count):

@@ -407,7 +407,7 @@ def test_a_mistake_leaves_nothing(pictures: Path, tmp_path: Path, toy_labeler: L
     assert not (tmp_path / "out").exists()
 
 
-def test_a_damaged_shard_is_told_before_the_work(
+def test_a_damaged_shard_is_reported_before_the_work(
     pictures: Path, tmp_path: Path, toy_labeler: Labeler
 ) -> None:
     out = tmp_path / "out"
@@ -420,7 +420,7 @@ def test_a_damaged_shard_is_told_before_the_work(
     assert seen == []
 
 
-def test_when_no_image_can_be_read_it_is_told(tmp_path: Path, toy_labeler: Labeler) -> None:
+def test_when_no_image_can_be_read_it_is_reported(tmp_path: Path, toy_labeler: Labeler) -> None:
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.png").write_text("no picture")
     with pytest.raises(DataError, match=r"none of the 1 images could be read; see .*errors.jsonl"):

@@ -160,7 +160,7 @@ def test_what_comes_before_the_damage_is_kept(tmp_path: Path) -> None:
     assert "cannot read or write the video" in line["error"]
 
 
-def test_fewer_frames_than_promised_are_told(
+def test_fewer_frames_than_promised_are_reported(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with VideoReader(clip, every=1, max_pixels=10**6) as video:
@@ -170,15 +170,17 @@ def test_fewer_frames_than_promised_are_told(
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         pytest.param(b"", "cannot read or write the video", id="empty"),
         pytest.param(b"no video at all " * 50, "cannot read or write the video", id="text"),
     ],
 )
-def test_what_is_no_video_is_told_in_one_line(tmp_path: Path, content: bytes, told: str) -> None:
+def test_what_is_no_video_is_reported_in_one_line(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
     (tmp_path / "a.mp4").write_bytes(content)
-    with pytest.raises(DataError, match=told) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         label(tmp_path / "a.mp4", tmp_path / "masks.json")
     assert "\n" not in str(caught.value)
 
@@ -238,7 +240,7 @@ def test_a_damaged_video_ends_with_one(
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "message"),
     [
         pytest.param("a.mp4 b.mp4", "wanted a single video, got 2 sources", id="two"),
         pytest.param("a.mp4 --overlays o", "--overlays is for images, not", id="overlays"),
@@ -253,17 +255,17 @@ def test_a_mistake_ends_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     command: str,
-    told: str,
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run_command(["predict", *command.split(), "--out", "masks.json"]) == USER_ERROR
     err = capsys.readouterr().err
-    assert told in err
+    assert message in err
     assert err.count("\n") == 1
     assert not (tmp_path / "masks.json").exists()
 
 
-def test_an_absent_package_is_told_with_its_remedy(
+def test_an_absent_package_is_reported_with_its_remedy(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("soloist.errors.find_spec", lambda name: None)

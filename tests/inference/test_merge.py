@@ -72,7 +72,7 @@ def test_a_file_that_another_command_writes_is_left_alone(folder: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("missing", "told"),
+    ("missing", "message"),
     [
         pytest.param([7], "lacks 00007; run", id="one"),
         pytest.param([24, 0], "lacks 00000, 00024; run", id="first-and-last"),
@@ -80,10 +80,10 @@ def test_a_file_that_another_command_writes_is_left_alone(folder: Path, tmp_path
     ],
 )
 def test_missing_shards_are_named(
-    folder: Path, tmp_path: Path, missing: list[int], told: str
+    folder: Path, tmp_path: Path, missing: list[int], message: str
 ) -> None:
     remove(folder, *missing)
-    with pytest.raises(DataError, match=told) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         merge_shards(folder, tmp_path / "all.json")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "all.json").exists()
@@ -97,7 +97,7 @@ def test_a_part_is_merged_on_demand(folder: Path, tmp_path: Path) -> None:
     assert [image.id for image in images] == sorted(set(range(1, 26)) - {1, 8})
 
 
-def test_nothing_finished_is_told(folder: Path, tmp_path: Path) -> None:
+def test_nothing_finished_is_reported(folder: Path, tmp_path: Path) -> None:
     remove(folder, *range(25))
     with pytest.raises(DataError, match=r"no shard of .* is finished"):
         merge_shards(folder, tmp_path / "part.json", partial=True)
@@ -130,6 +130,6 @@ def test_a_damaged_shard_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["shards"]
 
 
-def test_what_is_no_folder_of_shards_is_told(tmp_path: Path) -> None:
+def test_what_is_no_folder_of_shards_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="wanted a folder made by `masks` or `predict` with"):
         merge_shards(tmp_path, tmp_path / "all.json")

@@ -107,7 +107,9 @@ def test_two_workers_of_which_one_is_killed_finish_everything(
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_mistake_that_a_worker_finds_is_told_in_one_line(pictures: Path, tmp_path: Path) -> None:
+def test_a_mistake_that_a_worker_finds_is_reported_in_one_line(
+    pictures: Path, tmp_path: Path
+) -> None:
     here = os.getpid()
 
     def make() -> Labeler:

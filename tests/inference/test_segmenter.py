@@ -195,7 +195,7 @@ def test_images_of_any_size_are_segmented(segmenter: Segmenter, size: tuple[int,
     assert found.boxes.isfinite().all()
 
 
-def test_what_cannot_be_read_is_told(tmp_path: Path, segmenter: Segmenter) -> None:
+def test_what_cannot_be_read_is_reported(tmp_path: Path, segmenter: Segmenter) -> None:
     (tmp_path / "a.jpg").write_text("no picture")
     with pytest.raises(DataError, match="it is not an image"):
         segmenter.predict(tmp_path / "a.jpg")
@@ -342,7 +342,7 @@ def copied_model(source: Path, target: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_a_model_that_is_not_complete_is_told(
+def test_a_model_that_is_not_complete_is_reported(
     tmp_path: Path, model_folder: Path, name: str
 ) -> None:
     folder = copied_model(model_folder, tmp_path / "model")
@@ -363,7 +363,7 @@ def test_a_model_that_is_not_complete_is_told(
         pytest.param('{"name": "resnet18", "method": "DenseCL"}', id="of-a-backbone"),
     ],
 )
-def test_a_record_that_cannot_be_used_is_told_in_one_line(
+def test_a_record_that_cannot_be_used_is_reported_in_one_line(
     tmp_path: Path, model_folder: Path, text: str
 ) -> None:
     folder = copied_model(model_folder, tmp_path / "model")
@@ -375,7 +375,9 @@ def test_a_record_that_cannot_be_used_is_told_in_one_line(
 
 
 @pytest.mark.parametrize("change", ["missing", "extra", "shape"])
-def test_weights_that_do_not_fit_are_told(tmp_path: Path, model_folder: Path, change: str) -> None:
+def test_weights_that_do_not_fit_are_reported(
+    tmp_path: Path, model_folder: Path, change: str
+) -> None:
     folder = copied_model(model_folder, tmp_path / "model")
     weights = load_file(folder / "model.safetensors")
     if change == "missing":
@@ -433,7 +435,7 @@ def test_a_tiled_result_is_drawn_and_written(
     assert next(stream).masks == found.masks
 
 
-def test_tiles_that_are_too_small_are_told(segmenter: Segmenter, picture: Path) -> None:
+def test_tiles_that_are_too_small_are_reported(segmenter: Segmenter, picture: Path) -> None:
     with pytest.raises(ConfigError, match=r"tile\.size must be at least 64"):
         segmenter.predict(picture, tile=10)
 
@@ -548,7 +550,7 @@ def test_where_there_is_no_region_the_networks_own_masks_are_left(
     ranking: Segmenter, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their scores are halved, as those of all that are no region."""
-    monkeypatch.setattr("soloist.proposals.ranking.LEAST_PIXELS", 10**9)
+    monkeypatch.setattr("soloist.proposals.ranking.MIN_PIXELS", 10**9)
     found = ranking(pixels, (70, 90))
     ranking.config = override(ranking.config, {"inference": {"masks": "network"}}, where="test")
     own = ranking(pixels, (70, 90))

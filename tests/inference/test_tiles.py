@@ -265,7 +265,7 @@ def test_enlarging_a_part_is_enlarging_the_whole(
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         pytest.param({"size": 63}, "tile.size must be at least 64", id="small"),
         pytest.param({"size": 100, "overlap": 51}, "half of tile.size (50), got 51", id="overlap"),
@@ -273,10 +273,10 @@ def test_enlarging_a_part_is_enlarging_the_whole(
         pytest.param({"agreement": 1.5}, "tile.agreement must lie in [0, 1]", id="share"),
     ],
 )
-def test_options_out_of_range_are_told(options: dict[str, Any], told: str) -> None:
+def test_options_out_of_range_are_reported(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         TileConfig(**options)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 # Memory

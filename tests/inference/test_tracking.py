@@ -101,6 +101,6 @@ def test_numbers_differ_within_a_frame_and_follow_the_masks(
 @pytest.mark.parametrize(
     "options", [{"every": 0}, {"gap": -1}, {"overlap_weight": 1.1}, {"least": 0.0}]
 )
-def test_options_out_of_range_are_told(options: dict[str, float]) -> None:
+def test_options_out_of_range_are_reported(options: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=rf"track\.{next(iter(options))}"):
         TrackConfig(**options)  # type: ignore[arg-type]

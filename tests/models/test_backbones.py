@@ -93,7 +93,7 @@ def test_a_level_is_found_by_its_stride(strides: tuple[int, ...], stride: int, l
     assert flat_backbone(strides).level(stride) == level
 
 
-def test_a_stride_no_level_has_is_told(backbone: Backbone) -> None:
+def test_a_stride_no_level_has_is_reported(backbone: Backbone) -> None:
     with pytest.raises(ConfigError, match=r"no feature map of stride 64, only \[4, 8, 16, 32\]"):
         backbone.level(64)
 
@@ -158,7 +158,7 @@ def test_frozen_stages_neither_learn_nor_count(stages: int, trained: set[str]) -
         pytest.param("convnext_atto", {"output_stride": 4}, "convnext_atto", id="odd-stride"),
     ],
 )
-def test_a_mistake_is_told_in_one_short_line(
+def test_a_mistake_is_reported_in_one_short_line(
     name: str, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
@@ -167,7 +167,7 @@ def test_a_mistake_is_told_in_one_short_line(
     assert len(str(caught.value)) < 800
 
 
-def test_weights_that_cannot_be_fetched_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_cannot_be_fetched_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*arguments: object, pretrained: bool, **options: object) -> None:
         assert pretrained
         raise OSError("no route to host\nmore")
@@ -303,7 +303,7 @@ def test_weights_under_other_names_come_back(tmp_path: Path, name: str, format: 
 
 
 @pytest.mark.parametrize("format", ["torchvision", "detectron2"])
-def test_a_network_another_library_does_not_know_is_told(
+def test_a_network_another_library_does_not_know_is_reported(
     backbone: Backbone, format: NameFormat
 ) -> None:
     with pytest.raises(ConfigError, match=f"{format} must have .* none for 'conv1.0.weight'"):
@@ -327,7 +327,7 @@ def test_a_file_for_all_stages_serves_the_first_ones(tmp_path: Path, backbone: B
         pytest.param("other", "lacks .* is it a file for another network", id="other-network"),
     ],
 )
-def test_a_file_that_does_not_fit_is_told(
+def test_a_file_that_does_not_fit_is_reported(
     tmp_path: Path, backbone: Backbone, change: str, message: str
 ) -> None:
     weights = dict(weights_of(backbone))
@@ -358,7 +358,7 @@ def test_a_file_that_does_not_fit_is_told(
         pytest.param(b"\x80\x02K\x01.", id="a-number"),
     ],
 )
-def test_a_file_that_holds_no_weights_is_told_in_one_line(
+def test_a_file_that_holds_no_weights_is_reported_in_one_line(
     tmp_path: Path, suffix: str, content: bytes
 ) -> None:
     path = tmp_path / f"weights.{suffix}"
@@ -370,7 +370,7 @@ def test_a_file_that_holds_no_weights_is_told_in_one_line(
 
 
 @pytest.mark.parametrize("name", ["none.safetensors", "none.pth", "."])
-def test_a_file_that_is_not_there_is_told(tmp_path: Path, name: str) -> None:
+def test_a_file_that_is_not_there_is_reported(tmp_path: Path, name: str) -> None:
     with pytest.raises(CheckpointError, match=r"no file of weights at .*; check the path"):
         create_backbone(NAME, weights=str(tmp_path / name))
 
@@ -418,7 +418,7 @@ def test_a_state_comes_back(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("zipped", [True, False], ids=["torch-archive", "plain-pickle"])
-def test_a_damaged_state_is_told(tmp_path: Path, zipped: bool) -> None:
+def test_a_damaged_state_is_reported(tmp_path: Path, zipped: bool) -> None:
     path = tmp_path / "state.pt"
     state = {"w": torch.arange(10.0), "note": {"a": 1}}
     torch.save(state, path, _use_new_zipfile_serialization=zipped)

@@ -126,7 +126,7 @@ def test_the_backbone_of_a_segmenter_is_given_under_other_names(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("preset", "told"),
+    ("preset", "message"),
     [
         pytest.param(None, "does not tell its architecture: add a preset; use the preset "
                      "paper-r101", id="no-preset"),
@@ -137,10 +137,10 @@ def test_the_backbone_of_a_segmenter_is_given_under_other_names(
                      id="narrow-preset"),
     ],
 )  # fmt: skip
-def test_a_preset_that_does_not_fit_is_told_with_one_that_does(
-    official_r101: Path, preset: str | None, told: str
+def test_a_preset_that_does_not_fit_is_reported_with_one_that_does(
+    official_r101: Path, preset: str | None, message: str
 ) -> None:
-    with pytest.raises(CheckpointError, match=told) as caught:
+    with pytest.raises(CheckpointError, match=message) as caught:
         soloist.load(official_r101, preset=preset)
     assert str(official_r101) in str(caught.value)
     assert "\n" not in str(caught.value)

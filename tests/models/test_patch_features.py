@@ -141,7 +141,9 @@ def test_frozen_parts_do_not_learn(parts: int, trained: set[Any]) -> None:
         built(torch.rand(1, 3, 32, 32))[0].sum().backward()
 
 
-def test_a_network_without_blocks_is_told(plain: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_without_blocks_is_reported(
+    plain: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network = network_of(plain)
     monkeypatch.delattr(network.model, "blocks")
     with pytest.raises(
@@ -165,7 +167,7 @@ def test_weights_come_back(names: str, plain: Backbone, tmp_path: Path) -> None:
         assert set(named) <= set(timm.create_model(PLAIN).state_dict())
 
 
-def test_weights_of_other_patches_are_told(plain: Backbone, tmp_path: Path) -> None:
+def test_weights_of_other_patches_are_reported(plain: Backbone, tmp_path: Path) -> None:
     named = plain.named("timm")
     named["pos_embed"] = named["pos_embed"][:, :-1]
     save_tensors(tmp_path / "w.safetensors", named, metadata={})
@@ -194,7 +196,7 @@ def test_weights_of_other_patches_are_told(plain: Backbone, tmp_path: Path) -> N
                      "vit_small_patch14_dinov2.lvd142m", id="unknown-tag"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_told_in_one_short_line(
+def test_a_mistake_is_reported_in_one_short_line(
     name: str, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
@@ -202,12 +204,12 @@ def test_a_mistake_is_told_in_one_short_line(
     assert "\n" not in str(caught.value)
 
 
-def test_a_network_timm_has_no_weights_for_is_told() -> None:
+def test_a_network_timm_has_no_weights_for_is_reported() -> None:
     with pytest.raises(CheckpointError, match="timm has no weights for 'convnext_atto_rms'; use"):
         create_backbone("convnext_atto_rms", weights="timm")
 
 
-def test_the_licence_of_timms_weights_is_told_before_they_are_fetched(
+def test_the_licence_of_timms_weights_is_reported_before_they_are_fetched(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create: Callable[..., Any] = timm.create_model

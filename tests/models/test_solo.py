@@ -151,6 +151,6 @@ def test_levels_and_grids_must_agree() -> None:
         SOLO(Pooled(), backbone_channels=[4, 5, 6, 7], grids=(4, 2))
 
 
-def test_there_is_one_class_unless_told_otherwise() -> None:
+def test_there_is_one_class_by_default() -> None:
     with_default = SOLO(Pooled(), backbone_channels=[4, 5, 6, 7], head_channels=16, grids=GRIDS)
     assert with_default.category_branch.category.out_channels == 1

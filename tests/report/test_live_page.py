@@ -110,9 +110,9 @@ def test_sliders_choose_masks_and_say_how_many_remain(live: Live, report: Path) 
     assert slider.get_attribute("aria-valuetext") == "0.9"
     assert live.page.get_by_role("status").first.inner_text() == live.remaining
     # The largest square has 21 % of the picture, the next 5.3 %, the third 1.3 %.
-    live.slide("#least-area", 30)
+    live.slide("#min-area", 30)
     assert (live.masks(0), live.masks(1)) == (5, 3)
-    live.slide("#least-area", 50)
+    live.slide("#min-area", 50)
     assert (live.masks(0), live.masks(1)) == (3, 2)
     live.slide("#largest-area", 55)
     assert (live.masks(0), live.masks(1)) == (0, 0)

@@ -151,7 +151,7 @@ def shards(tmp_path: Path, images: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("count", "names", "masks", "told"),
+    ("count", "names", "masks", "message"),
     [
         pytest.param(9, ["0.png", "1.png", "3.png"], 4, "<dd>4</dd>", id="all"),
         pytest.param(2, ["0.png", "1.png"], 2, "A sample: 2 of 3 images.", id="some"),
@@ -159,13 +159,13 @@ def shards(tmp_path: Path, images: Path) -> Path:
     ],
 )
 def test_finished_shards_are_sampled(
-    shards: Path, count: int, names: list[str], masks: int, told: str
+    shards: Path, count: int, names: list[str], masks: int, message: str
 ) -> None:
     page = write_prediction_report(shards, max_images=count)
     assert page == shards.with_name("shards.report.html")
     assert names_in(page) == names
     assert page.read_text().count("data-score=") == masks
-    assert told in page.read_text()
+    assert message in page.read_text()
 
 
 def test_shards_have_no_ground_truth(shards: Path, masks: Path) -> None:

@@ -19,7 +19,7 @@ from soloist.data.coco.types import CocoFile, CocoImage
 from soloist.data.coco.write import write_coco
 from soloist.data.sources import ImageRef
 from soloist.errors import DataError
-from soloist.report.columns import MOST_MASKS, score_range
+from soloist.report.columns import MAX_MASKS, score_range
 from soloist.report.content import ImageVerdict, ReportContent, ReportStage
 from soloist.report.html import render_report, shown_images, write_report
 from soloist.report.run import moved
@@ -214,7 +214,7 @@ def test_masks_carry_what_the_sliders_ask_for(content: ReportContent) -> None:
     assert {one["d"] for one in paths} == {"M32 12l0 12-16 0 0-12z"}
 
 
-def test_the_rule_of_what_is_shown_can_be_changed_and_is_told(content: ReportContent) -> None:
+def test_the_rule_of_what_is_shown_can_be_changed_and_is_reported(content: ReportContent) -> None:
     page = Page(render_report(replace(content, masks_per_image=1)))
     assert drawn(page)[:2] == ["a.png: Free Mask, 1 of 8 masks", "a.png: SOLO, 1 of 3 masks"]
     assert "its best masks, 1 an image on average" in page.text
@@ -275,17 +275,19 @@ def test_orders_by_true_objects_are_offered_where_there_are_any(content: ReportC
 
 
 def test_an_image_keeps_its_best_masks_only(content: ReportContent, tmp_path: Path) -> None:
-    scores = [place / 100 for place in range(MOST_MASKS + 5)]
+    scores = [place / 100 for place in range(MAX_MASKS + 5)]
     file = write_masks(tmp_path / "many.json", list(content.images), scores)
     changed = replace(content, stages=[ReportStage("x", "X", file)], ground_truth=None)
     page = Page(render_report(changed))
     kept = [int(one["data-score"] or 0) for one in page.attributes("path") if "data-score" in one]
-    assert len(kept) == 2 * MOST_MASKS
+    assert len(kept) == 2 * MAX_MASKS
     assert min(kept) == 50
     assert "10 more are in the files" in page.text
 
 
-def test_classes_are_told_where_there_are_several(content: ReportContent, tmp_path: Path) -> None:
+def test_classes_are_reported_where_there_are_several(
+    content: ReportContent, tmp_path: Path
+) -> None:
     path = write_masks(tmp_path / "classes.json", list(content.images), [0.5]).path
     data = json.loads(path.read_text())
     data["categories"] = [{"id": 1, "name": BREAKING}, {"id": 2, "name": "cat"}]
@@ -405,7 +407,7 @@ def test_images_alone_are_shown_as_they_are(content: ReportContent) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         pytest.param("b.png", "4 of 8 masks", id="file"),
         pytest.param("above/folder/b.png", "4 of 8 masks", id="more-folders"),
@@ -415,11 +417,11 @@ def test_images_alone_are_shown_as_they_are(content: ReportContent) -> None:
     ],
 )
 def test_images_are_matched_by_the_rule_of_every_verb(
-    content: ReportContent, name: str, told: str
+    content: ReportContent, name: str, message: str
 ) -> None:
     moved = replace(content.images[1], name=name)
     page = Page(render_report(replace(content, images=[moved])))
-    assert drawn(page)[0] == f"{name}: Free Mask, {told}"
+    assert drawn(page)[0] == f"{name}: Free Mask, {message}"
 
 
 def test_moved_images_are_matched_by_the_same_rule(content: ReportContent, tmp_path: Path) -> None:

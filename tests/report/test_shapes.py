@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from soloist.data.coco.rle import encode_masks
-from soloist.report.shapes import MOST_CHARACTERS, svg_path
+from soloist.report.shapes import MAX_CHARACTERS, svg_path
 
 masks = arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9)))
 
@@ -50,14 +50,14 @@ def test_a_ragged_mask_is_short_and_nearly_itself() -> None:
     radius = np.hypot(yy - 100, xx - 100) + 4 * np.random.default_rng(0).random((200, 200))
     mask = radius < 80
     path = svg_path(encode_masks(mask[None])[0], (200, 200))
-    assert len(path) < MOST_CHARACTERS
+    assert len(path) < MAX_CHARACTERS
     drawn = filled(path, (200, 200))
     assert np.count_nonzero(drawn & mask) > 0.93 * np.count_nonzero(drawn | mask)
 
 
 def test_noise_is_drawn_short_too() -> None:
     noise = np.random.default_rng(0).random((1, 120, 120)) < 0.5
-    assert 100 < len(svg_path(encode_masks(noise)[0], (120, 120))) < 2 * MOST_CHARACTERS
+    assert 100 < len(svg_path(encode_masks(noise)[0], (120, 120))) < 2 * MAX_CHARACTERS
 
 
 def test_holes_stay_holes() -> None:

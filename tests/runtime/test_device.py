@@ -77,7 +77,7 @@ def test_auto_picks_the_accelerator(
         pytest.param("cpu", "fp16", "precision must be auto, bf16 or fp32", id="precision"),
     ],
 )
-def test_what_is_not_there_is_told_in_one_line(
+def test_what_is_not_there_is_reported_in_one_line(
     monkeypatch: pytest.MonkeyPatch, device: str, precision: str, message: str
 ) -> None:
     no_accelerator(monkeypatch)
@@ -94,7 +94,7 @@ def test_a_cuda_device_beyond_the_last_is_refused(monkeypatch: pytest.MonkeyPatc
         choose_runtime("cuda:2", "fp32")
 
 
-def test_threads_are_the_usable_cores_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_the_usable_cores_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(runtime_module, "usable_cores", lambda: 2)
     choose_runtime("cpu", "fp32")

@@ -235,7 +235,7 @@ def test_processes_know_of_each_other(two: Launched) -> None:
 
 
 @pytest.mark.parametrize(
-    ("trouble", "told"),
+    ("trouble", "message"),
     [
         pytest.param("finished", "RunError: .* holds a finished `train` run", id="main-alone"),
         pytest.param("not finite", "TrainingError: loss_semantic is not finite", id="one-loss"),
@@ -243,10 +243,10 @@ def test_processes_know_of_each_other(two: Launched) -> None:
         pytest.param("uneven", "ConfigError: train.batch_size must be a multiple", id="uneven"),
     ],
 )
-def test_an_error_of_one_process_ends_both(two: Launched, trouble: str, told: str) -> None:
+def test_an_error_of_one_process_ends_both(two: Launched, trouble: str, message: str) -> None:
     first, second = two.facts[trouble]
     assert first == second
-    assert re.match(told, first)
+    assert re.match(message, first)
 
 
 def test_a_process_asked_to_stop_stops_both(two: Launched) -> None:
@@ -272,9 +272,9 @@ def test_labels_equal_those_of_one_process(tmp_path: Path, two: Launched, name: 
     summary = label(tmp_path / f"{name}.json", two.folder, two.config)
     for file in (f"{name}.json", f"{name}.embeddings.npy", f"{name}.errors.jsonl"):
         assert (two.folder / file).read_bytes() == (tmp_path / file).read_bytes()
-    told = [[summary.images, summary.instances, 1, 1]] * 2
+    expected = [[summary.images, summary.instances, 1, 1]] * 2
     assert (summary.images, summary.failed) == (5, 1)
-    assert two.facts["labels"] == told
+    assert two.facts["labels"] == expected
 
 
 def test_one_process_goes_on_with_what_two_left(tmp_path: Path, two: Launched) -> None:
@@ -289,8 +289,8 @@ def test_one_process_goes_on_with_what_two_left(tmp_path: Path, two: Launched) -
 
 def test_merged_shards_equal_the_labels_of_one_process(tmp_path: Path, two: Launched) -> None:
     summary = label(tmp_path / "masks.json", two.folder, two.config)
-    told = [[summary.images, summary.instances, summary.failed]] * 2
-    assert two.facts["shards"] == told
+    expected = [[summary.images, summary.instances, summary.failed]] * 2
+    assert two.facts["shards"] == expected
     merge_shards(two.folder / "shards", tmp_path / "merged" / "masks.json")
     for file in ("masks.json", "masks.embeddings.npy"):
         assert (tmp_path / "merged" / file).read_bytes() == (tmp_path / file).read_bytes()
@@ -316,7 +316,7 @@ def test_keys_and_queues_are_those_of_one_process(two: Launched) -> None:
 
 @pytest.mark.slow
 def test_fit_by_torchrun(tmp_path: Path, scenes: Path, tiny_defaults: Mapping[str, Any]) -> None:
-    """All stages, with steps planned by the main process, and each thing told once."""
+    """All stages, with steps planned by the main process, and each thing logged once."""
     sure_of_all = {
         "inference": {"category_threshold": 0.0, "score_threshold": 0.0},
         "self_training": {"score_threshold": 0.0, "max_per_image": 3, "max_box_width": 2.0},

@@ -64,7 +64,9 @@ def test_a_block_that_writes_nothing_leaves_the_old_file(tmp_path: Path) -> None
         pytest.param(errno.EACCES, "a folder you may write to", id="no-permission"),
     ],
 )
-def test_a_disk_that_refuses_is_told_in_one_line(tmp_path: Path, number: int, remedy: str) -> None:
+def test_a_disk_that_refuses_is_reported_in_one_line(
+    tmp_path: Path, number: int, remedy: str
+) -> None:
     target = tmp_path / "masks.json"
     with pytest.raises(RunError) as caught:
         write_half(target, OSError(number, os.strerror(number)))
@@ -74,13 +76,13 @@ def test_a_disk_that_refuses_is_told_in_one_line(tmp_path: Path, number: int, re
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_parent_that_is_a_file_is_told(tmp_path: Path) -> None:
+def test_a_parent_that_is_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write"):
         write_text(tmp_path / "file" / "report.html", "x")
 
 
-def test_a_target_that_is_a_folder_is_told(tmp_path: Path) -> None:
+def test_a_target_that_is_a_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "out.json" / "kept").mkdir(parents=True)
     with pytest.raises(RunError, match="cannot write"):
         write_json(tmp_path / "out.json", {})
@@ -129,7 +131,7 @@ def test_a_path_is_shown_on_one_line(text: str, expected: str) -> None:
         pytest.param(MemoryError(), "MemoryError", id="no-message"),
     ],
 )
-def test_an_error_is_told_on_one_line(error: Exception, expected: str) -> None:
+def test_an_error_is_reported_on_one_line(error: Exception, expected: str) -> None:
     assert one_line(error) == expected
 
 
@@ -148,7 +150,7 @@ def test_leftovers_of_killed_writers_are_known(tmp_path: Path, name: str) -> Non
     assert not is_leftover(tmp_path / name)
 
 
-def test_leftovers_of_one_file_are_told_from_those_of_others(tmp_path: Path) -> None:
+def test_leftovers_of_one_file_are_not_those_of_others(tmp_path: Path) -> None:
     leftover_of(tmp_path / "a.json")
     others = {
         leftover_of(tmp_path / name).name for name in ("b.json", "a.b.json", "a.npy", "aa.json")
@@ -172,14 +174,14 @@ def test_a_long_name_leaves_room_for_its_temporary_one(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_line_that_cannot_be_added_is_told(tmp_path: Path) -> None:
-    told = "cannot write 'log': No space left on device; free some"
-    with pytest.raises(RunError, match=told), appending("log"):
+def test_a_line_that_cannot_be_added_is_reported(tmp_path: Path) -> None:
+    message = "cannot write 'log': No space left on device; free some"
+    with pytest.raises(RunError, match=message), appending("log"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "expected"),
     [
         pytest.param(OSError(errno.ENOSPC, "full", "a.pt"), "cannot use 'a.pt': full;", id="full"),
         pytest.param(OSError(errno.EROFS, "read-only"), "cannot use a file: read", id="read-only"),
@@ -188,10 +190,12 @@ def test_a_line_that_cannot_be_added_is_told(tmp_path: Path) -> None:
         pytest.param(OSError("odd"), None, id="no-number"),
     ],
 )
-def test_trouble_with_the_disk_is_told_from_other_trouble(error: OSError, told: str | None) -> None:
+def test_trouble_with_the_disk_is_not_other_trouble(
+    error: OSError, expected: str | None
+) -> None:
     message = disk_trouble(error)
-    assert (message is None) == (told is None)
-    assert told is None or (message or "").startswith(told)
+    assert (message is None) == (expected is None)
+    assert expected is None or (message or "").startswith(expected)
 
 
 def test_settings_as_json_has_them() -> None:
@@ -202,7 +206,7 @@ def test_settings_as_json_has_them() -> None:
 # Optional packages
 
 
-def test_an_absent_package_is_told_with_its_remedy() -> None:
+def test_an_absent_package_is_reported_with_its_remedy() -> None:
     require("json", extra="none", wanted="this test")
     with pytest.raises(ConfigError, match=r"^it needs no_such; pip install '\.\[some\]' in"):
         require("no_such", extra="some", wanted="it")

@@ -53,7 +53,7 @@ def ended_process() -> int:
     return process.pid
 
 
-def test_the_second_is_told_who_has_it(file: Path) -> None:
+def test_the_second_learns_who_has_it(file: Path) -> None:
     first = Lock(file, file.with_name("run"))
     by = f"is being written by process {os.getpid()} on {platform.node()}; wait until"
     assert by in refusal(file)
@@ -101,7 +101,7 @@ def test_workers_of_a_process_that_died_are_waited_for(
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         pytest.param(f"{os.getpid()}\n{platform.node()}\n", "process", id="alive-here"),
         pytest.param("1234\nelsewhere\n", "by process 1234 on elsewhere;", id="elsewhere"),
@@ -111,11 +111,11 @@ def test_workers_of_a_process_that_died_are_waited_for(
 )
 @pytest.mark.usefixtures("held")
 def test_who_may_be_alive_is_not_waited_for(
-    file: Path, monkeypatch: pytest.MonkeyPatch, text: str, told: str
+    file: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
 ) -> None:
     file.write_text(text)
     monkeypatch.setattr(lock_module, "SECONDS_FOR_ORPHANS", 1e6)
-    assert told in refusal(file)
+    assert message in refusal(file)
 
 
 def test_an_output_is_locked_beside_it(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_who_has_an_output_removes_what_killed_writers_left_of_it(tmp_path: Path
         assert [path.name for path in tmp_path.glob(".*")] == [f".other.{token}.json"]
 
 
-def test_a_place_that_takes_no_lock_is_told(tmp_path: Path) -> None:
+def test_a_place_that_takes_no_lock_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write"), locked_output(tmp_path / "file" / "a.json"):
         pass
@@ -231,7 +231,7 @@ def test_a_file_system_without_locks_grants_every_claim_and_tells(
     assert "no locks here" in caplog.text
 
 
-def test_a_claim_where_nothing_can_be_written_is_told(tmp_path: Path) -> None:
+def test_a_claim_where_nothing_can_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(RunError, match="a folder you may write to"):
         claimed(tmp_path / "file" / "lock").__enter__()

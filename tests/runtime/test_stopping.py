@@ -24,7 +24,7 @@ def test_a_signal_is_noted_and_ends_work_at_a_safe_place(number: signal.Signals)
     assert signal.getsignal(number) is before
 
 
-def test_what_becomes_of_the_work_is_told() -> None:
+def test_what_becomes_of_the_work_is_reported() -> None:
     with stopping.listening(stopping.STARTS_OVER):
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(StoppedError, match=r"^stopped by SIGTERM; .* again starts over$"):

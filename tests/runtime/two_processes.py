@@ -148,7 +148,7 @@ def label(
     runtime: Runtime,
     wrap: Callable[[Labeler], Labeler] = lambda labeler: labeler,
 ) -> list[list[int]]:
-    """Labels as `soloist masks` does, and gives the counts each process was told."""
+    """Labels as `soloist masks` does, and gives the counts that each process got."""
     errors: ErrorLog = errors_beside(out, overwrite=False)
     summary = label_images(
         find_images(images),

@@ -76,7 +76,7 @@ def test_links_lead_to_pages_of_the_site() -> None:
 
 
 @pytest.mark.parametrize("target", ["../Makefile", "gone.md", "images", "../docs"])
-def test_a_link_that_the_site_cannot_follow_is_told(target: str) -> None:
+def test_a_link_that_the_site_cannot_follow_is_reported(target: str) -> None:
     source = docs_site.ROOT / "docs" / "method.md"
     with pytest.raises(SystemExit, match="which is no page of the site"):
         docs_site.relinked(f"[a]({target})", source, docs_site.sources())

@@ -42,7 +42,7 @@ def test_what_users_install_has_an_allowed_licence() -> None:
         pytest.param(Package("a", licences.NVIDIA, ""), False, id="elsewhere"),
     ],
 )
-def test_licences_are_told_apart(package: Package, allowed: bool) -> None:
+def test_licences_are_distinguished(package: Package, allowed: bool) -> None:
     assert (licences.refused([package]) == []) == allowed
 
 

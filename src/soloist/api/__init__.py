@@ -1,6 +1,6 @@
 """The one door: a function for every verb, which the command line calls too.
 
-What takes long, and can be told before it is done, has a `plan`: `fit.plan(...)` takes what `fit`
+What takes long has a `plan`: `fit.plan(...)` takes what `fit`
 takes, checks it, and returns a `soloist.api.plans.Plan`.
 """
 

@@ -19,7 +19,7 @@ from soloist.evaluation.evaluate import load_ground_truth
 from soloist.inference.label import opened_output
 from soloist.inference.segmenter import load
 from soloist.report.predictions import write_prediction_report
-from soloist.report.run import MOST_IMAGES, rewrite_report
+from soloist.report.run import MAX_IMAGES, rewrite_report
 from soloist.runtime.distributed import join, on_main
 from soloist.runtime.files import write_json
 from soloist.runtime.stopping import at_once
@@ -36,7 +36,7 @@ def report(
     images: Sequence[str] = (),
     ground_truth: Path | None = None,
     how: Reading = Reading(),  # noqa: B008  # immutable
-    max_images: int = MOST_IMAGES,
+    max_images: int = MAX_IMAGES,
 ) -> Path:
     """Writes one page that shows a run or a file of masks; see `soloist report`.
 
@@ -230,7 +230,7 @@ def cluster(
                 vectors = pool_features(file, paths, extractor, errors)
             else:
                 vectors = embeddings_of(file)
-            made = group_masks(file, vectors, how.groups, least_score=least)
+            made = group_masks(file, vectors, how.groups, min_score=least)
             scores = None if truth is None else score_groups(made, file, truth)
             drawn = [] if sheets is None else draw_groups(made, paths, sheets)
         facts = {"features": how.features, "min_score": least, "scores": scores}

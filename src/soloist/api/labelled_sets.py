@@ -30,7 +30,7 @@ from soloist.runtime.launch import launched
 if TYPE_CHECKING:
     from soloist.inference.label_shards import ShardJob, Work
 
-MANY_IMAGES = 100_000
+MAX_IMAGES_IN_ONE_FILE = 100_000
 """Above so many images one JSON file is slow to make and to read."""
 
 logger = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ class Labelling:
                 self.out,
                 changes,
             )
-        if len(images) > MANY_IMAGES:
+        if len(images) > MAX_IMAGES_IN_ONE_FILE:
             logger.warning(
                 "%d images into one JSON file: --out FOLDER --shard-size 1000 needs less memory "
                 "and lets more processes help; `soloist merge` then makes the file",

@@ -60,7 +60,7 @@ class Kind:
 
     Attributes:
         name: How code tells it apart.
-        title: How people are told.
+        title: Its name in messages.
         marker: A file with a name that starts like this is of this kind.
         prefix: What precedes the backbone's names; names without it are left over. None where
             the kind has a table of names instead.

@@ -45,7 +45,7 @@ def convert(
 ) -> int:
     """Write masks for another tool: CVAT, YOLO, Label Studio, labelme, VIA and others.
 
-    What the format cannot hold is counted and told; docs/formats.md says what each can.
+    What the format cannot hold is counted and logged; docs/formats.md says what each can.
 
     Args:
         source: COCO file of `soloist predict` or of another tool; or a labelled data set.
@@ -64,10 +64,10 @@ def convert(
         made = api.convert(
             source, out, format=format, how=reading, options=chosen, overwrite=overwrite
         )
-    return told_export(made)
+    return report_export(made)
 
 
-def told_export(made: Exported) -> int:
+def report_export(made: Exported) -> int:
     """Tells what an export holds and what got lost, and prints where it is.
 
     Returns:

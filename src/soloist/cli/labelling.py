@@ -27,7 +27,7 @@ from soloist.cli.arguments import (
     TileOptions,
     TrackOptions,
 )
-from soloist.cli.converting import told_export
+from soloist.cli.converting import report_export
 from soloist.cli.options import given
 from soloist.cli.runs import DONE, carry_out, folder_for, show
 from soloist.config import TileConfig, TrackConfig
@@ -169,7 +169,7 @@ def predict(
     converted = api.convert_predictions(
         out, images, folder, format=format, options=chosen, overwrite=overwrite
     )
-    return max(status, told_export(converted))
+    return max(status, report_export(converted))
 
 
 def _predicting(

@@ -78,7 +78,7 @@ def folder_for(images: list[str], model: str | None, *, overwrite: bool, reuse: 
 
 
 def carry_out(command: str, out: Path, plan: Plan[Made], *, dry_run: bool) -> Made | None:
-    """Does what a plan says, while signals stop it; None where it only told of it.
+    """Does what a plan says, while signals stop it; None if it only printed the plan.
 
     Args:
         command: The verb.
@@ -151,13 +151,13 @@ def show(title: str, made: LabelledSet, shown: Shown, remedy: str) -> int:
     Returns:
         The exit code.
     """
-    from soloist.api.labelled_sets import MANY_IMAGES
+    from soloist.api.labelled_sets import MAX_IMAGES_IN_ONE_FILE
 
     status = failures_status(made.failed, made.errors)
     if launched().rank != 0:
         return status
     # A file of more is not read again.
-    if 0 < len(made.images) <= MANY_IMAGES:
+    if 0 < len(made.images) <= MAX_IMAGES_IN_ONE_FILE:
         status = max(status, _tell_found(title, made, shown.overlays is not None, remedy))
     elif made.summary is not None and made.summary.instances == 0:
         status = _found_nothing(title, remedy)

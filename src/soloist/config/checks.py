@@ -1,4 +1,4 @@
-"""What values a field may have; a mistake is told in one line."""
+"""What values a field may have; a mistake is reported in one line."""
 
 from __future__ import annotations
 

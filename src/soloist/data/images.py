@@ -57,7 +57,7 @@ _SWAPPING = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
 _PLAIN_MODES = {"L", "LA", "RGB", "RGBA", "RGBX", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 _JPEG = {6, 7}  # Of a TIFF's compressions.
 # Red, green, blue and transparency.
-_MOST_SAMPLES = 4
+_MAX_SAMPLES = 4
 _PIXELS_WANTED = (
     "pixels must be (H, W) or (H, W, C), of a tensor also (C, H, W), with 1, 3 or 4 channels of "
     "uint8, uint16, or floats in [0, 1]"
@@ -310,7 +310,7 @@ def _needs_all_channels(image: Image.Image, reading: ReadingConfig) -> bool:
     chosen = bool(reading.channels) or reading.stretch != "auto"
     # What a palette, CMYK or JPEG mean only Pillow knows.
     plain = image.mode in _PLAIN_MODES and tags.get(TiffImagePlugin.COMPRESSION) not in _JPEG
-    many = tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1) > _MOST_SAMPLES
+    many = tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1) > _MAX_SAMPLES
     return many or stacked or (chosen and plain)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from soloist.data.names import NameMatches, match_names
 
-_MOST_LISTED = 200_000
+_MAX_LISTED = 200_000
 """Files of a folder that are compared with names that were not found at once."""
 
 
@@ -63,7 +63,7 @@ class ImagePlaces:
                 names = sorted(os.listdir(folder))
             except OSError:
                 continue
-            if len(names) <= _MOST_LISTED:
+            if len(names) <= _MAX_LISTED:
                 yield from ((f"{folder.name}/{name}", folder / name) for name in names)
 
 

@@ -11,7 +11,7 @@ from soloist.config.reading import ReadingConfig, Stretch
 
 _BLOCK = 2**20
 """Values computed with at a time, as float64: a large picture is never held as such."""
-_MOST_SORTED = 2**22
+_MAX_SORTED = 2**22
 """Pixels that percentiles are taken of: every n-th of a larger picture."""
 
 
@@ -97,7 +97,7 @@ def _ends(channel: NDArray[Any]) -> tuple[float, float]:
 
 
 def _percentiles(channel: NDArray[Any], shares: tuple[float, float]) -> tuple[float, float]:
-    flat = channel.ravel()[:: max(1, channel.size // _MOST_SORTED)]
+    flat = channel.ravel()[:: max(1, channel.size // _MAX_SORTED)]
     finite = flat[np.isfinite(flat)] if _may_be_infinite(flat) else flat
     if finite.size == 0:
         return 0.0, 0.0

@@ -21,7 +21,7 @@ _FEW_BOXES = 0.5
 """Up to this share of boxes alone the masks of the others are compared."""
 # Images that are tried, and boxes of one; images that another order must move; the overlap that it
 # must reach, and how much better that must be.
-_MOST_TRIED, _MOST_BOXES, _LEAST_MOVED, _FITS, _BETTER = 200, 100, 2, 0.3, 2.0
+_MAX_TRIED, _MAX_BOXES, _MIN_MOVED, _FITS, _BETTER = 200, 100, 2, 0.3, 2.0
 
 
 def masks_compared(predicted: CocoFile, truth: CocoFile) -> tuple[CocoFile, CocoFile] | None:
@@ -56,33 +56,33 @@ def notes(
         true_ids: Ids of the ground truth's images by those of the predictions.
         max_dets: Predictions an image that count.
     """
-    told = []
+    lines = []
     are_compared = masks_compared(predicted, truth) is not None
     for file, what in ((truth, "true objects"), (predicted, "predictions")):
         if count := file.boxes_alone:
             effect = "left out of the figures for masks" if are_compared else "no figures for masks"
-            told.append(f"{count} of {len(file)} {what} are boxes alone: {effect}")
+            lines.append(f"{count} of {len(file)} {what} are boxes alone: {effect}")
     if (corners := _like_corners(predicted)) is not None:
-        told.append(
+        lines.append(
             f"{corners} of {len(predicted)} predicted boxes reach out of their image, and would "
             "not as corners x1, y1, x2, y2: COCO has x, y, width, height"
         )
     if predicted.bare and (order := _better_order(predicted, truth)) is not None:
-        told.append(order)
+        lines.append(order)
     if (others := _other_files(predicted, truth, true_ids)) is not None:
-        told.append(others)
+        lines.append(others)
     having = sum(bool(ones) for ones in predicted.annotations.values())
     if len(predicted) and 2 * having < len(truth.images):
-        told.append(f"{having} of {len(truth.images)} images have predictions")
+        lines.append(f"{having} of {len(truth.images)} images have predictions")
     crowded = Counter({key: len(ones) for key, ones in truth.annotations.items()}).most_common(1)
     if crowded and crowded[0][1] > max_dets:
         key, most = crowded[0]
         name = next(image.file_name for image in truth.images if image.id == key)
-        told.append(
+        lines.append(
             f"up to {most} true objects an image ({shown(name)}), of which {max_dets} predictions "
             f"cannot find all: --max-dets {_next_round(most)} counts more"
         )
-    return told
+    return lines
 
 
 def _other_files(predicted: CocoFile, truth: CocoFile, true_ids: Mapping[int, int]) -> str | None:
@@ -128,7 +128,7 @@ def _better_order(predicted: CocoFile, truth: CocoFile) -> str | None:
 
     Such a list is a list of the same ids in another order: nothing but its boxes can tell.
     """
-    used = [key for key, ones in predicted.annotations.items() if ones][:_MOST_TRIED]
+    used = [key for key, ones in predicted.annotations.items() if ones][:_MAX_TRIED]
     by_id = _mean_best_iou(predicted, truth, {key: key for key in used})
     best: tuple[float, str] | None = None
     orders = {
@@ -142,7 +142,7 @@ def _better_order(predicted: CocoFile, truth: CocoFile) -> str | None:
                 continue
             ids = {key: images[place].id for key, place in places.items()}
             moved = sum(key != other for key, other in ids.items())
-            overlap = _mean_best_iou(predicted, truth, ids) if moved >= _LEAST_MOVED else 0.0
+            overlap = _mean_best_iou(predicted, truth, ids) if moved >= _MIN_MOVED else 0.0
             if best is None or overlap > best[0]:
                 best = overlap, f"places {name}, counted from {first}"
     if best is None or best[0] < _FITS or best[0] < _BETTER * by_id:
@@ -157,7 +157,7 @@ def _better_order(predicted: CocoFile, truth: CocoFile) -> str | None:
 def _mean_best_iou(predicted: CocoFile, truth: CocoFile, true_ids: Mapping[int, int]) -> float:
     """Mean over images of the mean over their objects of the best IoU that any box has."""
     part = part_of(truth, true_ids.values())
-    scores = score_images(predicted, part, true_ids, masks=False, max_dets=_MOST_BOXES)
+    scores = score_images(predicted, part, true_ids, masks=False, max_dets=_MAX_BOXES)
     values = [one.mean_best_iou for one in scores if one.mean_best_iou is not None]
     return sum(values) / len(values) if values else 0.0
 

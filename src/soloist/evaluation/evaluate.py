@@ -122,7 +122,7 @@ def evaluate(
     classes: bool = False,
     backend: str = "auto",
 ) -> Metrics:
-    """Average precision and recall, with all classes taken as one unless told otherwise.
+    """Average precision and recall, with all classes taken as one by default.
 
     pycocotools, or a faster library that gives the same, does the matching. Crowd regions of
     the ground truth stay and are ignored as it defines. As usual, a mask's size is its own area

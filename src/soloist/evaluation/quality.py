@@ -47,7 +47,7 @@ SCALES = (0.8, 1.25)
 """How much smaller and larger the network sees an image in two of the views."""
 COLOURS = {"brightness": 1.2, "contrast": 0.8, "saturation": 1.3, "hue": 0.05}
 """What is done, in this order, to the colours of another: half of what training draws at most."""
-MOST_PIXELS = 2**18
+MAX_PIXELS = 2**18
 """Masks of views are compared at no more, so that memory does not grow with the image."""
 
 
@@ -315,8 +315,8 @@ def _scaled(segmenter: Segmenter, scale: float) -> Segmenter:
 
 
 def _bounded(size: tuple[int, int]) -> tuple[int, int]:
-    """The size, or a smaller one of the same proportions and at most `MOST_PIXELS`."""
-    scale = min(1.0, (MOST_PIXELS / (size[0] * size[1])) ** 0.5)
+    """The size, or a smaller one of the same proportions and at most `MAX_PIXELS`."""
+    scale = min(1.0, (MAX_PIXELS / (size[0] * size[1])) ** 0.5)
     return max(1, int(size[0] * scale)), max(1, int(size[1] * scale))
 
 

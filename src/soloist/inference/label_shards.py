@@ -139,7 +139,7 @@ class ShardWorker:
 
         Args:
             shard: Its number.
-            tracker: Told of each image.
+            tracker: Counts each image.
 
         Returns:
             Whether this process labelled it.

@@ -54,7 +54,7 @@ def label_video(
         config: Which frames and masks, and how masks are linked.
         reading: The largest frame.
         settings: What the result depends on; part of the file's `info`.
-        errors: Told if the video is damaged; what comes before is kept.
+        errors: Receives a damaged video; the frames before the damage are kept.
         categories: Names of the labeler's classes by category id, in the order of its labels.
         drawn: A video to write of the frames with their masks, a steady colour for each identity.
 

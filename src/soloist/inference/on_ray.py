@@ -23,7 +23,7 @@ from soloist.runtime.progress import Tracker
 from soloist.runtime.stopping import at_once
 
 # Ray keeps each block in its books; shards of one block stay with one worker.
-MOST_BLOCKS = 2_000
+MAX_BLOCKS = 2_000
 
 
 def work_on_ray(job: ShardJob, workers: int | None = None) -> Work:
@@ -52,7 +52,7 @@ def work_on_ray(job: ShardJob, workers: int | None = None) -> Work:
             missing = shards.missing()
             done = ray.data.from_items(
                 [{"shard": shard} for shard in missing],
-                override_num_blocks=min(len(missing), MOST_BLOCKS),
+                override_num_blocks=min(len(missing), MAX_BLOCKS),
             ).map_batches(
                 _RayWorker,
                 fn_constructor_args=(job, Path.cwd()),

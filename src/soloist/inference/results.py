@@ -44,7 +44,7 @@ PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff",
 """Kinds of pictures that are written; Pillow names others, some of which it cannot write."""
 SHOWN_SIDE = 480
 """Pixels of the long side of a picture in a notebook."""
-_MOST_SCORES = 20  # More of them hide a small picture.
+_MAX_SCORES = 20  # More of them hide a small picture.
 
 
 def each_source(source: Source, reading: ReadingConfig) -> Iterator[ImageRef | NDArray[np.uint8]]:
@@ -364,7 +364,7 @@ class Result(Instances[Rows, Masks]):
 
         names = list(self.categories.values())
         labels = np.zeros(len(self), dtype=np.int64)
-        # As in COCO files: of a network whose classes have no names none are told.
+        # As in COCO files: a network whose classes have no names writes none.
         if self.labels is not None and len(names) > 1:
             labels = np.array(self.labels, dtype=np.int64)
         return Detections(
@@ -408,5 +408,5 @@ class Result(Instances[Rows, Masks]):
             return draw_large(self._picture(), largest, max_side=SHOWN_SIDE)
         pixels = thumbnail(self._picture(SHOWN_SIDE), SHOWN_SIDE)
         masks = resize_masks(np.asarray(self.masks), (pixels.shape[0], pixels.shape[1]))
-        scores = self._listed(self.scores) if len(self) <= _MOST_SCORES else None
+        scores = self._listed(self.scores) if len(self) <= _MAX_SCORES else None
         return draw_masks(pixels, masks, scores=scores)

@@ -310,17 +310,17 @@ class Segmenter(
         return results if stream else list(results)
 
     def _large_results(self, source: Source, labeler: TiledLabeler) -> Iterator[TiledResult]:
-        told: dict[str, Any] = {
+        origin: dict[str, Any] = {
             "categories": self.categories,
             "recommended_score": self.config.inference.recommended_score,
         }
         for image in each_source(source, self.config.reading):
             if isinstance(image, np.ndarray):
                 found = labeler(image, (image.shape[0], image.shape[1]))
-                yield Result.of(found, pixels=image, **told)
+                yield Result.of(found, pixels=image, **origin)
                 continue
             found = labeler(*read_with_size(image.path, reading=image.reading))
-            yield Result.of(found, path=image.path, reading=image.reading, **told)
+            yield Result.of(found, path=image.path, reading=image.reading, **origin)
 
     def _results(self, source: Source) -> Iterator[Result]:
         for image in each_source(source, self.config.reading):

@@ -62,7 +62,7 @@ class VideoReader:
 
     def __init__(self, path: Path, *, every: int, max_pixels: int) -> None:
         self._path, self._every = path, every
-        with _told(path):
+        with _reported(path):
             self._container = av.open(str(path))
         streams = self._container.streams.video
         if not streams:
@@ -98,7 +98,7 @@ class VideoReader:
             DataError: After the last sound frame, if the video is damaged or cut off there.
         """
         count = 0
-        with _told(self._path):
+        with _reported(self._path):
             for frame in self._container.decode(self._stream):
                 if count % self._every == 0:
                     pixels = frame.to_ndarray(format="rgb24")
@@ -126,7 +126,7 @@ class VideoWriter:
 
     def __init__(self, path: Path, rate: Fraction) -> None:
         self._path, self._rate = path, rate
-        with _told(path):
+        with _reported(path):
             self._container = av.open(str(path), "w")
         self._stream: Any = None
 
@@ -141,7 +141,7 @@ class VideoWriter:
     ) -> None:
         try:
             if kind is None and self._stream is not None:
-                with _told(self._path):
+                with _reported(self._path):
                     self._container.mux(self._stream.encode())
         finally:
             self._container.close()
@@ -153,7 +153,7 @@ class VideoWriter:
             pixels: (H, W, 3) uint8 RGB; an odd last row or column is left out.
         """
         height, width = pixels.shape[0] // 2 * 2, pixels.shape[1] // 2 * 2
-        with _told(self._path):
+        with _reported(self._path):
             if self._stream is None:
                 codec = next(name for name in _CODECS if name in av.codecs_available)
                 self._stream = self._container.add_stream(codec, rate=self._rate)
@@ -165,7 +165,7 @@ class VideoWriter:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _reported(path: Path) -> Iterator[None]:
     """Turns what PyAV raises into one line."""
     try:
         yield

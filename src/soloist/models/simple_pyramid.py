@@ -18,7 +18,7 @@ class SimplePyramid(nn.Module):
 
     A map is doubled or halved as often as brings it nearest to its stride. Patches of 16 pixels
     then fit exactly; from 14 come 3.5, 7, 14 and 28, which are resized to 4, 8, 16 and 32, so
-    that masks and heads see the strides they are told.
+    that masks and heads see the strides they were built for.
 
     Args:
         channels: Channels of the map.

@@ -9,7 +9,7 @@ from soloist.ops.resize import linear_weights
 
 EPSILON = 1e-3
 """Variance of colours in [0, 1] under which a window counts as flat."""
-LEAST_RADIUS = 4
+MIN_RADIUS = 4
 """Models are fitted on a picture reduced so far that their window has about this radius."""
 
 
@@ -29,7 +29,7 @@ def guided_filter(maps: Tensor, guide: Tensor, radius: int) -> Tensor:
         (N, H, W) float32, which may leave the range of the maps a little.
     """
     height, width = guide.shape[1:]
-    step = max(1, round(radius / LEAST_RADIUS))
+    step = max(1, round(radius / MIN_RADIUS))
     size = (max(1, round(height / step)), max(1, round(width / step)))
     slopes, offsets = _models(_reduced(maps, size), _reduced(guide, size), round(radius / step))
     rows, columns = (

@@ -18,13 +18,13 @@ logger = logging.getLogger(__name__)
 
 SCORE_UNITS = 1000
 """Scores are whole thousandths in the page: sliders and masks are compared exactly."""
-MOST_MASKS = 30
+MAX_MASKS = 30
 """Masks of a stage that the page holds of an image, the best ones."""
 
 _Value = TypeVar("_Value")
 
 _TRUTH_TITLE = "Ground truth"
-_MOST_STEPS = 200  # Of a slider.
+_MAX_STEPS = 200  # Of a slider.
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def score_range(file: CocoFile, masks_per_image: int) -> ScoreRange | None:
     if not scores or scores[0] == scores[-1]:
         return None
     steps = (digit * 10**power for power in range(19) for digit in (1, 2, 5))
-    step = next(step for step in steps if scores[0] - scores[-1] <= _MOST_STEPS * step)
+    step = next(step for step in steps if scores[0] - scores[-1] <= _MAX_STEPS * step)
     low, high = scores[-1] // step * step, -(-scores[0] // step) * step
     wanted = masks_per_image * len(file.images)
     least = scores[wanted - 1] if 0 < wanted <= len(scores) else low

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from soloist.data.drawing.pictures import mask_colors
-from soloist.report.columns import MOST_MASKS, SCORE_UNITS, Column
+from soloist.report.columns import MAX_MASKS, SCORE_UNITS, Column
 from soloist.report.content import ReportContent
 from soloist.report.pictures import Layer, Picture
 
@@ -96,7 +96,7 @@ def _note(content: ReportContent, columns: Sequence[Column], pictures: Sequence[
     left = sum(layer.total - len(layer.shapes) for one in pictures for layer in one.layers if layer)
     if left:
         note.append(
-            f"Of each image the page has at most a stage's {MOST_MASKS} best masks; {left:,} more "
+            f"Of each image the page has at most a stage's {MAX_MASKS} best masks; {left:,} more "
             "are in the files."
         )
     if any(column.verdicts for column in columns):
@@ -110,11 +110,11 @@ def _note(content: ReportContent, columns: Sequence[Column], pictures: Sequence[
 
 def _figure(picture: Picture, column: Column | None, layer: Layer | None) -> dict[str, Any]:
     title = column.title if column else ""
-    told = "" if column is None else "not in this file" if layer is None else _counted(layer)
+    summary = "" if column is None else "not in this file" if layer is None else _counted(layer)
     return {
         "title": title,
-        "told": told,
-        "label": ": ".join(filter(None, (picture.name, ", ".join(filter(None, (title, told)))))),
+        "summary": summary,
+        "label": ": ".join(filter(None, (picture.name, ", ".join(filter(None, (title, summary)))))),
         "shapes": layer.shapes if layer else None,
         "verdict": layer.verdict if layer else None,
         "is_truth": column is not None and column.is_truth,

@@ -15,7 +15,7 @@ from soloist.data.drawing.pictures import jpeg_bytes, thumbnail
 from soloist.data.images import read_image
 from soloist.data.sources import ImageRef
 from soloist.errors import DataError
-from soloist.report.columns import MOST_MASKS, Column, score_units
+from soloist.report.columns import MAX_MASKS, Column, score_units
 from soloist.report.content import ImageVerdict
 from soloist.report.shapes import svg_path
 
@@ -156,7 +156,7 @@ def _layer(ref: ImageRef, column: Column, size: tuple[int, int], room: int) -> L
     if objects is None:
         return None
     shapes: list[Shape] = []
-    for place, one in enumerate(objects if column.is_truth else objects[:MOST_MASKS]):
+    for place, one in enumerate(objects if column.is_truth else objects[:MAX_MASKS]):
         shape = _shape(one, column, size, place)
         room -= _length(shape)
         if room < 0:

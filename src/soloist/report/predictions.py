@@ -20,7 +20,7 @@ from soloist.data.sources import ImageRef
 from soloist.errors import ConfigError, DataError
 from soloist.evaluation.evaluate import Metrics, load_ground_truth, measure
 from soloist.report.content import ImageVerdict, ReportContent, ReportStage
-from soloist.report.run import MOST_IMAGES, image_verdicts, moved, write_tracked
+from soloist.report.run import MAX_IMAGES, image_verdicts, moved, write_tracked
 from soloist.runtime.files import shown
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def write_prediction_report(
     images: Sequence[str] = (),
     ground_truth: Path | None = None,
     how: Reading = Reading(),  # noqa: B008  # immutable
-    max_images: int = MOST_IMAGES,
+    max_images: int = MAX_IMAGES,
 ) -> Path:
     """Writes a page about the masks of a COCO file or of a folder of shards.
 

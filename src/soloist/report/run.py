@@ -47,7 +47,7 @@ REPORT_FILE = "report.html"
 RECIPE_FILE = "report.json"
 # The last stage's figures on each image of the ground truth.
 PER_IMAGE_FILE = "evaluation/per_image.csv"
-MOST_IMAGES = 500
+MAX_IMAGES = 500
 """Images a page has room for, some 40 kB each; a run's own page shows fewer, to be quick."""
 
 # The picture of dense matches: crop pairs, their side in pixels, and lines drawn per pair.
@@ -88,7 +88,7 @@ def write_run_report(
         The path of the page.
     """
     recipe = {
-        "images": [[str(image.path), image.name] for image in spread(images, MOST_IMAGES)],
+        "images": [[str(image.path), image.name] for image in spread(images, MAX_IMAGES)],
         "stages": [[one.key, one.title, str(one.predictions)] for one in stages],
         "ground_truth": None if ground_truth is None else str(ground_truth),
     }
@@ -101,7 +101,7 @@ def rewrite_report(
     *,
     out: Path | None = None,
     images: Sequence[str] = (),
-    max_images: int = MOST_IMAGES,
+    max_images: int = MAX_IMAGES,
 ) -> Path:
     """Writes a run's report again from its files.
 

@@ -15,9 +15,9 @@ TOLERANCES = (1.0, 2.0, 4.0, 8.0)
 """Pixels of the drawing by which an outline may leave a mask's border; the first that makes it
 short enough is taken."""
 _TOLERANCE_SHARE = 1 / 64  # Of the height and width of a mask together.
-MOST_CHARACTERS = 3000
+MAX_CHARACTERS = 3000
 """Of a short outline; hardly any mask of an object needs a third of it."""
-MOST_RINGS = 40
+MAX_RINGS = 40
 """Parts and holes of a mask that are drawn, the largest; the others are specks."""
 
 
@@ -46,14 +46,14 @@ def svg_path(rle: Mapping[str, Any], size: tuple[int, int]) -> str:
     for tolerance in TOLERANCES:
         # A pixel is much of a small mask, which has few corners to save.
         near = min(tolerance, sum(inside.shape) * _TOLERANCE_SHARE)
-        path = "".join(_subpath(simplified(ring, near)) for ring in rings[:MOST_RINGS])
-        if len(path) <= MOST_CHARACTERS:
+        path = "".join(_subpath(simplified(ring, near)) for ring in rings[:MAX_RINGS])
+        if len(path) <= MAX_CHARACTERS:
             break
     return path
 
 
 def _subpath(ring: Ring) -> str:
-    """A closed line, each corner told by its way from the one before."""
+    """A closed line, each corner relative to the one before."""
     corners = np.rint(ring).astype(np.int64)
     (x, y), *steps = np.diff(corners, axis=0, prepend=[[0, 0]]).tolist()
     return f"M{x} {y}l{_numbers(value for step in steps for value in step)}z"

@@ -10,7 +10,7 @@ from pathlib import Path
 from soloist.runtime.device import choose_runtime, has_fast_bf16, usable_cores
 from soloist.runtime.environment import PACKAGES, environment
 
-LEAST_FREE_GB = 2.0
+MIN_FREE_GB = 2.0
 
 
 def examine() -> tuple[list[str], bool]:
@@ -52,8 +52,8 @@ def _problems() -> list[str]:
         problems.append(
             f"OMP_NUM_THREADS is {threads} on {usable_cores()} cores; unset it for full speed"
         )
-    if _free_gb() < LEAST_FREE_GB:
-        problems.append(f"less than {LEAST_FREE_GB:.0f} GB free here; runs may not fit")
+    if _free_gb() < MIN_FREE_GB:
+        problems.append(f"less than {MIN_FREE_GB:.0f} GB free here; runs may not fit")
     return problems
 
 

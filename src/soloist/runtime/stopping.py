@@ -1,7 +1,7 @@
 """Stopping when asked to: a signal is noted, and work ends at its next safe place.
 
-SIGTERM is what schedulers, containers and `kill` send first; SIGUSR1 is what SLURM can be
-told to send some time before a job's end. Needs no torch.
+SIGTERM is what schedulers, containers and `kill` send first; SIGUSR1 is what SLURM can
+send some time before a job ends. Needs no torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ GOES_ON = "the same command again goes on from here"
 STARTS_OVER = "the same command again starts over"
 
 _noted: list[str] = []
-# While this process listens: what its user is told to do.
+# While this process listens: what it asks its user to do.
 _remedies: list[str] = []
 
 

@@ -291,7 +291,7 @@ def test_embeddings_of_other_length_leave_the_old_files(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write"):
         write_coco(tmp_path / "file" / "a.json", [IMAGE], [])
@@ -397,7 +397,7 @@ def test_a_result_list_of_polygons_needs_the_images(tmp_path: Path) -> None:
         pytest.param(coco_text(bbox=[1, 2, 3, None]), "bbox", id="box-with-null"),
     ],
 )
-def test_a_malformed_file_is_told_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+def test_a_malformed_file_is_reported_in_one_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(DataError, match=message) as caught:
         load_coco(tmp_path / "a.json", report=Gate(strict=True))
@@ -405,7 +405,7 @@ def test_a_malformed_file_is_told_in_one_line(tmp_path: Path, text: str, message
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.json.*No such file"):
         load_coco(tmp_path / "gone.json")
 
@@ -434,7 +434,7 @@ def test_a_missing_sidecar_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptur
         pytest.param(np.array([[None]]), "wanted an array", id="pickled-objects"),
     ],
 )
-def test_a_sidecar_that_does_not_fit_is_told(
+def test_a_sidecar_that_does_not_fit_is_reported(
     tmp_path: Path, array: NDArray[Any], message: str
 ) -> None:
     np.save(written_with_embeddings(tmp_path), array)
@@ -442,7 +442,7 @@ def test_a_sidecar_that_does_not_fit_is_told(
         load_coco(tmp_path / "a.json")
 
 
-def test_a_sidecar_cut_off_is_told(tmp_path: Path) -> None:
+def test_a_sidecar_cut_off_is_reported(tmp_path: Path) -> None:
     written_with_embeddings(tmp_path).write_bytes(b"\x93NUMPY")
     with pytest.raises(DataError, match=r"a\.embeddings\.npy"):
         load_coco(tmp_path / "a.json")

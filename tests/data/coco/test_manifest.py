@@ -84,13 +84,13 @@ def test_the_fingerprint_tells_sets_apart(tmp_path: Path, other: dict[str, Any])
 
 
 @pytest.mark.parametrize("shard_size", [0, -1, MAX_SHARD_SIZE + 1])
-def test_a_shard_size_out_of_range_is_told(tmp_path: Path, shard_size: int) -> None:
+def test_a_shard_size_out_of_range_is_reported(tmp_path: Path, shard_size: int) -> None:
     with pytest.raises(ConfigError, match=f"from 1 to 10,000, got {shard_size}"):
         written(tmp_path, shard_size=shard_size)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_too_many_shards_are_told_and_leave_nothing(
+def test_too_many_shards_are_reported_and_leave_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("soloist.data.coco.manifest.MAX_SHARDS", 2)
@@ -110,7 +110,7 @@ def test_a_writer_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         pytest.param(None, "without manifest.parquet", id="absent"),
         pytest.param(b"", "cannot read the manifest", id="empty"),
@@ -119,8 +119,8 @@ def test_a_writer_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
         pytest.param("foreign", "cannot read the manifest", id="foreign"),
     ],
 )
-def test_what_is_no_manifest_is_told_in_one_line(
-    tmp_path: Path, content: bytes | str | None, told: str
+def test_what_is_no_manifest_is_reported_in_one_line(
+    tmp_path: Path, content: bytes | str | None, message: str
 ) -> None:
     path = tmp_path / "manifest.parquet"
     if content == "cut":
@@ -130,6 +130,6 @@ def test_what_is_no_manifest_is_told_in_one_line(
         pq.write_table(pa.table({"x": [1]}), path)
     elif isinstance(content, bytes):
         path.write_bytes(content)
-    with pytest.raises(DataError, match=told) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         Manifest(path)
     assert "\n" not in str(caught.value)

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageDraw
 from tests.data.exports.inputs import HARD, SIZE, Mask, bar, iou, rle_of
 
-from soloist.data.coco.outlines import LEAST_IOU, Ring, joined, outline, simplified
+from soloist.data.coco.outlines import MIN_IOU, Ring, joined, outline, simplified
 from soloist.data.coco.rle import decode_mask
 
 masks = arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9)))
@@ -68,7 +68,7 @@ def test_all_parts_and_holes_in_one_ring_are_the_mask_too(mask: Mask) -> None:
 @given(masks, st.sampled_from([0.5, 1.0, 3.0]))
 def test_a_simplified_outline_keeps_its_promise(mask: Mask, tolerance: float) -> None:
     filled = filled_by_coco(rings_of(mask, tolerance), (mask.shape[0], mask.shape[1]))
-    assert not mask.any() or iou(filled, mask) >= LEAST_IOU
+    assert not mask.any() or iou(filled, mask) >= MIN_IOU
 
 
 def test_a_square_has_four_corners_inside_its_pixels() -> None:
@@ -89,7 +89,7 @@ def test_a_square_has_four_corners_inside_its_pixels() -> None:
         pytest.param("one pixel", 1, [0], id="pixel"),
     ],
 )
-def test_parts_and_holes_are_told_apart(name: str, parts: int, holes: list[int]) -> None:
+def test_parts_and_holes_are_distinguished(name: str, parts: int, holes: list[int]) -> None:
     found = outline(rle_of(HARD[name]))
     assert (len(found), [len(part.holes) for part in found]) == (parts, holes)
 

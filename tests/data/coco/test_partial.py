@@ -122,7 +122,7 @@ def test_the_file_is_in_order_however_images_were_added(out: Path, names: tuple[
 
 @pytest.mark.parametrize("most", [1, 2, 3])
 def test_many_images_share_files(out: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-    monkeypatch.setattr(partial, "MOST_FILES", most)
+    monkeypatch.setattr(partial, "MAX_FILES", most)
     shards = opened(out)
     assert len(shards.missing()) <= most
     for number in shards.missing():
@@ -245,7 +245,7 @@ def test_the_folder_is_made(tmp_path: Path) -> None:
     check_whole(out)
 
 
-def test_a_place_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(RunError, match=r"cannot write beside .*; choose another --out") as caught:
         opened(tmp_path / "file" / "masks.json")

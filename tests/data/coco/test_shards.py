@@ -119,7 +119,7 @@ def test_other_tools_read_a_shard_as_it_is(tmp_path: Path) -> None:
         pytest.param(lambda whole: b"no Parquet at all", id="text"),
     ],
 )
-def test_a_damaged_shard_is_told_in_one_line(tmp_path: Path, damage: object) -> None:
+def test_a_damaged_shard_is_reported_in_one_line(tmp_path: Path, damage: object) -> None:
     shards = folder(tmp_path)
     shards.write(0, ROWS)
     assert callable(damage)
@@ -144,7 +144,7 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
         shards.embeddings(0)
 
 
-def test_a_foreign_shard_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_foreign_shard_is_reported_in_one_line(tmp_path: Path) -> None:
     shards = folder(tmp_path / "own")
     other = folder(tmp_path / "other", shard_size=2)
     other.write(0, ROWS[:2])

@@ -205,7 +205,7 @@ def test_a_missing_file_is_found(
     assert faults_of(made.path, made.split) == faults
 
 
-def test_yolo_without_any_labels_is_told(make: Callable[[str], Any]) -> None:
+def test_yolo_without_any_labels_is_reported(make: Callable[[str], Any]) -> None:
     path = make("yolo").path
     for file in path.glob("labels/val/*.txt"):
         file.unlink()
@@ -232,15 +232,15 @@ def test_nothing_at_all_is_no_data_set(make: Callable[[str], Any]) -> None:
 
 def test_the_command_tells_what_is_there(made: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["data", "check", str(made.path)]) == DONE
-    told = capsys.readouterr().out
-    assert told.startswith(made.format)
-    assert "2 images" in told
-    assert "40 x 60 (2)" in told
-    assert "nothing is wrong" in told
+    printed = capsys.readouterr().out
+    assert printed.startswith(made.format)
+    assert "2 images" in printed
+    assert "40 x 60 (2)" in printed
+    assert "nothing is wrong" in printed
     if made.kind == "voc":
-        assert "splits: trainval, val, Segmentation/val" in told
+        assert "splits: trainval, val, Segmentation/val" in printed
     if made.kind == "lvis":
-        assert "classes are not used" in told
+        assert "classes are not used" in printed
 
 
 def test_the_command_tells_what_is_wrong_and_the_remedy(
@@ -250,11 +250,11 @@ def test_the_command_tells_what_is_wrong_and_the_remedy(
     for file in path.glob("val2017/*.jpg"):
         file.unlink()
     assert run_command(["data", "check", str(path)]) == SOME_FAILED
-    told = capsys.readouterr().out
-    assert "wrong: 2 images that are not there" in told
-    assert "000012.jpg" in told
-    assert "remedy: put them where" in told
-    assert "nothing is wrong" not in told
+    printed = capsys.readouterr().out
+    assert "wrong: 2 images that are not there" in printed
+    assert "000012.jpg" in printed
+    assert "remedy: put them where" in printed
+    assert "nothing is wrong" not in printed
 
 
 def test_every_file_of_a_folder_is_checked(
@@ -265,9 +265,9 @@ def test_every_file_of_a_folder_is_checked(
     content["annotations"][0]["image_id"] = 99
     (path / "annotations/instances_train2017.json").write_text(json.dumps(content))
     assert run_command(["data", "check", str(path)]) == SOME_FAILED
-    told = capsys.readouterr().out
-    assert "coco, train2017" in told
-    assert "coco, val2017" in told
+    printed = capsys.readouterr().out
+    assert "coco, train2017" in printed
+    assert "coco, val2017" in printed
     assert run_command(["data", "check", str(path), "--split", "val2017"]) == DONE
     assert "train2017" not in capsys.readouterr().out.replace("splits: train2017", "")
 
@@ -278,7 +278,7 @@ def test_a_folder_that_is_no_data_set_ends_in_one_line(
 ) -> None:
     for arguments in ([], ["--format", kind]):
         assert run_command(["data", "check", str(tmp_path), *arguments]) == USER_ERROR
-        told = capsys.readouterr()
-        assert told.out == ""
-        assert told.err.startswith("soloist: wanted")
-        assert told.err.count("\n") == 1
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err.startswith("soloist: wanted")
+        assert printed.err.count("\n") == 1

@@ -159,7 +159,7 @@ def test_a_plain_folder_has_images_and_no_object(make: Callable[[str], Any]) -> 
 
 
 @pytest.mark.parametrize(
-    ("kind", "file", "text", "told"),
+    ("kind", "file", "text", "message"),
     [
         pytest.param(
             "coco", "annotations/instances_val2017.json", "{", "it is not JSON", id="coco-json"
@@ -195,32 +195,32 @@ def test_a_plain_folder_has_images_and_no_object(make: Callable[[str], Any]) -> 
         pytest.param("label-maps", "masks/000012.png", "no picture", "damaged", id="label-map"),
     ],
 )
-def test_a_broken_file_is_told_in_one_line(
-    make: Callable[[str], Any], kind: str, file: str, text: str, told: str
+def test_a_broken_file_is_reported_in_one_line(
+    make: Callable[[str], Any], kind: str, file: str, text: str, message: str
 ) -> None:
     made = make(kind)
     assert (made.path / file).is_file()
     (made.path / file).write_text(text)
     with pytest.raises(DataError) as caught:
         find_dataset(made.path, split=made.split).to_coco()
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("format", [name for name in FORMATS if name != "folder"])
-def test_what_is_not_of_a_format_is_told(tmp_path: Path, format: str) -> None:
+def test_what_is_not_of_a_format_is_reported(tmp_path: Path, format: str) -> None:
     with pytest.raises(DataError, match=f"wanted a data set of format {format} .*check the path"):
         find_dataset(tmp_path, format)
 
 
-def test_a_label_map_with_colours_is_told(make: Callable[[str], Any]) -> None:
+def test_a_label_map_with_colours_is_reported(make: Callable[[str], Any]) -> None:
     path = make("label-maps").path
     Image.new("RGB", (60, 40)).save(path / "masks" / "000012.png")
     with pytest.raises(DataError, match="with colours"):
         find_dataset(path).to_coco()
 
 
-def test_what_cannot_be_chosen_is_told(make: Callable[[str], Any], tmp_path: Path) -> None:
+def test_what_cannot_be_chosen_is_reported(make: Callable[[str], Any], tmp_path: Path) -> None:
     path = make("voc").path
     with pytest.raises(DataError, match="has all, trainval, val, Segmentation/val; choose"):
         find_dataset(path)

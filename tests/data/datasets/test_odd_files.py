@@ -113,9 +113,11 @@ def account() -> Iterator[Counter[Fault]]:
     class Reader(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             for fault in Fault:
-                told = re.search(rf"(?:^|: )([\d,]+) {re.escape(fault.what)}", record.getMessage())
-                if told is not None:
-                    found[fault] += int(told[1])
+                counted = re.search(
+                    rf"(?:^|: )([\d,]+) {re.escape(fault.what)}", record.getMessage()
+                )
+                if counted is not None:
+                    found[fault] += int(counted[1])
 
     logger, reader = logging.getLogger("soloist"), Reader()
     logger.addHandler(reader)
@@ -214,9 +216,9 @@ def check_every_verb(
     gate = Gate()
     assert len(find_dataset(truth, report=gate).to_coco(gate)) == kept
     # eval
-    with account() as told:
+    with account() as caught:
         evaluation = measure(files.predictions, truth)
-    assert told == expected
+    assert caught == expected
     assert evaluation.objects == kept
     figures = {key: value for key, value in wanted.items() if key.startswith("mask")}
     assert {key: evaluation.metrics[key] for key in figures} == pytest.approx(figures)
@@ -225,15 +227,15 @@ def check_every_verb(
         boxes_alone > 0
     )
     # finetune
-    with account() as told:
+    with account() as caught:
         chosen = choose_labelled(truth, "100%", 0)
-    assert told == expected
+    assert caught == expected
     assert len(chosen.labels) == classed
     # train
     images = find_images(str(files.folder / "images"))
-    with account() as told:
+    with account() as caught:
         masks = read_masks(truth, images, Reading(images=str(files.folder / "images")))
-    assert told == expected
+    assert caught == expected
     assert len(masks) == masked
     # predict and masks
     refs = find_images(truth)
@@ -241,18 +243,18 @@ def check_every_verb(
     check_stated(refs, str(truth))
     # convert
     out = files.folder / "out"
-    with account() as told:
+    with account() as caught:
         command = ["convert", str(truth), "--format", "coco", "--out", str(out)]
         assert run_command([*command, "--overwrite"]) == DONE
-    assert told == expected
+    assert caught == expected
     written = load_coco(out / "annotations/instances_default.json")
     assert len(written) == masked
     assert len(read_labels(truth, how)[1]) == 2
     # report
     page = files.folder / "page.html"
-    with account() as told:
+    with account() as caught:
         assert run_command(["report", str(truth), "--out", str(page)]) == DONE
-    assert told == expected
+    assert caught == expected
     text = page.read_text(encoding="utf-8")
     assert text.count("<image ") == 2
     # Strict, all of them stop.

@@ -68,11 +68,11 @@ def test_each_command_of_the_page_works(laid_out: Path, capsys: pytest.CaptureFi
     for arguments in COMMANDS:
         dry = ["--dry-run", "--overwrite", "--device", "cpu"] if arguments[0] == "predict" else []
         assert run_command([*arguments, *dry]) == DONE, capsys.readouterr().err
-        told = capsys.readouterr().out
+        printed = capsys.readouterr().out
         if arguments[0] == "eval":
-            assert "CorLoc 100.0" in told
+            assert "CorLoc 100.0" in printed
             images = 1 if {"--only", "Segmentation/val"} & set(arguments) else 2
-            assert told.count(f"\n{images} images, " if images > 1 else "\n1 images, ") == 1
+            assert printed.count(f"\n{images} images, " if images > 1 else "\n1 images, ") == 1
     figures = json.loads(Path("figures.json").read_text())
     assert figures["mask_ap"] == pytest.approx(1)
     assert len(Path("images.csv").read_text().splitlines()) == 3

@@ -315,7 +315,7 @@ def test_a_list_of_other_images_is_refused(files: Files) -> None:
 
 @pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize("permuted", [True, False])
-def test_a_list_whose_ids_are_places_is_told(files: Files, first: int, permuted: bool) -> None:
+def test_a_list_whose_ids_are_places_is_reported(files: Files, first: int, permuted: bool) -> None:
     """sahi#298: ids count the images in the order of their names, which is not the file's."""
     names = ("d", "b", "c", "a")
     content: Content = {"images": [], "annotations": [], "categories": labels()["categories"]}
@@ -336,10 +336,10 @@ def test_a_list_whose_ids_are_places_is_told(files: Files, first: int, permuted:
     files.put(content)
     files.predictions.write_text(json.dumps(results))
     evaluation = measure(files.predictions, files.truth)
-    told = [note for note in evaluation.notes if "order of their names" in note]
-    assert len(told) == permuted
+    notes = [note for note in evaluation.notes if "order of their names" in note]
+    assert len(notes) == permuted
     if permuted:
-        assert f"counted from {first}, they fit better (1.00)" in told[0]
+        assert f"counted from {first}, they fit better (1.00)" in notes[0]
         assert any("note: image ids are taken for" in line for line in evaluation.protocol())
     else:
         assert evaluation.metrics["mask_ap"] == pytest.approx(1)
@@ -355,7 +355,7 @@ def test_predictions_of_another_split_are_refused(files: Files) -> None:
         files.figures()
 
 
-def test_predictions_on_other_files_of_the_same_names_are_told(files: Files) -> None:
+def test_predictions_on_other_files_of_the_same_names_are_reported(files: Files) -> None:
     """Two splits that number their images alike; the file of Soloist says what it was made on."""
     content = json.loads(files.predictions.read_text())
     for image in content["images"]:
@@ -560,31 +560,31 @@ def turn(files: Files) -> None:
 def test_stated_sizes_are_compared_before_predicting(
     files: Files, stated: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    size, told = STATED[stated]
+    size, message = STATED[stated]
     if stated == "as-stored":
         turn(files)
     files.change(lambda c: c["images"][0].update(height=size[0], width=size[1]))
     check_stated(find_images(files.truth), "truth.json")
-    assert told in caplog.text
+    assert message in caplog.text
     assert "'0001.png' is 60 x 80" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("size", "told"),
+    ("size", "message"),
     [
         pytest.param((WIDTH, HEIGHT), "stated 80 x 60, exchanged;", id="exchanged"),
         pytest.param((2 * HEIGHT, 2 * WIDTH), "stated 120 x 160;", id="resized"),
     ],
 )
 def test_other_sizes_end_a_prediction_before_it_begins(
-    files: Files, size: tuple[int, int], told: str, capsys: pytest.CaptureFixture[str]
+    files: Files, size: tuple[int, int], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files.change(lambda c: c["images"][0].update(height=size[0], width=size[1]))
     out = files.folder / "out"
     for command in (["predict", "--dry-run"], ["predict"], ["predict", "--shard-size", "2"]):
         assert run_command([*command, str(files.truth), "--out", str(out)]) == USER_ERROR
         error = capsys.readouterr().err.splitlines()[-1]
-        assert told in error
+        assert message in error
         assert "name their folder instead" in error
         assert not out.exists()
 
@@ -721,7 +721,7 @@ def test_crowds_are_named_by_those_who_learn(
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "expected"),
     [
         pytest.param((255, 255), 1, id="black-and-white"),
         pytest.param((1, 255), 0, id="numbers"),
@@ -729,7 +729,7 @@ def test_crowds_are_named_by_those_who_learn(
     ],
 )
 def test_black_and_white_masks_are_one_object_and_said(
-    tmp_path: Path, values: tuple[int, int], told: int, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, values: tuple[int, int], expected: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
@@ -741,9 +741,9 @@ def test_black_and_white_masks_are_one_object_and_said(
     log = FaultLog()
     summary = check_dataset(find_dataset(tmp_path, report=log), log)
     assert summary.objects == len(set(values))
-    assert log.counts.get(Fault.BLACK_AND_WHITE, 0) == told
+    assert log.counts.get(Fault.BLACK_AND_WHITE, 0) == expected
     assert len(read_labels(tmp_path)[0]) == len(set(values))
-    assert caplog.text.count(Fault.BLACK_AND_WHITE.what) == told
+    assert caplog.text.count(Fault.BLACK_AND_WHITE.what) == expected
 
 
 def test_few_images_with_predictions_are_said(files: Files) -> None:

@@ -131,7 +131,7 @@ def test_predicted_boxes_by_their_corners(files: Files, masks: bool) -> None:
     assert evaluation.metrics["box_ap"] == expected
 
 
-def test_corners_of_boxes_alone_are_told(files: Files) -> None:
+def test_corners_of_boxes_alone_are_reported(files: Files) -> None:
     def corners(one: dict[str, Any]) -> None:
         del one["segmentation"]
         one["bbox"] = [45, 30, 70, 50]
@@ -299,7 +299,9 @@ def test_labelme_on_turned_images(tmp_path: Path, orientation: int) -> None:
     assert [one.box_xywh for one in file.annotations[1]] == [*BOXES]
 
 
-def test_label_maps_among_images_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_label_maps_among_images_are_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A data set's folder given for its images: label maps are learned from, too."""
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()

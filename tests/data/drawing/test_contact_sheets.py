@@ -49,7 +49,7 @@ def test_an_empty_mask_gives_a_tile_too(tmp_path: Path) -> None:
     assert tile.shape == (TILE_SIDE, TILE_SIDE, 3)
 
 
-def test_what_cannot_be_shown_is_grey_and_told(
+def test_what_cannot_be_shown_is_grey_and_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     good = cut_out(tmp_path, slice(20, 40), slice(30, 50))

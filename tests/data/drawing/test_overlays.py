@@ -112,7 +112,7 @@ def test_no_object_gives_the_image(tmp_path: Path) -> None:
         assert np.abs(np.asarray(file).astype(int) - 128).max() < 4
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(RunError, match="cannot write"):
         write(tmp_path / "file", "a.jpg")

@@ -63,7 +63,7 @@ def read_geojson(folder: Path) -> Read:
         assert content["type"] == "FeatureCollection"
         found[content["name"]] = []
         for feature in content["features"]:
-            shape, told = feature["geometry"], feature["properties"]
+            shape, properties = feature["geometry"], feature["properties"]
             several = shape["coordinates"]
             if shape["type"] == "Polygon":
                 several = [several]
@@ -75,7 +75,7 @@ def read_geojson(folder: Path) -> Read:
                 )
                 mask |= filled & ~np.any([np.zeros(SIZE, np.bool_), *missing], axis=0)
             found[content["name"]].append(
-                Found(mask, told["category"], feature["id"], told.get("score"))
+                Found(mask, properties["category"], feature["id"], properties.get("score"))
             )
     return found
 

@@ -94,10 +94,10 @@ def test_a_finished_export_is_replaced_on_demand_alone(
     assert not again.changes
     assert (again.images, again.masks, again.failed) == (3, 15, 0)
     assert content(out) == before
-    told = "holds a finished export of other settings; add --overwrite"
-    with pytest.raises(RunError, match=told):
+    message = "holds a finished export of other settings; add --overwrite"
+    with pytest.raises(RunError, match=message):
         write(source, out, min_score=0.5)
-    with pytest.raises(RunError, match=told):
+    with pytest.raises(RunError, match=message):
         write(source, out, "labelme")
     assert content(out) == before
     write(source, out, "labelme", overwrite=True)
@@ -160,7 +160,7 @@ def test_new_images_are_added_and_the_rest_is_kept(
     assert not write(source, out, name).changes
 
 
-def test_changed_and_vanished_images_are_told(write_hard: WriteHard, tmp_path: Path) -> None:
+def test_changed_and_vanished_images_are_reported(write_hard: WriteHard, tmp_path: Path) -> None:
     source, out = write_hard(), tmp_path / "out"
     write(source, out)
     made = json.loads(source.read_text())
@@ -169,8 +169,8 @@ def test_changed_and_vanished_images_are_told(write_hard: WriteHard, tmp_path: P
     made["annotations"] = [one for one in made["annotations"] if one["id"] not in gone][1:]
     source.write_text(json.dumps(made))
     kept = (out / "labels" / COPY).with_suffix(".txt").read_bytes()
-    told = f"1 changed (such as '{PLAIN}'), 1 vanished (such as '{COPY}')"
-    assert str(write(source, out).changes) == told
+    message = f"1 changed (such as '{PLAIN}'), 1 vanished (such as '{COPY}')"
+    assert str(write(source, out).changes) == message
     assert len((out / "labels/a.txt").read_text().splitlines()) == 12
     assert (out / "labels" / COPY).with_suffix(".txt").read_bytes() == kept
 

@@ -242,7 +242,7 @@ def test_a_single_class_can_be_named(write_hard: WriteHard, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "told"),
+    ("name", "options", "message"),
     [
         pytest.param("yolo", {"segmentation": "mask"}, "of yolo can be polygon, got mask",
                      id="yolo-mask"),
@@ -251,9 +251,9 @@ def test_a_single_class_can_be_named(write_hard: WriteHard, tmp_path: Path) -> N
     ],
 )  # fmt: skip
 def test_a_format_refuses_what_it_does_not_know(
-    write_hard: WriteHard, tmp_path: Path, name: FormatName, options: Any, told: str
+    write_hard: WriteHard, tmp_path: Path, name: FormatName, options: Any, message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         write(write_hard(), tmp_path / "out", name, ExportOptions(**options))
     assert not (tmp_path / "out").exists()
 
@@ -417,7 +417,7 @@ def test_any_brush_mask_comes_back(values: list[bool]) -> None:
     assert (decoded_brush(brush_rle(row)) == np.repeat(row.ravel() * np.uint8(255), 4)).all()
 
 
-def test_many_brushes_are_told(write_hard: WriteHard, tmp_path: Path) -> None:
+def test_many_brushes_are_reported(write_hard: WriteHard, tmp_path: Path) -> None:
     source = write_hard()
     content = json.loads(source.read_text())
     for number in range(40):

@@ -58,7 +58,7 @@ def test_tifffile_reads_label_tiffs(
     most: int,
     kind: type[np.unsignedinteger[Any]],
 ) -> None:
-    monkeypatch.setattr(label_maps, "_MOST", most)
+    monkeypatch.setattr(label_maps, "_MAX_UINT16", most)
     source = write_hard()
     write(source, tmp_path / "out", "label-tiffs", ExportOptions())
     names = {image.id: image.file_name for image in load_coco(source).images}
@@ -99,12 +99,12 @@ def test_qupath_gets_classes_scores_and_pixels(write_hard: WriteHard, tmp_path: 
     content = json.loads((tmp_path / "out" / image.file_name).with_suffix(".geojson").read_text())
     assert "crs" not in content
     for feature, one in zip(content["features"], file.annotations[image.id], strict=True):
-        told = feature["properties"]
+        properties = feature["properties"]
         assert str(UUID(feature["id"])) == feature["id"]
-        assert told["objectType"] == "annotation"
-        assert told["classification"]["name"] == file.categories[one.category_id]
-        assert all(0 <= value <= 255 for value in told["classification"]["color"])
-        assert told["measurements"] == {"score": one.score}
+        assert properties["objectType"] == "annotation"
+        assert properties["classification"]["name"] == file.categories[one.category_id]
+        assert all(0 <= value <= 255 for value in properties["classification"]["color"])
+        assert properties["measurements"] == {"score": one.score}
         several = feature["geometry"]["coordinates"]
         if feature["geometry"]["type"] == "Polygon":
             several = [several]

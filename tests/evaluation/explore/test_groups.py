@@ -52,7 +52,7 @@ def test_members_come_the_most_typical_first(file: CocoFile) -> None:
 
 
 def test_masks_of_low_score_do_not_shape_groups_but_get_one(file: CocoFile) -> None:
-    groups = grouped(file, least_score=0.65)  # Six of twelve.
+    groups = grouped(file, min_score=0.65)  # Six of twelve.
     assert groups.learned.sum() == 6
     assert sorted(groups.labels) == [0] * 4 + [1] * 4 + [2] * 4
     assert all(len(groups.members(number)) == 2 for number in range(3))
@@ -71,7 +71,7 @@ def test_a_mask_without_a_vector_has_no_group(file: CocoFile, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("count", "least_score", "told"),
+    ("count", "min_score", "message"),
     [
         pytest.param(13, 0.0, "at least 13 masks of score >= 0 to group, got 12", id="few"),
         pytest.param(3, 0.85, "at least 3 masks of score >= 0.85 to group, got 2", id="low"),
@@ -79,10 +79,10 @@ def test_a_mask_without_a_vector_has_no_group(file: CocoFile, tmp_path: Path) ->
     ],
 )
 def test_too_few_masks_are_one_line(
-    file: CocoFile, count: int | None, least_score: float, told: str
+    file: CocoFile, count: int | None, min_score: float, message: str
 ) -> None:
-    with pytest.raises(DataError, match=told):
-        grouped(file, count, least_score=least_score)
+    with pytest.raises(DataError, match=message):
+        grouped(file, count, min_score=min_score)
 
 
 def test_groups_become_categories_and_all_else_stays(file: CocoFile, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_only_the_masks_groups_were_learned_from_are_compared(
     file: CocoFile, write_masks: WriteMasks
 ) -> None:
     truth = load_coco(write_masks("truth.json", embedded=False, classes=True))
-    scores = score_groups(grouped(file, least_score=0.65), file, truth)
+    scores = score_groups(grouped(file, min_score=0.65), file, truth)
     assert (scores["objects"], scores["matched"]) == (12, 6)
 
 

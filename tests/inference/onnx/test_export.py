@@ -113,7 +113,7 @@ def test_a_file_that_differs_from_torch_does_not_appear(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_torch_cannot_export_is_told(
+def test_what_torch_cannot_export_is_reported(
     segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*arguments: Any, **options: Any) -> Any:
@@ -125,10 +125,10 @@ def test_what_torch_cannot_export_is_told(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_network_too_large_for_one_file_is_told(
+def test_a_network_too_large_for_one_file_is_reported(
     segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_export, "MOST_BYTES", 10**6)
+    monkeypatch.setattr(onnx_export, "MAX_BYTES", 10**6)
     with pytest.raises(ConfigError, match=r"at most 0\.0 GB .* that of backbone 'resnet10t' has"):
         export_onnx(segmenter, tmp_path / "model.onnx")
 

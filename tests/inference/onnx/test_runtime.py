@@ -105,13 +105,13 @@ def test_wrong_pixels_are_refused(segmenter: OnnxSegmenter, pixels: Any) -> None
         segmenter.predict(pixels)
 
 
-def test_sources_that_are_none_are_told(segmenter: OnnxSegmenter, tmp_path: Path) -> None:
+def test_sources_that_are_none_are_reported(segmenter: OnnxSegmenter, tmp_path: Path) -> None:
     with pytest.raises(DataError):
         segmenter.predict(tmp_path / "none.jpg")
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         pytest.param(None, "no exported network at", id="missing"),
         pytest.param(b"", "cannot run", id="empty"),
@@ -123,8 +123,8 @@ def test_sources_that_are_none_are_told(segmenter: OnnxSegmenter, tmp_path: Path
         pytest.param({"soloist": "{}"}, "damaged record", id="no-sections"),
     ],
 )
-def test_a_file_that_is_no_export_is_told_in_one_line(
-    exported_file: Path, tmp_path: Path, content: Any, told: str
+def test_a_file_that_is_no_export_is_reported_in_one_line(
+    exported_file: Path, tmp_path: Path, content: Any, message: str
 ) -> None:
     path = tmp_path / "model.onnx"
     if content == "half":
@@ -136,7 +136,7 @@ def test_a_file_that_is_no_export_is_told_in_one_line(
         del model.metadata_props[:]
         onnx.helper.set_model_props(model, {} if content == "bare" else content)
         onnx.save(model, path)
-    with pytest.raises(CheckpointError, match=told) as caught:
+    with pytest.raises(CheckpointError, match=message) as caught:
         onnx_runtime.load(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)

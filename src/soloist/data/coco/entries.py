@@ -42,7 +42,7 @@ def read_image_entry(
     Args:
         record: What JSON holds there.
         where: Place and file, for messages.
-        report: Told of what is written otherwise than COCO does.
+        report: Receives what is not written as COCO does.
         number: The id it gets; None takes that of the entry, which must be an integer.
         need_size: Refuse an entry without a size; else its height and width are 0.
 
@@ -127,7 +127,7 @@ def read_annotation_entry(
         index: Its place in the file.
         where: Place and file, for messages.
         need_masks: Refuse an entry with a box alone.
-        report: Told of what was corrected, or is kept though it is odd.
+        report: Receives what was corrected, and what is odd but kept.
         classes: Category ids by what they are in the file, where it names categories.
 
     Raises:

@@ -16,7 +16,7 @@ BoxXYWH = tuple[float, float, float, float]
 
 ONE_PIXEL = 1
 """Difference of a side that rounding explains."""
-_CLOSE, _LEAST_IOU, _FAR = 1.5, 0.75, 3.0
+_CLOSE, _MIN_IOU, _FAR = 1.5, 0.75, 3.0
 """Pixels within which two boxes are one; overlap and pixels of boxes that are not."""
 _REPR_OF_BYTES = re.compile(r"b(['\"])(.*)\1", re.DOTALL)
 
@@ -30,7 +30,7 @@ def read_segmentation(
         record: The annotation.
         size: (height, width) of the image; may be None for run lengths, which carry it.
         where: Place and file, for messages.
-        report: Told of what is written otherwise than COCO does.
+        report: Receives what is not written as COCO does.
 
     Returns:
         The mask; None if there is none, but a box with an area.
@@ -78,7 +78,7 @@ def checked_box(
         value: What the file has.
         rle: The object's mask, if it has one.
         where: Place and file, for messages.
-        report: Told what was corrected.
+        report: Receives what was corrected.
         scored: It is a prediction, whose box may be another than its mask's.
 
     Raises:
@@ -113,7 +113,7 @@ def checked_box(
     if _distance(box, own) > _CLOSE:
         corners = (box[0], box[1], box[2] - box[0], box[3] - box[1])
         are_corners = _distance(corners, own) <= _CLOSE
-        is_other = _distance(box, own) > _FAR and box_iou([box], [own])[0, 0] < _LEAST_IOU
+        is_other = _distance(box, own) > _FAR and box_iou([box], [own])[0, 0] < _MIN_IOU
         if are_corners or (is_other and not scored):
             fault = Fault.CORNERS if are_corners else Fault.BOX
             report(fault, f"{where}: bbox {list(box)}, the mask's is {list(own)}")

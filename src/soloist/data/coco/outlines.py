@@ -24,7 +24,7 @@ Ring = NDArray[np.float64]
 """(P, 2) corners as x, y in pixels, the first not repeated at the end."""
 
 INSET = 0.25
-LEAST_IOU = 0.97
+MIN_IOU = 0.97
 """Of a simplified outline with its mask; below it the tolerance is halved, twice, then 0."""
 
 # Directions along the edges of pixels, each a right turn from the one before, as (x, y).
@@ -55,7 +55,7 @@ def outline(rle: Mapping[str, Any], tolerance: float = 0.0) -> list[Part]:
     Args:
         rle: Its run lengths, as from `to_rle`.
         tolerance: Pixels by which a line may leave the outline to save corners. It is lowered
-            for a mask that it would change by more than `LEAST_IOU` allows.
+            for a mask that it would change by more than `MIN_IOU` allows.
 
     Returns:
         Its parts, the largest first; none for a mask without a pixel.
@@ -157,7 +157,7 @@ def _simplified_parts(exact: list[Part], mask: NDArray[np.bool_], tolerance: flo
             filled = to_rle([part.ring().ravel().tolist() for part in simple], size)
         except DataError:  # Longer than it fills: noise, which no line follows.
             break
-        if rle_iou([filled], wanted)[0, 0] >= LEAST_IOU:
+        if rle_iou([filled], wanted)[0, 0] >= MIN_IOU:
             return simple
     return exact
 

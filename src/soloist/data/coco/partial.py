@@ -34,7 +34,7 @@ from soloist.runtime.files import (
 
 logger = logging.getLogger(__name__)
 
-MOST_FILES = 5_000
+MAX_FILES = 5_000
 """Shards beside an output; up to so many images, each is one of its own."""
 
 
@@ -59,7 +59,7 @@ class PartialShards:
             image if image.id is not None else replace(image, id=place)
             for place, image in enumerate(images, start=1)
         ]
-        size = max(1, -(-len(numbered) // MOST_FILES))
+        size = max(1, -(-len(numbered) // MAX_FILES))
         self._entries = [numbered[first : first + size] for first in range(0, len(images), size)]
         self._files = [self._name(shard) for shard in range(len(self._entries))]
 

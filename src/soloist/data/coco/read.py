@@ -69,7 +69,7 @@ class CocoRecords:
 
         Args:
             image: One of `images`, perhaps of another size.
-            report: Told what is wrong.
+            report: Receives what is wrong.
             need_masks: Leave out boxes alone.
         """
         objects: list[CocoAnnotation] = []
@@ -115,7 +115,7 @@ def load_coco(
         images: The images a result list refers to; without them its masks must be run
             lengths, which carry the size. Ignored for a whole COCO file.
         need_masks: Leave out entries with a box alone.
-        report: Told what is wrong; None logs it, and refuses a file that cannot be used.
+        report: Receives what is wrong; None logs it, and refuses a file that cannot be used.
 
     Returns:
         The file with every segmentation checked and compressed. A sidecar of embeddings that
@@ -127,19 +127,19 @@ def load_coco(
     path = Path(path)
     gate = Gate()
     content = read_json(path)
-    told = report or gate
+    receiver = report or gate
     if isinstance(content, list):
-        file = read_results(path, content, images, told, need_masks=need_masks)
+        file = read_results(path, content, images, receiver, need_masks=need_masks)
         count = len(content)
     else:
-        records = read_records(path, content, told)
+        records = read_records(path, content, receiver)
         info = content.get("info")
         count = len(content["annotations"])
         file = CocoFile(
             path=path,
             images=tuple(records.images.values()),
             annotations={
-                key: tuple(records.objects(image, told, need_masks=need_masks))
+                key: tuple(records.objects(image, receiver, need_masks=need_masks))
                 for key, image in records.images.items()
             },
             categories=records.categories,
@@ -147,7 +147,7 @@ def load_coco(
             info=info if isinstance(info, dict) else {},
         )
     if count and len(file) == 0:
-        _refuse_unusable(path, count, told if isinstance(told, FaultLog) else gate)
+        _refuse_unusable(path, count, receiver if isinstance(receiver, FaultLog) else gate)
     gate.tell(path)
     return file
 
@@ -160,7 +160,7 @@ def read_records(
     Args:
         path: The file.
         content: What it holds.
-        report: Told what is wrong; what cannot be used is left out.
+        report: Receives what is wrong; what cannot be used is left out.
         need_sizes: Leave out images without a size.
 
     Raises:

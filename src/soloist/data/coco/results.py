@@ -40,7 +40,7 @@ def read_results(
         path: The file.
         records: What it holds.
         images: The images it refers to; None takes them from its run lengths.
-        report: Told what is wrong with single entries, which are left out.
+        report: Receives what is wrong with single entries, which are left out.
         need_masks: Leave out entries with a box alone.
 
     Raises:

@@ -57,7 +57,7 @@ def check_dataset(
 
     Args:
         dataset: The data set.
-        log: Told what is wrong.
+        log: Receives what is wrong.
         advance: Called after each image.
         exif: What labels of images with an EXIF orientation were made on; see `settle`.
 

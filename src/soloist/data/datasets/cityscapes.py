@@ -42,7 +42,7 @@ def read_cityscapes(path: Path, split: str, report: Report) -> Dataset:
     Args:
         path: The folder with `gtFine` and `leftImg8bit`.
         split: One of `cityscapes_splits`.
-        report: Told what is wrong.
+        report: Receives what is wrong.
 
     Raises:
         DataError: If the split has no file of instances.

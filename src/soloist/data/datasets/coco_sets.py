@@ -30,7 +30,7 @@ def read_coco(path: Path, split: str, report: Report) -> Dataset:
     Args:
         path: The file, or the folder it lies in.
         split: One of `coco_splits`.
-        report: Told what is wrong.
+        report: Receives what is wrong.
 
     Raises:
         DataError: If the file is not COCO's at all.

@@ -87,7 +87,7 @@ class Dataset:
 
         Args:
             image: One of `images`.
-            report: Told what is wrong; what is wrong is left out.
+            report: Receives what is wrong; what is wrong is left out.
 
         Raises:
             DataError: If something is wrong, with the default report.
@@ -98,7 +98,7 @@ class Dataset:
         """The whole data set as a COCO file in memory, on images of their own size.
 
         Args:
-            report: Told what is wrong; what cannot be used is left out.
+            report: Receives what is wrong; what cannot be used is left out.
             exif: What labels of images with an EXIF orientation were made on; see `settle`.
 
         Raises:
@@ -149,7 +149,7 @@ def sound(
     Args:
         objects: Of any format.
         image: Where they lie, with its size.
-        report: Told what is wrong.
+        report: Receives what is wrong.
     """
     kept = []
     assert image.size is not None

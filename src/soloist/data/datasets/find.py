@@ -178,7 +178,7 @@ def find_dataset(
         format: As in `find_format`.
         split: One of the format's splits; may be None where there is only one.
         images: Where the images are, as for `find_images`, if they lie elsewhere.
-        report: Told what is wrong; by default that ends the reading.
+        report: Receives what is wrong; by default that ends the reading.
 
     Raises:
         DataError: If it is no data set, something is wrong with it, or there is no such split.

@@ -30,7 +30,7 @@ Exif = Literal["upright", "stored"]
 
 _DECIDES = 1.5
 """Contrast along outlines on one frame over that on the other that settles which is right."""
-_MOST_JUDGED = 20  # Objects of an image.
+_MAX_JUDGED = 20  # Objects of an image.
 _SWAPPED_FROM = 5  # EXIF orientations from here on swap height and width.
 
 Size = tuple[int, int]
@@ -59,7 +59,7 @@ def settle(
     Args:
         dataset: Whose image it is.
         image: The image; where its file is not there, what is stated stands.
-        report: Told of sizes that are not the file's.
+        report: Receives sizes that are not the file's.
         exif: What labels of images with an EXIF orientation were made on; None finds out, and
             reports where it cannot.
 
@@ -282,7 +282,7 @@ def _contrast(grey: NDArray[np.float64], objects: Sequence[CocoAnnotation]) -> f
     """Mean difference between neighbours of which one is in a mask and one is not."""
     total, count = 0.0, 0
     masks = [one.segmentation for one in objects if one.segmentation is not None]
-    for rle in masks[:_MOST_JUDGED]:
+    for rle in masks[:_MAX_JUDGED]:
         mask = decode_mask(rle)
         if mask.shape != grey.shape:
             continue

@@ -36,7 +36,7 @@ def read_label_maps(path: Path, split: str, report: Report) -> Dataset:
     Args:
         path: The folder with `images` and `masks` (or `labels`, `label_maps`).
         split: Always empty.
-        report: Told what is wrong.
+        report: Receives what is wrong.
 
     Raises:
         DataError: If a folder has no image.

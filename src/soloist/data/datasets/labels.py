@@ -81,7 +81,7 @@ def read_labels(
         )
     if dataset.matches is not None and need_images:
         level = logging.WARNING if len(paths) < len(dataset.images) else logging.INFO
-        told = dataset.matches.account() + dataset.matches.hint()
-        logger.log(level, "%s: %s", shown(source), told)
+        matches = dataset.matches.account() + dataset.matches.hint()
+        logger.log(level, "%s: %s", shown(source), matches)
     gate.tell(source)
     return file, paths

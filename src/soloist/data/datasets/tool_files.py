@@ -41,7 +41,7 @@ def read_labelme(path: Path, split: str, report: Report) -> Dataset:
     Args:
         path: The folder, or one file.
         split: Always empty.
-        report: Told what is wrong.
+        report: Receives what is wrong.
     """
     root = path if path.is_dir() else path.parent
     pages = labelme_pages(root, files_of(path, "labelme"), report)
@@ -54,7 +54,7 @@ def read_via(path: Path, split: str, report: Report) -> Dataset:
     Args:
         path: The file, or the folder it lies in.
         split: One of `via_splits`.
-        report: Told what is wrong.
+        report: Receives what is wrong.
     """
     file = _file_of(path, "via", split)
     return _with_images("via", file, split, via_pages(file, report), report)
@@ -66,7 +66,7 @@ def read_label_studio(path: Path, split: str, report: Report) -> Dataset:
     Args:
         path: The file, or the folder it lies in.
         split: One of `label_studio_splits`.
-        report: Told what is wrong.
+        report: Receives what is wrong.
     """
     file = _file_of(path, "label-studio", split)
     pages = label_studio_pages(file, report)

@@ -63,7 +63,7 @@ def read_voc(path: Path, split: str, report: Report) -> Dataset:
     Args:
         path: The folder with `JPEGImages`, or one above it.
         split: One of `voc_splits`.
-        report: Told what is wrong.
+        report: Receives what is wrong.
 
     Raises:
         DataError: If a list cannot be read.

@@ -45,7 +45,7 @@ def read_yolo(path: Path, split: str, report: Report) -> Dataset:
     Args:
         path: The folder, or its data.yaml.
         split: One of `yolo_splits`.
-        report: Told what is wrong.
+        report: Receives what is wrong.
 
     Raises:
         DataError: If data.yaml or a folder of images cannot be read.

@@ -135,8 +135,8 @@ def export(
         changes,
     )
     counts = {"images": summary.images, "masks": summary.masks, "failed": summary.failed}
-    told = {note.name: count for note, count in notes.items() if count}
-    record = {**settings, **counts, "notes": told, "inputs": inputs}
+    counted = {note.name: count for note, count in notes.items() if count}
+    record = {**settings, **counts, "notes": counted, "inputs": inputs}
     # After all else: what is later was changed by somebody.
     write_json(folder / SUMMARY, record, indent=2)
     (folder / _BEGUN).unlink(missing_ok=True)

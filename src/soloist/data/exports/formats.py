@@ -40,7 +40,7 @@ class ExportFormat:
         label: Where the labels of an image are, by its place; None if all is written together.
         shared: Files that all images share.
         images: What may become of the image files, the usual thing first.
-        holds_crowds: Regions of many objects are told from objects.
+        holds_crowds: Whether regions of many objects are marked as such.
         needs_images: It cannot be made without the images.
         measures_images: It has values of the images that are there.
         has_addresses: It names images by address.

@@ -23,7 +23,7 @@ from soloist.errors import DataError
 from soloist.runtime.files import atomic_path, shown, write_text
 
 OBJECTS = "objects.csv"
-_MOST = 2**16 - 1
+_MAX_UINT16 = 2**16 - 1
 
 
 def write_label_maps(target: Target, pictures: Iterator[Picture]) -> None:
@@ -34,9 +34,9 @@ def write_label_maps(target: Target, pictures: Iterator[Picture]) -> None:
     for picture in pictures:
         target.put_image(picture, "images" / picture.place)
         ranked = _ranked(picture.objects)
-        if len(ranked) > _MOST:
+        if len(ranked) > _MAX_UINT16:
             raise DataError(
-                f"wanted at most {_MOST} masks an image, got {len(ranked)} on "
+                f"wanted at most {_MAX_UINT16} masks an image, got {len(ranked)} on "
                 f"{shown(picture.image.file_name)}; add --max-per-image"
             )
         numbers = label_map(_noting_overlaps(ranked, picture.size, target), picture.size)
@@ -54,7 +54,7 @@ def write_label_tiffs(target: Target, pictures: Iterator[Picture]) -> None:
     for picture in pictures:
         target.put_image(picture, "images" / picture.place)
         ranked = _ranked(picture.objects)
-        kind = np.uint16 if len(ranked) <= _MOST else np.uint32
+        kind = np.uint16 if len(ranked) <= _MAX_UINT16 else np.uint32
         masks = _noting_overlaps(ranked, picture.size, target)
         path = Path("masks", picture.place).with_suffix(".tif")
         with atomic_path(target.folder / path) as temporary:

@@ -134,12 +134,12 @@ def _rows(target: Target, pictures: Iterator[Picture]) -> list[Row]:
     for picture in pictures:
         values = _values_of(picture, target)
         for one in picture.objects:
-            told = _told(one, picture, target)
-            rows.append({**told, **measure(one.rle, values)})
+            shared = _shared_columns(one, picture, target)
+            rows.append({**shared, **measure(one.rle, values)})
     return rows
 
 
-def _told(one: CocoAnnotation, picture: Picture, target: Target) -> Row:
+def _shared_columns(one: CocoAnnotation, picture: Picture, target: Target) -> Row:
     return {
         "image": picture.image.file_name,
         "id": one.id,

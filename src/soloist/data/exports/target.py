@@ -81,7 +81,7 @@ class Target:
         segmentation: How masks are written.
         images: What becomes of image files.
         scored: The masks have scores.
-        errors: Told of images that cannot be read.
+        errors: Receives images that cannot be read.
         notes: How often what was left out or changed.
     """
 

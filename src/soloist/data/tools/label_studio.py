@@ -42,7 +42,7 @@ def label_studio_pages(file: Path, report: Report) -> list[Page]:
 
     Args:
         file: The file.
-        report: Told what is wrong.
+        report: Receives what is wrong.
     """
     content = content_of(file, report)
     pages = []

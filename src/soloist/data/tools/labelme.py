@@ -30,7 +30,7 @@ def labelme_pages(root: Path, files: Sequence[Path], report: Report) -> list[Pag
     Args:
         root: What names are relative to.
         files: The files.
-        report: Told what is wrong.
+        report: Receives what is wrong.
     """
     pages = []
     for file in files:

@@ -24,7 +24,7 @@ def via_pages(file: Path, report: Report) -> list[Page]:
 
     Args:
         file: The file.
-        report: Told what is wrong.
+        report: Receives what is wrong.
     """
     content = content_of(file, report)
     if not isinstance(content, dict):

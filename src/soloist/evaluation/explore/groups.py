@@ -69,7 +69,7 @@ def group_masks(
     vectors: NDArray[np.float32],
     count: int | None,
     *,
-    least_score: float = 0.0,
+    min_score: float = 0.0,
     center: bool = True,
     seed: int = 0,
 ) -> MaskGroups:
@@ -79,7 +79,7 @@ def group_masks(
         file: The masks.
         vectors: (A, E) float32 in the file's order; zero where a mask has none.
         count: How many groups; None chooses among `CANDIDATES` by the silhouette.
-        least_score: Masks below it do not shape the groups; they get the nearest one.
+        min_score: Masks below it do not shape the groups; they get the nearest one.
         center: Take off the direction that all vectors share; see `clusters.centered`.
         seed: Of k-means.
 
@@ -92,14 +92,14 @@ def group_masks(
     annotations = in_order(file)
     vectors = unit_vectors(vectors)
     known = vectors.any(axis=1)
-    learned = known & np.array([one.score >= least_score for one in annotations], dtype=np.bool_)
+    learned = known & np.array([one.score >= min_score for one in annotations], dtype=np.bool_)
     if center and learned.any():
         vectors = centered(vectors, vectors[learned])
     chosen = vectors[learned]
     wanted = 2 if count is None else count
     if len(chosen) < wanted:
         raise DataError(
-            f"wanted at least {wanted} masks of score >= {least_score:g} to group, got "
+            f"wanted at least {wanted} masks of score >= {min_score:g} to group, got "
             f"{len(chosen)} in {shown(file.path)}; ask for fewer groups or lower --min-score"
         )
     silhouettes: dict[int, float] = {}

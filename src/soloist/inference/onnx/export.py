@@ -48,9 +48,9 @@ EXAMPLE_SIDES = (6, 9)
 No level of the pyramid is square there, so none has the size of its grid by chance."""
 SCENES = 2
 """Generated pictures the exported network is compared with torch on; their formats differ."""
-MOST_BYTES = 2 * 10**9
+MAX_BYTES = 2 * 10**9
 """Of the weights: a protobuf holds 2 GiB."""
-MOST_KEPT_ONCE = 0.01
+MAX_KEPT_ONCE = 0.01
 """Share of the cells that point NMS may drop on one side only."""
 TOLERANCE = 1e-3
 """Largest difference of raw outputs, as a share of their largest value, that is accepted."""
@@ -126,9 +126,9 @@ def export_onnx(segmenter: Segmenter, out: Path, *, overwrite: bool = False) -> 
     check_output(out, overwrite=overwrite, example="model.onnx")
     name = segmenter.config.backbone.name
     size = 4 * sum(value.numel() for value in segmenter.network.parameters())
-    if size > MOST_BYTES:
+    if size > MAX_BYTES:
         raise ConfigError(
-            f"one ONNX file holds networks of at most {MOST_BYTES / 1e9:.1f} GB in float32, that "
+            f"one ONNX file holds networks of at most {MAX_BYTES / 1e9:.1f} GB in float32, that "
             f"of backbone {name!r} has {size / 1e9:.1f} GB; choose a smaller backbone"
         )
     config = _of_the_network(segmenter.config)
@@ -259,6 +259,6 @@ def _difference(wanted: tuple[Tensor, ...], got: RawOutputs) -> float:
         apart = np.abs(reference - exported)
         if name == "scores":
             kept_once = (reference > 0) != (exported > 0)
-            apart = np.where(kept_once, kept_once.mean() > MOST_KEPT_ONCE, apart)
+            apart = np.where(kept_once, kept_once.mean() > MAX_KEPT_ONCE, apart)
         largest = max(largest, float(apart.max() / max(np.abs(reference).max(), 1e-12)))
     return largest

@@ -18,7 +18,7 @@ AnyFloats = TypeVar("AnyFloats", Floats, Doubles)
 _BLOCK = 64
 """Outputs made at a time, of the inputs they read."""
 _LARGEST_WEIGHT = 2**15 - 1
-_MOST_BITS = 21
+_MAX_BITS = 21
 """Weights of pixels are rounded to fractions of 2 to this power, or to so few that they fit."""
 
 
@@ -56,7 +56,7 @@ def resize_pixels(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[n
 
 def _rounded_pass(maps: Doubles, weights: Doubles, along: Callable[..., Doubles]) -> Doubles:
     """Pixels resized along an axis by whole numbers."""
-    bits = _MOST_BITS
+    bits = _MAX_BITS
     while np.floor(0.5 + weights.max() * 2**bits) > _LARGEST_WEIGHT:
         bits -= 1
     sums = along(maps, np.floor(0.5 + weights * 2**bits))

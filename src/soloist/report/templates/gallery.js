@@ -19,7 +19,7 @@
     layers: all("figure", element).map((figure) => ({
       figure,
       svg: find("svg", figure),
-      told: find(".count", figure),
+      summary: find(".count", figure),
       title: find(".stage", figure).textContent,
       isTruth: find(".truth", figure) !== null,
       isKnown: find(".masks", figure) !== null,
@@ -46,7 +46,7 @@
   const scoreSliders = new Map(
     all(".least-score").map((slider) => [Number(slider.dataset.column), slider]),
   );
-  const leastArea = find("#least-area");
+  const minAreaSlider = find("#min-area");
   const largestArea = find("#largest-area");
   // The chosen column; null is all of them.
   const columnOf = () => (view && view.value !== "all" ? Number(view.value) : null);
@@ -64,10 +64,10 @@
   }
 
   function filter() {
-    const least = areaAt(leastArea);
+    const least = areaAt(minAreaSlider);
     const largest = areaAt(largestArea);
-    const everything = Number(leastArea.value) === 0;
-    tellSlider(leastArea, everything ? "any" : areaText(least));
+    const everything = Number(minAreaSlider.value) === 0;
+    tellSlider(minAreaSlider, everything ? "any" : areaText(least));
     tellSlider(largestArea, Number(largestArea.value) === AREA_END ? "any" : areaText(largest));
     for (const slider of scoreSliders.values()) tellSlider(slider, scoreText(slider.value));
     const scores = stages.map((_, place) => Number(scoreSliders.get(place)?.value ?? -Infinity));
@@ -84,11 +84,11 @@
         }
         if (!layer.isKnown) return;
         const held = layer.masks.length;
-        const told =
+        const summary =
           layer.count === held ? plural(held, "mask") : `${layer.count} of ${plural(held, "mask")}`;
-        if (told === layer.told.textContent) return;
-        layer.told.textContent = told;
-        const name = stages[place] ? `${stages[place]}, ${told}` : told;
+        if (summary === layer.summary.textContent) return;
+        layer.summary.textContent = summary;
+        const name = stages[place] ? `${stages[place]}, ${summary}` : summary;
         layer.svg.setAttribute("aria-label", `${picture.name}: ${name}`);
       });
     }
@@ -297,7 +297,7 @@
     find("#previous").disabled = at <= 0;
     find("#next").disabled = at < 0 || at >= shown.length - 1;
     const verdict = find(".verdict", layer.figure).textContent;
-    find("#closer-told").textContent = `${layer.told.textContent}${verdict}`;
+    find("#closer-summary").textContent = `${layer.summary.textContent}${verdict}`;
     const svg = layer.svg.cloneNode(true);
     find("image, use", svg).replaceWith(reference(opened));
     find(".masks", svg)?.removeAttribute("id");
@@ -381,7 +381,7 @@
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(update));
   find("#every-mask").addEventListener("click", () => {
-    for (const slider of [...scoreSliders.values(), leastArea]) slider.value = slider.min;
+    for (const slider of [...scoreSliders.values(), minAreaSlider]) slider.value = slider.min;
     largestArea.value = largestArea.max;
     update();
   });
