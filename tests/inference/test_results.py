@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from soloist.data.coco.encoded import EncodedMasks
 from soloist.errors import ConfigError, DataError
 from soloist.inference.results import Result
 
@@ -301,6 +302,93 @@ def test_without_classes_supervision_gets_one(make: Callable[..., Either]) -> No
     assert detections.class_id is not None
     assert detections.class_id.tolist() == [0, 0]
     assert detections.data["class_name"].tolist() == ["object", "object"]
+
+
+@pytest.mark.parametrize("count", [0, 1, COUNT])
+def test_a_result_comes_back_from_supervision(make: Callable[..., Either], count: int) -> None:
+    pytest.importorskip("supervision")
+    tracks = np.arange(count, dtype=np.int64) + 10
+    result = make(squares(count), categories=NAMES)
+    tracked = replace(result, track_ids=as_rows(tracks, result.scores))
+    back = Result.from_supervision(tracked.to_supervision(), categories=NAMES)
+    assert back.image_size == SIZE
+    assert back.categories == NAMES
+    for name in ("masks", "scores", "boxes", "labels", "track_ids"):
+        np.testing.assert_array_equal(getattr(back, name), np.asarray(getattr(tracked, name)))
+    assert back.to_coco()["categories"] == result.to_coco()["categories"]
+
+
+def as_rows(values: NDArray[Any], like: Any) -> Any:
+    return torch.from_numpy(values) if isinstance(like, torch.Tensor) else values
+
+
+def test_what_supervision_filtered_comes_back_best_first() -> None:
+    supervision = pytest.importorskip("supervision")
+    detections = supervision.Detections(
+        xyxy=np.zeros((3, 4), dtype=np.float32),
+        mask=squares(3),
+        confidence=np.array([0.2, 0.9, 0.4]),
+        class_id=np.array([7, 7, 2]),
+        data={"class_name": np.array(["dog", "dog", "cat"])},
+    )
+    back = Result.from_supervision(detections[detections.confidence < 0.8])
+    np.testing.assert_array_equal(back.masks, squares(3)[[2, 0]])
+    np.testing.assert_allclose(back.scores, [0.4, 0.2])
+    assert back.boxes.tolist() == [[10, 6, 22, 20], [0, 0, 10, 12]]
+    assert back.categories == {3: "cat", 8: "dog"}
+    assert [one["category"] for one in back.to_dict()["objects"]] == ["cat", "dog"]
+
+
+def test_masks_stay_compressed_on_the_way_to_supervision_and_back() -> None:
+    pytest.importorskip("supervision")
+    compact = pytest.importorskip("supervision.detection.compact_mask")
+    masks = squares(3)
+    result = replace(of_arrays(masks), masks=EncodedMasks.of(masks))
+    detections = result.to_supervision()
+    assert isinstance(detections.mask, compact.CompactMask)
+    np.testing.assert_array_equal(np.asarray(detections.mask), masks)
+    back = Result.from_supervision(detections)
+    assert isinstance(back.masks, EncodedMasks)
+    assert back.masks.rles == result.masks.rles
+    np.testing.assert_array_equal(back.boxes, result.boxes)
+
+
+def test_detections_by_hand_are_certain(pixels: NDArray[np.uint8], tmp_path: Path) -> None:
+    supervision = pytest.importorskip("supervision")
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    detections = supervision.Detections(xyxy=np.zeros((2, 4)), mask=squares(2))
+    back = Result.from_supervision(detections, image=tmp_path / "a.png")
+    assert (back.scores.tolist(), back.labels, back.path) == ([1, 1], None, tmp_path / "a.png")
+    assert len(back.crops()) == 2
+    nothing = Result.from_supervision(supervision.Detections.empty(), image=pixels)
+    assert (len(nothing), nothing.image_size) == (0, SIZE)
+    assert nothing.plot().size == (SIZE[1], SIZE[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "more", "message"),
+    [
+        pytest.param({"mask": None}, {}, "got 2 boxes alone", id="boxes"),
+        pytest.param({"confidence": np.array([0.5, 7])}, {}, "got 0.5 to 7.0", id="score"),
+        pytest.param({"confidence": np.array([0.5, np.nan])}, {}, "confidence", id="no-number"),
+        pytest.param({}, {"image": np.zeros((9, 9), np.uint8)}, r"got \(9, 9\)", id="size"),
+        pytest.param({}, {"categories": {1: "cat"}}, r"got \[0, 1\]", id="no-such-class"),
+        pytest.param({"class_id": np.array([1, 1])}, {}, "'cat' and 'dog' for 1", id="two-names"),
+    ],
+)
+def test_detections_that_are_no_result(
+    changes: dict[str, Any], more: dict[str, Any], message: str
+) -> None:
+    pytest.importorskip("supervision")
+    detections = replace(of_arrays(squares(2), categories=NAMES).to_supervision(), **changes)
+    with pytest.raises(DataError, match=message):
+        Result.from_supervision(detections, **more)
+
+
+def test_no_detections_want_their_image() -> None:
+    supervision = pytest.importorskip("supervision")
+    with pytest.raises(DataError, match="image=PATH"):
+        Result.from_supervision(supervision.Detections.empty())
 
 
 def test_without_supervision_one_line_tells_how_to_get_it(

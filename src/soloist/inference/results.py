@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -25,8 +25,7 @@ from soloist.data.drawing.pictures import (
     resize_masks,
     thumbnail,
 )
-from soloist.data.images import is_pixels, own_pixels, read_image, read_values
-from soloist.data.sources import ImageRef, find_images
+from soloist.data.images import read_image, read_values
 from soloist.errors import DataError, require
 from soloist.runtime.files import shown
 from soloist.structures import Instances, Masks, Rows
@@ -36,42 +35,11 @@ if TYPE_CHECKING:
     from supervision import Detections
     from torch import Tensor
 
-Source = Any
-"""What is segmented: what `find_images` takes (paths, patterns, https addresses); an image in
-memory, as `own_pixels` takes it; or several of these in a list, or in one tensor or array."""
-
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
 """Kinds of pictures that are written; Pillow names others, some of which it cannot write."""
 SHOWN_SIDE = 480
 """Pixels of the long side of a picture in a notebook."""
 _MAX_SCORES = 20  # More of them hide a small picture.
-
-
-def each_source(source: Source, reading: ReadingConfig) -> Iterator[ImageRef | NDArray[np.uint8]]:
-    """The images of a source one by one: files to be read, and (H, W, 3) uint8 RGB pixels.
-
-    Raises:
-        DataError: If a source does not exist, or is nothing that can be segmented.
-    """
-    several = is_pixels(source) and getattr(source, "ndim", 0) == 4
-    if is_pixels(source) and not several:
-        # A copy: a result outlives what the caller does with the array.
-        yield own_pixels(source, reading)
-        return
-    if isinstance(source, str | Path):
-        yield from find_images(source, reading)
-        return
-    if not isinstance(source, Iterable) and not several:
-        raise DataError(
-            "wanted a path, pattern, https address, array, tensor, Pillow image or a list of "
-            f"these, got {type(source).__name__}"
-        )
-    sources = list(source)
-    if any(map(is_pixels, sources)):
-        for one in sources:
-            yield from each_source(one, reading)
-        return
-    yield from find_images(sources, reading)
 
 
 @dataclass(frozen=True)
@@ -350,30 +318,47 @@ class Result(Instances[Rows, Masks]):
         return pictures
 
     def to_supervision(self) -> Detections:
-        """The same for the supervision library, whose annotators and trackers take it.
+        """The same for the supervision library, whose annotators, zones and trackers take it.
 
         Returns:
-            `Detections` with `xyxy`, `mask`, `confidence`, `class_id` (the label, 0 where all are
-            one class) and `data["class_name"]`.
+            `Detections` with `xyxy`, `mask` (compact where the masks are compressed), `confidence`,
+            `class_id` (the label, 0 where all are one class), `tracker_id` (the identity in a
+            video) and `data["class_name"]`.
 
         Raises:
             ConfigError: If supervision is absent.
         """
-        require("supervision", extra="supervision", wanted="to_supervision()")
-        from supervision import Detections
+        from soloist.inference.detections import to_detections
 
-        names = list(self.categories.values())
-        labels = np.zeros(len(self), dtype=np.int64)
-        # As in COCO files: a network whose classes have no names writes none.
-        if self.labels is not None and len(names) > 1:
-            labels = np.array(self.labels, dtype=np.int64)
-        return Detections(
-            xyxy=np.array(self.boxes, dtype=np.float32),
-            mask=np.array(self.masks, dtype=np.bool_),
-            confidence=np.array(self.scores, dtype=np.float32),
-            class_id=labels,
-            data={"class_name": np.array(names)[labels]},
-        )
+        return to_detections(self, self.categories)
+
+    @staticmethod
+    def from_supervision(
+        detections: Detections,
+        *,
+        image: Any = None,
+        categories: Mapping[int, str] | None = None,
+    ) -> Result[Any, Any]:
+        """What the supervision library filtered, tracked or merged, of any model, as a result.
+
+        Args:
+            detections: With masks; those without a confidence have a score of 1.
+            image: What they were found on: a path, or pixels as `predict` takes them. Needed for
+                pictures, and where there is no mask to tell the size.
+            categories: Names by category id; class id k is the k-th of them. None takes the names
+                that the detections have, with the class id plus one as category id.
+
+        Returns:
+            The objects as arrays, best first, their boxes tight; without embeddings, which
+            supervision does not keep.
+
+        Raises:
+            DataError: If there are boxes without masks, the image has another size, a confidence
+                is not in [0, 1], or a class id has no name or two.
+        """
+        from soloist.inference.detections import from_detections
+
+        return from_detections(detections, image=image, categories=categories)
 
     @staticmethod
     def _listed(rows: Any) -> list[Any]:

@@ -24,7 +24,8 @@ from soloist.data.coco.types import CATEGORIES
 from soloist.data.images import read_with_size, resized_size
 from soloist.data.sources import ImageRef
 from soloist.errors import CheckpointError
-from soloist.inference.results import Result, Source, each_source
+from soloist.inference.results import Result
+from soloist.inference.sources import Source, each_source
 from soloist.inference.tiles import TiledLabeler
 from soloist.models.backbones import Backbone, NameFormat
 from soloist.models.build import (

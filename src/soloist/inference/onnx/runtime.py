@@ -29,7 +29,8 @@ from soloist.inference.onnx.numpy_postprocess import (
     select_objects,
 )
 from soloist.inference.onnx.numpy_resize import Floats, resize_pixels
-from soloist.inference.results import Result, Source, each_source
+from soloist.inference.results import Result
+from soloist.inference.sources import Source, each_source
 from soloist.runtime.files import one_line, shown
 from soloist.structures import Instances
 
