@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,20 @@ def test_a_segmenter_agrees_with_itself_and_masks_are_those_of_predict(
     assert ((found.agreements >= 0) & (found.agreements <= 1)).all()
     assert found.agreements[:, :4].min() < 1
     assert found.filter(found.scores > 2).agreements is not None
+
+
+def test_scaled_views_of_regions_see_other_pixels(segmenter: Segmenter, scenes: Path) -> None:
+    """Regions do not depend on the size of the network's input: their image is resized."""
+    inference = replace(segmenter.config.inference, masks="regions")
+    config = replace(segmenter.config, inference=inference)
+    of_regions = Segmenter(segmenter.network, config, segmenter.runtime, {1: "leaf"})
+    labeler = ViewLabeler(of_regions)
+    assert [view.segmenter.categories for view in labeler.views] == [{1: "leaf"}] * 4
+    pixels = read_image(scenes / "images" / "000001.jpg")
+    found = labeler(pixels, (pixels.shape[0], pixels.shape[1]))
+    assert found.agreements is not None
+    assert len(found) > 0
+    assert (found.agreements[:, 1:3] < 1).any(dim=0).all()
 
 
 def test_agreements_have_a_row_for_each_mask() -> None:

@@ -190,9 +190,7 @@ def test_a_line_that_cannot_be_added_is_reported(tmp_path: Path) -> None:
         pytest.param(OSError("odd"), None, id="no-number"),
     ],
 )
-def test_trouble_with_the_disk_is_not_other_trouble(
-    error: OSError, expected: str | None
-) -> None:
+def test_trouble_with_the_disk_is_not_other_trouble(error: OSError, expected: str | None) -> None:
     message = disk_trouble(error)
     assert (message is None) == (expected is None)
     assert expected is None or (message or "").startswith(expected)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ logger = logging.getLogger(__name__)
 Pixels = NDArray[np.uint8]
 
 SCALES = (0.8, 1.25)
-"""How much smaller and larger the network sees an image in two of the views."""
+"""How much smaller and larger an image is seen in two of the views."""
 COLOURS = {"brightness": 1.2, "contrast": 0.8, "saturation": 1.3, "hue": 0.05}
 """What is done, in this order, to the colours of another: half of what training draws at most."""
 MAX_PIXELS = 2**18
@@ -89,7 +90,16 @@ class ViewLabeler:
     def __init__(self, segmenter: Segmenter, against: Segmenter | None = None) -> None:
         self._segmenter = segmenter
         self.categories = segmenter.categories
-        scaled = [View(f"scale {scale}", _scaled(segmenter, scale)) for scale in SCALES]
+        # A region's outline comes from the pixels, whatever the network's input is.
+        by_pixels = segmenter.config.inference.masks != "network"
+        scaled = [
+            View(
+                f"scale {scale}",
+                _scaled(segmenter, scale),
+                partial(_resize, scale=scale) if by_pixels else np.asarray,
+            )
+            for scale in SCALES
+        ]
         self.views = [
             View("mirrored", segmenter, _mirror, mirrored=True),
             *scaled,
@@ -294,6 +304,13 @@ def _mirror(pixels: Pixels) -> Pixels:
     return np.ascontiguousarray(pixels[:, ::-1])
 
 
+def _resize(pixels: Pixels, scale: float) -> Pixels:
+    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+    size = [max(1, round(side * scale)) for side in pixels.shape[:2]]
+    resized: Pixels = v2.functional.resize(image, size, antialias=True).permute(1, 2, 0).numpy()
+    return resized
+
+
 def _recolour(pixels: Pixels) -> Pixels:
     image = torch.from_numpy(pixels).permute(2, 0, 1)
     for name, amount in COLOURS.items():
@@ -311,7 +328,9 @@ def _scaled(segmenter: Segmenter, scale: float) -> Segmenter:
         max_side=max(1, round(options.max_side * scale)),
     )
     config = replace(segmenter.config, inference=inference)
-    return Segmenter(segmenter.network, config, segmenter.runtime)
+    return Segmenter(
+        segmenter.network, config, segmenter.runtime, segmenter.categories, segmenter.judge
+    )
 
 
 def _bounded(size: tuple[int, int]) -> tuple[int, int]:

@@ -272,7 +272,7 @@ def _categories(folder: Path, record: Mapping[str, Any]) -> Mapping[int, str]:
 
 @contextmanager
 def _record_of(folder: Path) -> Iterator[Any]:
-    """The record of a model folder; what is wrong with it, also found while reading, is an error."""
+    """The record of a model folder; what is wrong with it, also while it is read, is an error."""
     try:
         yield json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except (

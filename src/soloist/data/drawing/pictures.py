@@ -21,7 +21,7 @@ _BASE_COLORS = (
     (225, 60, 20),
     (130, 100, 255),
 )
-"""Okabe and Ito's colours (colour-blind readers can tell them apart), made vivid for photographs."""
+"""Okabe and Ito's colours, distinct for colour-blind readers too, made vivid for photographs."""
 
 _OVERSAMPLING = 3  # Lines are drawn this much larger and shrunk, which smooths them.
 
