@@ -13,8 +13,8 @@ from soloist.proposals.hierarchy import Hierarchies, Tree, hierarchies
 from soloist.proposals.ranking import (
     CLEAR_FLOOR,
     LARGEST_SHARE,
-    LEAST_PIXELS,
-    MOST_SIDES,
+    MAX_SIDES,
+    MIN_PIXELS,
     OUTLINE_LENGTH,
     Attributes,
     Candidates,
@@ -79,9 +79,9 @@ def test_scores_are_in_range_and_0_for_what_is_no_object(tree: Tree) -> None:
     scores = object_scores(known)
     assert ((scores >= 0) & (scores <= 1)).all()
     no_object = (
-        (known.areas < LEAST_PIXELS)
+        (known.areas < MIN_PIXELS)
         | (known.share > LARGEST_SHARE)
-        | (known.sides > MOST_SIDES)
+        | (known.sides > MAX_SIDES)
         | (known.growth <= 0)
     )
     assert np.array_equal(scores == 0, no_object)

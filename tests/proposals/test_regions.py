@@ -34,7 +34,7 @@ ALL = RegionConfig(score_threshold=0.0)
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Images are not enlarged to sizes that take long."""
-    monkeypatch.setattr(regions, "LEAST_SIDE", 96)
+    monkeypatch.setattr(regions, "MIN_SIDE", 96)
     monkeypatch.setattr(regions, "REFERENCE_SIDE", 96)
 
 
@@ -186,7 +186,7 @@ def test_masks_that_take_too_much_memory_are_left_out_and_reported(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = region_masks(picture(RED, BLUE), NOTHING, SIZE, ALL)
-    monkeypatch.setattr(regions, "MOST_BYTES", 2 * SIZE[0] * SIZE[1])
+    monkeypatch.setattr(regions, "MAX_BYTES", 2 * SIZE[0] * SIZE[1])
     with caplog.at_level(logging.WARNING):
         found = region_masks(picture(RED, BLUE), NOTHING, SIZE, ALL)
     assert torch.equal(found.masks, whole.masks[:2])

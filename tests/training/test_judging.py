@@ -24,8 +24,8 @@ from soloist.proposals.judge import Example
 from soloist.proposals.pixels import learn_pixels, sample_pixels
 from soloist.training.finetuning import Labelled, Learner, learns_regions
 from soloist.training.judging import (
-    MOST_CLASSES,
-    MOST_IMAGES,
+    MAX_CLASSES,
+    MAX_IMAGES,
     example_of,
     judge_of,
     labelled_image,
@@ -93,7 +93,7 @@ def chosen(images: int, categories: Mapping[int, str]) -> Labelled:
     return Labelled(refs, replace(TWO, categories=dict(categories)), images)
 
 
-MANY = {key: f"class {key}" for key in range(MOST_CLASSES + 1)}
+MANY = {key: f"class {key}" for key in range(MAX_CLASSES + 1)}
 
 
 @pytest.mark.parametrize(
@@ -101,12 +101,12 @@ MANY = {key: f"class {key}" for key in range(MOST_CLASSES + 1)}
     [
         ("auto", 4, TWO.categories, "bundled", {}, True),
         ("auto", 4, TWO.categories, "bundled", {"seed": 3, "inference": {}}, True),
-        ("auto", MOST_IMAGES + 1, TWO.categories, "bundled", {}, False),
+        ("auto", MAX_IMAGES + 1, TWO.categories, "bundled", {}, False),
         ("auto", 4, MANY, "bundled", {}, False),
         ("auto", 4, TWO.categories, "scratch", {}, False),
         ("auto", 4, TWO.categories, "bundled", {"train": {"steps": 9}}, False),
         ("auto", 4, TWO.categories, "bundled", {"inference": {"masks": "network"}}, False),
-        ("regions", MOST_IMAGES + 1, TWO.categories, "runs/mine", {}, True),
+        ("regions", MAX_IMAGES + 1, TWO.categories, "runs/mine", {}, True),
         ("network", 4, TWO.categories, "bundled", {}, False),
     ],
 )
@@ -142,13 +142,13 @@ def test_what_teaches_is_logged_where_it_is_not_obvious(caplog: pytest.LogCaptur
     assert not learns_regions("auto", chosen(65, TWO.categories), init="bundled", options={})
     assert "65 labelled images: the network is trained; --learn regions" in caplog.text
     assert not learns_regions("auto", chosen(4, MANY), init="bundled", options={})
-    assert f"learn up to {MOST_CLASSES} classes, got {MOST_CLASSES + 1}" in caplog.text
+    assert f"learn up to {MAX_CLASSES} classes, got {MAX_CLASSES + 1}" in caplog.text
 
 
 def test_more_images_than_a_judge_sees_are_drawn_evenly(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("soloist.training.judging.MOST_IMAGES", 2)
+    monkeypatch.setattr("soloist.training.judging.MAX_IMAGES", 2)
     for name in "abcd":
         Image.fromarray(image_of((30, 200, 30))).save(tmp_path / f"{name}.png")
     read: list[str] = []

@@ -22,10 +22,10 @@ logger = logging.getLogger(__name__)
 
 Identity = int | str
 """An id as a file from outside has it."""
-_MOST_DIGITS = 4000  # Python refuses longer numbers.
+_MAX_DIGITS = 4000  # Python refuses longer numbers.
 MAP_FOLDERS = ("masks", "labels", "label_maps")
 """Folders of label maps, beside `images`."""
-_MOST_BITS = 64  # Larger ids do not fit the tables of shards; their images are numbered anew.
+_MAX_BITS = 64  # Larger ids do not fit the tables of shards; their images are numbered anew.
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +268,7 @@ def _find_in_coco(file: Path) -> list[ImageRef]:
     matches.refuse_ambiguous(f"the folder of {shown(file)}")
     if matches.missing or matches.by_ending:
         logger.warning("%s: %s", shown(file), matches.account())
-    kept = all(isinstance(key, int) and key.bit_length() < _MOST_BITS for key in keys)
+    kept = all(isinstance(key, int) and key.bit_length() < _MAX_BITS for key in keys)
     return [
         ImageRef(path, name, key if kept and isinstance(key, int) else None, stated=size)
         for path, name, key, size in zip(paths, names, keys, sizes, strict=True)
@@ -317,7 +317,7 @@ def identity(value: Any) -> Identity | None:
     if isinstance(value, str):
         plain = value.strip()
         # Not 0007, which some tool wants to be told from 7.
-        is_number = plain.removeprefix("-").isdecimal() and len(plain) < _MOST_DIGITS
+        is_number = plain.removeprefix("-").isdecimal() and len(plain) < _MAX_DIGITS
         return int(plain) if is_number and str(int(plain)) == plain else plain or None
     return value if type(value) is int else None
 

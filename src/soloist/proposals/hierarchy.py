@@ -33,9 +33,9 @@ POSITION_WEIGHT = 30.0
 """What the whole height of an image counts beside CIE-Lab colours in the third tree."""
 DARK = 0.35
 """An image whose mean is below this is brightened by a gamma curve."""
-LEAST_GAMMA = 0.4
+MIN_GAMMA = 0.4
 """The strongest such curve."""
-LEAST_RANGE = 16.0
+MIN_RANGE = 16.0
 """Range of values, of 255, below which an image is not stretched any further."""
 
 
@@ -257,10 +257,10 @@ def normalised_lab(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     counts = np.bincount(pixels.ravel(), minlength=256)
     low, high = np.searchsorted(np.cumsum(counts), np.array([0.005, 0.995]) * pixels.size)
     # A lesser range lies in the middle, where the gamma curve has no steep start.
-    spare = max(0.0, (LEAST_RANGE - float(high - low)) / 2)
+    spare = max(0.0, (MIN_RANGE - float(high - low)) / 2)
     values = np.clip((np.arange(256) - low + spare) / (high - low + 2 * spare), 0, 1)
     mean = float(values @ counts) / max(pixels.size, 1)
-    gamma = np.clip(np.log(DARK) / np.log(np.clip(mean, 1e-3, 0.999)), LEAST_GAMMA, 1)
+    gamma = np.clip(np.log(DARK) / np.log(np.clip(mean, 1e-3, 0.999)), MIN_GAMMA, 1)
     linear = srgb_to_linear(torch.from_numpy((values**gamma).astype(np.float32))).numpy()
     planes = linear.take(pixels.transpose(2, 0, 1))
     lab: NDArray[np.float32] = linear_to_lab(torch.from_numpy(planes)).numpy()

@@ -42,7 +42,7 @@ LARGEST = 5.0
 """Standardised values are clipped to this."""
 SAMPLES = 40_000
 """Pixels of an image that are learned from, half of them of outlines."""
-MOST_SAMPLES = 640_000
+MAX_SAMPLES = 640_000
 """Of all images."""
 AT_ONCE = 2**17
 """Pixels that are judged together, which bounds memory."""

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from soloist.proposals.hierarchy import Hierarchies, Tree
 from soloist.proposals.partition import Floats, Integers
 
-LEAST_PIXELS = 6
+MIN_PIXELS = 6
 """A smaller node is no candidate, in pixels of the image the trees live on."""
 LARGEST_SHARE = 0.8
 """Nor is one that covers more of the image."""
-MOST_SIDES = 3
+MAX_SIDES = 3
 """Nor one that touches more sides of the image."""
 
 POWERS = {
@@ -219,9 +219,9 @@ def object_scores(known: Attributes) -> Floats:
     )
     scores = 1 / (1 + np.exp(-SLOPE * (logs + BORDER_POWER * known.border - MIDDLE)))
     possible = (
-        (known.areas >= LEAST_PIXELS)
+        (known.areas >= MIN_PIXELS)
         & (known.share <= LARGEST_SHARE)
-        & (known.sides <= MOST_SIDES)
+        & (known.sides <= MAX_SIDES)
         & (known.growth > 0)
     )
     return np.where(possible, scores, 0.0)

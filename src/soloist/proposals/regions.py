@@ -25,15 +25,15 @@ from soloist.structures import Instances
 
 logger = logging.getLogger(__name__)
 
-LEAST_SIDE = 384
+MIN_SIDE = 384
 """Short side that smaller images are enlarged to before they are cut up, in pixels."""
 REFERENCE_SIDE = 320
 """Larger ones are reduced half the way to this one, on a logarithmic scale."""
-MOST_PIXELS = 2**21
+MAX_PIXELS = 2**21
 """None is cut up on more, which bounds memory; long and narrow ones are enlarged less."""
 POOL_THRESHOLD = 0.8
 """Nodes of one tree that overlap (IoU) by more are one candidate; chosen on `photos/dev`."""
-MOST_BYTES = 2**29
+MAX_BYTES = 2**29
 """What the masks of one image may take; more of them than fit are left out, the worst first."""
 MASKS_AT_ONCE = 32
 """Masks that are enlarged together."""
@@ -72,7 +72,7 @@ def region_masks(
     else:
         found, candidates = judge.candidates(image_hierarchies(pixels), image_size, most)
     candidates = candidates.filter(candidates.scores >= config.score_threshold)
-    fitting = max(1, MOST_BYTES // (image_size[0] * image_size[1]))
+    fitting = max(1, MAX_BYTES // (image_size[0] * image_size[1]))
     if min(len(candidates), config.max_masks) > fitting:
         logger.warning(
             "%d regions found, the best %d kept: masks of %d x %d pixels would take too much "
@@ -133,8 +133,8 @@ def working_size(size: tuple[int, int]) -> tuple[int, int]:
     objects of large images stay, and details of photographs do not outweigh objects.
     """
     short = min(size)
-    scale = max((short * REFERENCE_SIDE) ** 0.5, LEAST_SIDE) / short
-    scale = min(scale, (MOST_PIXELS / (size[0] * size[1])) ** 0.5)
+    scale = max((short * REFERENCE_SIDE) ** 0.5, MIN_SIDE) / short
+    scale = min(scale, (MAX_PIXELS / (size[0] * size[1])) ** 0.5)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 

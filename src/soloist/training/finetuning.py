@@ -24,7 +24,7 @@ from soloist.models.build import CONFIG_FILE, load_solo, save_solo
 from soloist.runtime.device import Runtime
 from soloist.runtime.distributed import on_main
 from soloist.runtime.files import shown, write_json, write_text
-from soloist.training.judging import MOST_CLASSES, MOST_IMAGES, judge_of
+from soloist.training.judging import MAX_CLASSES, MAX_IMAGES, judge_of
 from soloist.training.run_folder import RunFolder
 from soloist.training.self_training import FitResult, Stage, show_stages
 from soloist.training.train import train
@@ -238,8 +238,8 @@ def learns_regions(
     wrong = (
         f"--init {init} is no segmenter: use --init bundled"
         if start_from(init) is None
-        else f"they learn up to {MOST_CLASSES} classes, got {classes}: use --learn network"
-        if classes > MOST_CLASSES
+        else f"they learn up to {MAX_CLASSES} classes, got {classes}: use --learn network"
+        if classes > MAX_CLASSES
         else f"options of {', '.join(others)} have no effect: leave them out"
         if others
         else f"--inference.masks {asked} has no effect: leave it out"
@@ -250,13 +250,13 @@ def learns_regions(
         raise ConfigError(f"--learn regions cannot be: {wrong}")
     if learn != "auto":
         return learn == "regions"
-    few = len(chosen.images) <= MOST_IMAGES
+    few = len(chosen.images) <= MAX_IMAGES
     if wrong is None and not few:
         logger.info(
             "%d labelled images: the network is trained; --learn regions learns from %d of them "
             "in a minute or two",
             len(chosen.images),
-            MOST_IMAGES,
+            MAX_IMAGES,
         )
     elif few and wrong is not None:
         logger.info("the network is trained; regions are learned in a minute, but %s", wrong)

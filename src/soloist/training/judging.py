@@ -19,7 +19,7 @@ from soloist.errors import DataError
 from soloist.proposals.hierarchy import Hierarchies
 from soloist.proposals.judge import Example, Judge, draw_candidates, learn_nodes
 from soloist.proposals.pixels import (
-    MOST_SAMPLES,
+    MAX_SAMPLES,
     SAMPLES,
     PixelClassifier,
     PixelSample,
@@ -36,9 +36,9 @@ logger = logging.getLogger(__name__)
 
 CANDIDATES = 800
 """Candidates of an image that a judge learns from: so many of each kind at most."""
-MOST_IMAGES = 64
+MAX_IMAGES = 64
 """From more labelled images a network learns better; a judge sees this many at most."""
-MOST_CLASSES = 32
+MAX_CLASSES = 32
 """More than these need features that know more than colours and edges, and much memory."""
 
 
@@ -63,14 +63,14 @@ def judge_of(images: Sequence[ImageRef], labels: CocoFile, *, seed: int) -> Judg
     """Learns which pixels are inside objects, and then which candidates are objects.
 
     Args:
-        images: Labelled images, of which up to `MOST_IMAGES` are read, drawn evenly.
+        images: Labelled images, of which up to `MAX_IMAGES` are read, drawn evenly.
         labels: Their objects, and their classes in the order of `labels.categories`.
         seed: Of the weights it starts from and of the pixels it sees.
 
     Returns:
         The judge; None if no image has a candidate.
     """
-    chosen = spread(images, MOST_IMAGES)
+    chosen = spread(images, MAX_IMAGES)
     if len(chosen) < len(images):
         logger.warning(
             "regions are learned from %d of %d labelled images, drawn evenly; --learn network "
@@ -81,7 +81,7 @@ def judge_of(images: Sequence[ImageRef], labels: CocoFile, *, seed: int) -> Judg
     numbers = {key: number for number, key in enumerate(sorted(labels.categories))}
     by_name = {image.file_name: labels.annotations[image.id] for image in labels.images}
     generator = np.random.default_rng(seed)
-    count = min(SAMPLES, MOST_SAMPLES // max(1, len(chosen)))
+    count = min(SAMPLES, MAX_SAMPLES // max(1, len(chosen)))
     samples: list[PixelSample] = []
     examples: list[Example] = []
     with track("learning from labels", 2 * len(chosen)) as tracker:

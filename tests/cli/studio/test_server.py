@@ -15,7 +15,7 @@ import pytest
 
 from soloist.cli import run_command
 from soloist.cli.runs import USER_ERROR
-from soloist.cli.studio.server import LOOPBACK, MOST_SENT, check_port, serve
+from soloist.cli.studio.server import LOOPBACK, MAX_SENT, check_port, serve
 from soloist.cli.studio.workspace import Workspace
 
 PATIENCE = 120
@@ -145,7 +145,7 @@ def test_too_much_at_once_is_refused(visitor: Visitor) -> None:
     assert status == HTTPStatus.BAD_REQUEST
     connection = http.client.HTTPConnection(LOOPBACK, visitor.port, timeout=PATIENCE)
     connection.putrequest("POST", "/api/act")
-    connection.putheader("Content-Length", str(MOST_SENT + 1))
+    connection.putheader("Content-Length", str(MAX_SENT + 1))
     connection.endheaders()
     assert connection.getresponse().status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 

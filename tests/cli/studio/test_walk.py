@@ -34,7 +34,7 @@ WALKS = {"nuclei": 30, "coco": 32**2}
 PICTURES = 10
 RIGHT, FAIR = 0.7, 0.5
 """Overlaps (IoU) with the true mask from which on a mask is right, and is one of the object."""
-PART, MOST_PARTS = 0.8, 6
+PART, MAX_PARTS = 0.8, 6
 """Share of a part that must lie within the object; parts of an object that are joined at most."""
 TOLERANCES = (8.0, 6.0, 4.0, 3.0, 2.0, 1.5, 1.0, 0.5)
 POLYGON = 0.9
@@ -182,7 +182,7 @@ class Player:
             if rest[pixels].sum() > max(0.05 * size, 0.7 * len(pixels)):
                 parts.append(item)
                 rest[pixels] = False
-            if len(parts) == MOST_PARTS:
+            if len(parts) == MAX_PARTS:
                 break
         return parts
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from soloist.config import AugmentConfig
 from soloist.runtime.seeding import seeded
 from soloist.training.data.augment import CropPair, color_distortion
-from soloist.training.data.views import LEAST_AREA, View, ViewMaker, paste_objects
+from soloist.training.data.views import MIN_AREA, View, ViewMaker, paste_objects
 
 # Whole pictures, no flip and nothing drawn for the colours.
 PLAIN = AugmentConfig(
@@ -151,11 +151,11 @@ def test_a_flip_mirrors_picture_and_masks() -> None:
 def test_objects_cut_away_are_dropped_with_their_embeddings() -> None:
     masks = torch.zeros((3, 64, 64), dtype=torch.bool)
     masks[0, :20, :20] = True
-    masks[1, 40, : LEAST_AREA - 1] = True
-    masks[2, 50, :LEAST_AREA] = True
+    masks[1, 40, : MIN_AREA - 1] = True
+    masks[2, 50, :MIN_AREA] = True
     view = ViewMaker(PLAIN).weak(picture_of(masks), masks, torch.eye(3))
     assert view.embeddings.tolist() == [[1, 0, 0], [0, 0, 1]]
-    assert view.masks.flatten(1).sum(1).tolist() == [400, LEAST_AREA]
+    assert view.masks.flatten(1).sum(1).tolist() == [400, MIN_AREA]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from skimage.segmentation import watershed
 from soloist.cli.studio.picture import COVERED, OpenPicture
 from soloist.data.coco.rle import decode_mask, encode_masks
 from soloist.errors import DataError
-from soloist.proposals.ranking import LEAST_PIXELS
+from soloist.proposals.ranking import MIN_PIXELS
 
 STROKE_SHARE = 0.04
 """Radius within which a cut may follow edges beside a stroke, of the side of the object."""
@@ -200,7 +200,7 @@ def split_mask(
     sides = label(small & ~band, connectivity=1)
     # Specks at the ends of the band are no sides.
     sizes = np.bincount(sides.ravel())
-    sides[np.isin(sides, np.flatnonzero(sizes < LEAST_PIXELS))] = 0
+    sides[np.isin(sides, np.flatnonzero(sizes < MIN_PIXELS))] = 0
     if band.any():
         # Parts of the object that the stroke leaves alone stay with the largest one.
         beside = np.unique(sides[dilation(band, disk(1))])

@@ -25,7 +25,7 @@ from soloist.errors import DataError
 from soloist.runtime.files import appending, shown
 
 LABELS, JOURNAL = "labels.json", "journal.jsonl"
-MOST_UNDONE = 200
+MAX_UNDONE = 200
 """Steps of a picture that can be taken back."""
 
 
@@ -92,7 +92,7 @@ class LabelStore:
             if state == history.now:
                 return
             self._note(name, size, state)
-            history.past = [*history.past, history.now][-MOST_UNDONE:]
+            history.past = [*history.past, history.now][-MAX_UNDONE:]
             history.now, history.future = state, []
 
     def undo(self, name: str) -> None:

@@ -28,11 +28,11 @@ from soloist.proposals.partition import Floats, Integers
 from soloist.proposals.ranking import Candidates
 from soloist.proposals.regions import region_candidates
 
-MOST_CANDIDATES = 20_000
+MAX_CANDIDATES = 20_000
 """Nodes of an image that can be lit; the worst of more are left out."""
-MOST_OFFERED, LEAST_OFFERED = 500, 0.05
+MAX_OFFERED, MIN_OFFERED = 500, 0.05
 """Masks that are offered before anyone points at them, and the least score of one."""
-MOST_TRIED = 2_000
+MAX_TRIED = 2_000
 """The best so many are looked through for these."""
 COVERED = 0.3
 """What better ones cover by more of its pixels is not offered."""
@@ -140,8 +140,8 @@ class OpenPicture:
         """Items that hardly overlap, best first."""
         taken = np.zeros(self.found.size[0] * self.found.size[1], dtype=np.bool_)
         chosen: list[int] = []
-        for item in np.argsort(-self.scores, kind="stable")[:MOST_TRIED].tolist():
-            if len(chosen) == MOST_OFFERED or self.scores[item] < LEAST_OFFERED:
+        for item in np.argsort(-self.scores, kind="stable")[:MAX_TRIED].tolist():
+            if len(chosen) == MAX_OFFERED or self.scores[item] < MIN_OFFERED:
                 break
             pixels = self.pixels(item)
             if len(pixels) and taken[pixels].mean() <= COVERED:
@@ -205,7 +205,7 @@ def open_picture(image: ImageRef, segmenter: Segmenter) -> OpenPicture:
     """
     pixels = read_image(image.path, reading=image.reading)
     size = (pixels.shape[0], pixels.shape[1])
-    found, candidates = region_candidates(pixels, most=MOST_CANDIDATES)
+    found, candidates = region_candidates(pixels, most=MAX_CANDIDATES)
     if segmenter.judge is not None and len(candidates) > 0:
         scores = segmenter.judge.scores(found, candidates, size)
         candidates = Candidates(**{**vars(candidates), "scores": scores})

@@ -26,7 +26,7 @@ from soloist.errors import ConfigError, DataError, RunError, SoloistError
 logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
-MOST_SENT = 4_000_000
+MAX_SENT = 4_000_000
 """Bytes that the page may send at once."""
 _OTHER = "choose another with --port"
 _PAGE = files("soloist") / "cli" / "studio" / "page"
@@ -210,7 +210,7 @@ class Handler(BaseHTTPRequestHandler):
     def _sent(self) -> dict[str, Any] | None:
         """What the page sent; None after an answer that it cannot be taken."""
         length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or int(length) > MOST_SENT:
+        if not length.isdecimal() or int(length) > MAX_SENT:
             self.close_connection = True
             self._tell(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "this is too much at once")
             return None

@@ -27,17 +27,17 @@ from soloist.errors import ConfigError, DataError
 from soloist.evaluation.agreement import image_estimate
 from soloist.inference.segmenter import load
 from soloist.runtime.files import shown, write_json
-from soloist.training.judging import MOST_IMAGES
+from soloist.training.judging import MAX_IMAGES
 
 logger = logging.getLogger(__name__)
 
 KEPT_OPEN = 3
 """Pictures whose trees stay in memory: the one that is shown and its neighbours."""
-MOST_DOUBTED = 500
+MAX_DOUBTED = 500
 """Pictures that are looked at ahead, to find those of most doubt."""
 TOLERANCE = 2500
 """Outlines are drawn to one part in so many of the long side of the picture."""
-MOST_OUTLINES = 5000
+MAX_OUTLINES = 5000
 """Outlines that are remembered."""
 STATE = "studio.json"
 
@@ -224,7 +224,7 @@ class Workspace:
         init = self._model.path or "bundled"
         arguments = [str(self.labels.path), "--init", init, "--out", str(run)]
         arguments += ["--device", self._model.device, "--precision", self._model.precision]
-        if len(self.labels.categories) == 1 and pictures <= MOST_IMAGES:
+        if len(self.labels.categories) == 1 and pictures <= MAX_IMAGES:
             # The judge of candidates is what is learned; it needs no steps of the network.
             arguments += ["--train.steps", "1", "--train.warmup-steps", "0"]
         self.learning.start(arguments, run, pictures)
@@ -276,7 +276,7 @@ class Workspace:
 
     def _help(self) -> None:
         """Finds doubt, and writes the COCO file now and then; beside the page, and after it."""
-        ahead = list(range(min(len(self.images), MOST_DOUBTED))) if self._guessed else []
+        ahead = list(range(min(len(self.images), MAX_DOUBTED))) if self._guessed else []
         while not self._ending.wait(0.5 if ahead else 5.0):
             try:
                 self.labels.write()
@@ -332,7 +332,7 @@ class Workspace:
         return models / str(1 + max(taken, default=0))
 
 
-@lru_cache(MOST_OUTLINES)
+@lru_cache(MAX_OUTLINES)
 def _rings(counts: str, size: tuple[int, int], tolerance: float) -> list[list[float]]:
     """The outlines of a mask as x, y, x, y, ... in pixels, holes too."""
     return [

@@ -19,7 +19,7 @@ from soloist.ops.masks import masks_to_boxes
 from soloist.training.data.augment import color_distortion
 
 # A mask cut to fewer pixels by a crop or by a pasted object teaches nothing.
-LEAST_AREA = 16
+MIN_AREA = 16
 
 # Rows of the original picture, at its bottom, that the released code keeps from the affinity loss.
 RELEASED_BOTTOM = 10
@@ -114,7 +114,7 @@ class ViewMaker:
             unread = int(RELEASED_BOTTOM * resized[0] / released_height)
             cut_below = resized[0] - out[0] - round(offset[0])
             view = replace(view, unread_rows=min(max(0, unread - cut_below), out[0]))
-        return view.filter(masks.flatten(1).sum(1) >= LEAST_AREA)
+        return view.filter(masks.flatten(1).sum(1) >= MIN_AREA)
 
     def strong(self, view: View, donors: Sequence[View]) -> View:
         """Pastes objects of other weak views and distorts the colours."""
@@ -172,7 +172,7 @@ def _paste(view: View, donor: View, chosen: int, scale: tuple[float, float]) -> 
         embeddings=torch.cat([view.embeddings, donor.embeddings[chosen][None]]),
         labels=torch.cat([view.labels, donor.labels[chosen][None]]),
     )
-    return pasted.filter(masks.flatten(1).sum(1) >= LEAST_AREA)
+    return pasted.filter(masks.flatten(1).sum(1) >= MIN_AREA)
 
 
 def _resized_object(

@@ -7,7 +7,7 @@ import { Items } from "./items.js";
 import { Stage, colorOf } from "./stage.js";
 
 const html = htm.bind(h);
-const MOST_LISTED = 300; // Pictures in the list at once.
+const MAX_LISTED = 300; // Pictures in the list at once.
 const POLL = 1000; // Milliseconds between questions about a training.
 const TOOLS = [["keep", "Keep", "K"], ["split", "Split", "S"], ["subtract", "Take away", "T"]];
 
@@ -284,8 +284,8 @@ function Pictures({ overview, state, open, finish, act }) {
   const done = overview.pictures.filter((picture) => picture.finished).length;
   const all = overview.pictures.map((picture, at) => ({ ...picture, at }));
   const named = all.filter((picture) => picture.name.toLowerCase().includes(wanted.toLowerCase()));
-  const place = Math.max(0, named.findIndex((picture) => picture.at === here) - MOST_LISTED / 2);
-  const listed = named.slice(place, place + MOST_LISTED);
+  const place = Math.max(0, named.findIndex((picture) => picture.at === here) - MAX_LISTED / 2);
+  const listed = named.slice(place, place + MAX_LISTED);
   return html`
     <h2>Pictures</h2>
     <p><progress max=${all.length} value=${done} aria-label="Finished pictures"></progress>
