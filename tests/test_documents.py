@@ -161,6 +161,9 @@ def shortened(page: str, arguments: list[str]) -> list[str]:
     ]
     if verb in DRY and (page, verb) not in LEARNED:
         return [verb, *rest, "--dry-run"]
+    if page == "video.md" and "runs/mine" in rest:
+        # The stand-in learned for a few steps, and no score of its masks is high.
+        rest += ["--track-score", "0"]
     if verb in TINY:
         rest += ["--config", "tiny.yaml", "--device", "cpu", "--precision", "fp32"]
     if "--like" in rest:
