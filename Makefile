@@ -14,6 +14,10 @@ PIP := $(BIN)/pip --quiet --disable-pip-version-check
 # uv takes a minute where pip takes four, and knows nothing of pip's settings, such as a mirror.
 LOCKED := --require-hashes --only-binary :all: --requirement
 
+# Containers often set it, and then each of the hundreds of commands that the tests start compiles
+# PyTorch's sources anew: ten seconds each.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo test coverage faults bench check format lock licences docs dist clean
 
 help:

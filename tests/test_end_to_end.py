@@ -159,6 +159,8 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
         folder / "val" / "annotations.json",
         "--out",
         folder / "run",
+        "--preset",
+        "tiny",
         "--config",
         folder / "options.yaml",
         "--device",

@@ -36,7 +36,8 @@ from soloist.runtime.files import plain_json
 from soloist.training.experiments.figures import in_percent
 from soloist.training.finetuning import choose_labelled
 from soloist.training.run_folder import open_run
-from soloist.training.self_training import TRAINING_SHARE, Stage, extract_masks, fit, show_stages
+from soloist.training.self_training import TRAINING_SHARE, extract_masks, fit, show_stages
+from soloist.training.stages import Stage
 from soloist.training.train import train
 
 RECIPES = Path(__file__).parent / "recipes"

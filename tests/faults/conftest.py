@@ -132,7 +132,7 @@ def verbs(scenes: Path, model_folder: Path, how: list[str]) -> Mapping[str, list
         "pretrain": ["pretrain", images, *how, "--pretrain.workers", "1"],
         "masks": ["masks", images, *how],
         "train": ["train", images, "--masks", truth, *how, "--train.workers", "1"],
-        "fit": ["fit", images, *how, f"--gt={truth}"],
+        "fit": ["fit", images, "--preset", "tiny", *how, f"--gt={truth}"],
         "predict": ["predict", images, "--model", str(model_folder), *how[2:]],
     }
 

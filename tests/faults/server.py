@@ -24,7 +24,7 @@ PRELOADED = (
     "soloist.cli",
     "soloist.evaluation.explore.groups",
     "soloist.training.experiments.demo",
-    "soloist.training.dry_run",
+    "soloist.api.dry_run",
     "soloist.report.run",
     "soloist.inference.segmenter",
     "soloist.training.self_training",

@@ -327,7 +327,16 @@ def test_fit_by_torchrun(tmp_path: Path, scenes: Path, tiny_defaults: Mapping[st
     options.write_text(yaml.safe_dump(content), encoding="utf-8")
     truth = scenes / "annotations.json"
     command: list[str | Path] = ["-m", "soloist", "fit", scenes / "images", "--gt", truth]
-    command += ["--out", tmp_path / "run", "--config", options, "--budget", "1s"]
+    command += [
+        "--out",
+        tmp_path / "run",
+        "--config",
+        options,
+        "--budget",
+        "1s",
+        "--preset",
+        "tiny",
+    ]
     done = launch(*command, "--device", "cpu", "--precision", "fp32")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("report:") == done.stdout.count("class-agnostic") == 1

@@ -22,7 +22,7 @@ from soloist.data.sources import ImageRef, find_images
 from soloist.errors import ConfigError
 from soloist.proposals.judge import Example
 from soloist.proposals.pixels import learn_pixels, sample_pixels
-from soloist.training.finetuning import Labelled, Learner, learns_regions
+from soloist.training.finetuning import Labelled, learns_regions
 from soloist.training.judging import (
     MAX_CLASSES,
     MAX_IMAGES,
@@ -30,6 +30,7 @@ from soloist.training.judging import (
     judge_of,
     labelled_image,
 )
+from soloist.training.starts import Learner
 
 SIZE = (96, 128)
 SQUARE = (slice(20, 60), slice(30, 80))

@@ -21,7 +21,8 @@ from soloist.inference.label import label_images
 from soloist.runtime.device import Runtime
 from soloist.training import self_training
 from soloist.training.run_folder import RunFolder, open_run
-from soloist.training.self_training import FitResult, fit, stage_key
+from soloist.training.self_training import fit, stage_key
+from soloist.training.stages import FitResult
 from soloist.training.train import train
 
 RUNTIME = Runtime(device=torch.device("cpu"), precision="fp32")
@@ -278,7 +279,7 @@ def test_fit_from_python(
     tmp_path: Path, tiny_options: dict[str, Any], scenes: Path, truth: Path
 ) -> None:
     options: Mapping[str, Any] = tiny_options
-    arguments = {"options": options, "precision": "fp32", "device": "cpu"}
+    arguments = {"preset": "tiny", "options": options, "precision": "fp32", "device": "cpu"}
     segmenter = soloist.fit(
         scenes / "images",
         tmp_path / "run",

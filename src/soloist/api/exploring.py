@@ -96,6 +96,7 @@ def estimate(
     *,
     against: str | None = None,
     ground_truth: Path | None = None,
+    select: int | None = None,
     overwrite: bool = False,
     **setup: Unpack[ModelSetup],
 ) -> Estimated:
@@ -106,14 +107,19 @@ def estimate(
         out: JSON file for the estimates; the masks go to `NAME.masks.json` beside it.
         against: A second model; its masks count as one more view.
         ground_truth: COCO file of the true masks, to compare the estimates with.
+        select: Pick so many images to label first (`evaluation.explore.selection`): `selected` of
+            the report, and a list of their paths in `NAME.selected.txt` beside it.
         overwrite: Replace finished estimates.
         setup: `model`, `preset`, `device` and `precision`: `soloist.api.plans.ModelSetup`.
 
     Raises:
         SoloistError: For what a caller can cause.
     """
+    from soloist.evaluation.explore.selection import write_selected
     from soloist.evaluation.quality import ViewLabeler, estimate_quality, label_views
 
+    if select is not None and select < 1:
+        raise ConfigError(f"--select must be at least 1, got {select}")
     out = Path(out)
     truth = None if ground_truth is None else load_ground_truth(ground_truth)
     segmenter = Predicting().loaded(setup)
@@ -123,8 +129,9 @@ def estimate(
         other = load(against, **how)  # type: ignore[arg-type]  # both are texts
     join(segmenter.runtime.device)
     with opened_output(out, overwrite=overwrite) as errors:
+        found = find_images(images, segmenter.config.reading)
         file = label_views(
-            find_images(images, segmenter.config.reading),
+            found,
             ViewLabeler(segmenter, other),
             out.with_name(f"{out.stem}.masks.json"),
             short_side=segmenter.decoded_side,
@@ -141,6 +148,8 @@ def estimate(
             overwrite=overwrite,
         )
         made = estimate_quality(file, truth)
+        if select is not None:
+            made["selected"] = on_main(partial(write_selected, file, made, found, select, out))
         on_main(partial(write_json, out, made, indent=2))
     return Estimated(made, errors.count, errors.path)
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Unpack
 
+from soloist.api.dry_run import plan_masks, plan_predict
 from soloist.api.labelled_sets import LabelledSet, Labelling, Sharding
 from soloist.api.plans import (
     ModelSetup,
@@ -40,7 +41,6 @@ from soloist.proposals.extract import FreeMaskExtractor, settings_of
 from soloist.proposals.propose import decoded_side
 from soloist.runtime.distributed import join
 from soloist.runtime.launch import launched
-from soloist.training.dry_run import plan_masks, plan_predict
 
 
 def _summary(made: LabelledSet) -> LabelSummary:

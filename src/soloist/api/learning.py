@@ -9,6 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from soloist.api.dry_run import (
+    plan_finetune,
+    plan_fit,
+    plan_pretrain,
+    plan_regions,
+    plan_train,
+)
 from soloist.api.plans import (
     Plan,
     Setup,
@@ -28,10 +35,7 @@ from soloist.models.build import model_folder
 from soloist.report.run import REPORT_FILE, finish_pretrain, write_run_report
 from soloist.runtime.distributed import join, on_main
 from soloist.training.data.masks_file import read_masks
-from soloist.training.dry_run import plan_finetune, plan_fit, plan_pretrain, plan_train
 from soloist.training.finetuning import (
-    BUNDLED_SEGMENTER,
-    Learner,
     choose_labelled,
     finetune_config,
     learns_regions,
@@ -40,8 +44,16 @@ from soloist.training.finetuning import (
 from soloist.training.finetuning import finetune as finetune_run
 from soloist.training.pretrain import pretrain as pretrain_run
 from soloist.training.run_folder import RunFolder, open_run
-from soloist.training.self_training import FitResult
+from soloist.training.self_judging import fit_regions, regions_wanted
 from soloist.training.self_training import fit as fit_run
+from soloist.training.stages import FitResult
+from soloist.training.starts import (
+    BUNDLED_SEGMENTER,
+    SCRATCH,
+    Learner,
+    fit_start,
+    start_from,
+)
 from soloist.training.train import train as train_run
 
 if TYPE_CHECKING:
@@ -175,50 +187,88 @@ def fit(
     images: Sources,
     out: str | Path,
     *,
+    init: str | Path | None = None,
+    learn: Learner = "auto",
     budget_seconds: float | None = None,
     ground_truth: str | Path | None = None,
     overwrite: bool = False,
     **setup: Unpack[Setup],
 ) -> Plan[Learned]:
-    """Learns to segment from images alone; see `soloist fit`.
+    """Adapts a segmenter to images without labels; see `soloist fit`.
 
     Args:
         images: Images, folders, glob patterns, lists or COCO files.
         out: Run folder; the same call again resumes an unfinished run.
-        budget_seconds: Time for everything; None keeps the preset's number of steps.
+        init: `bundled`, `backbone`, `scratch`, or the run folder, model folder or file of a
+            segmenter; None: `bundled` for the preset `soloist`, `backbone` for the others.
+        learn: `regions`: a judge of regions learns from what the start finds, in minutes;
+            `network`: it is trained on coarse masks and on its own; `auto`: the former where there
+            is a segmenter to start from, unless options of a training are given.
+        budget_seconds: Time for everything; None takes what the preset or up to 64 images take.
         ground_truth: COCO file of a validation set, to evaluate each stage on.
         overwrite: Replace a finished run.
-        setup: `preset`, `file`, `options`, `device` and `precision`: `soloist.api.plans.Setup`.
+        setup: `preset` (here `soloist` by default), `file`, `options`, `device` and `precision`:
+            `soloist.api.plans.Setup`.
 
     Returns:
-        The trained segmenter.
+        The segmenter; that of the start if nothing steadier was learned.
 
     Raises:
         SoloistError: For what a caller can cause.
     """
-    config, runtime = configured(setup)
+    setup = {"preset": "soloist", **setup}
+    file, values = setup.get("file"), setup.get("options") or {}
+    own = user_options(None if file is None else Path(file), values)
+    begin = fit_start(None if init is None else str(init), setup["preset"], own)
+    segmenter = start_from(begin)
+    config, runtime = configured(
+        setup, {"backbone": {"weights": "none"}} if begin == SCRATCH else {}
+    )
+    if segmenter is not None:
+        segmenter = model_folder(segmenter)
+        weights = {"--backbone.weights": own.get("backbone", {}).get("weights")}
+        refuse_idle(weights, "with --init, which has its own")
+    wanted = regions_wanted(learn, begin, own, budget_seconds)
     if budget_seconds is not None:
-        options = setup.get("options") or {}
-        steps = {"--train.steps": options.get("train", {}).get("steps")}
-        refuse_idle(steps, "with --budget, which plans the steps")
+        refuse_idle(
+            {"--train.steps": own.get("train", {}).get("steps")},
+            "with --budget, which plans the steps",
+        )
     found = find_images(images, config.reading)
     truth = None if ground_truth is None else Path(ground_truth)
 
-    def learn(run: RunFolder) -> FitResult:
-        own = run.own(found)
-        logger.info("fit: %d images on %s", len(own), runtime)
-        result = fit_run(
-            own, run, config, runtime, budget_seconds=budget_seconds, ground_truth=truth
-        )
+    def work(run: RunFolder) -> FitResult:
+        chosen = run.own(found)
+        logger.info("fit: %d images on %s", len(chosen), runtime)
+        if wanted is not None:
+            assert segmenter is not None
+            result = fit_regions(
+                chosen, run, config, runtime, start=segmenter, wanted=wanted, ground_truth=truth
+            )
+        else:
+            result = fit_run(
+                chosen,
+                run,
+                config,
+                runtime,
+                start=segmenter,
+                budget_seconds=budget_seconds,
+                ground_truth=truth,
+            )
         on_main(partial(write_run_report, run, result.images, result.gallery, ground_truth=truth))
         return result
 
-    inputs = {"images": named(images), "budget": budget_seconds, "gt": truth}
+    inputs = {"images": named(images), "budget": budget_seconds, "gt": truth, "init": begin}
+    inputs["learn"] = "network" if wanted is None else "regions"
     opened = _Opened("fit", out, inputs, config, runtime, overwrite, tuple(found))
-    return Plan(
-        lambda: plan_fit(found, config, runtime, budget_seconds=budget_seconds),
-        lambda: opened.run(learn),
-    )
+
+    def lines() -> list[str]:
+        if wanted is None:
+            return plan_fit(found, config, runtime, budget_seconds=budget_seconds, start=segmenter)
+        assert segmenter is not None
+        return plan_regions(found, runtime, start=segmenter, wanted=wanted)
+
+    return Plan(lines, lambda: opened.run(work))
 
 
 @planned(_segmenter)
@@ -266,7 +316,7 @@ def finetune(
     given = user_options(None if file is None else Path(file), values)
     regions = None
     if learns_regions(learn, chosen, init=start, options=given):
-        regions = given.get("inference", {})
+        regions = given
     else:
         config = with_classes(config, chosen.labels)
     truth = None if ground_truth is None else Path(ground_truth)

@@ -113,6 +113,13 @@ class Running:
 
 
 @dataclass(frozen=True)
+class FitRunning(Running):
+    """How `fit` runs."""
+
+    preset: Preset = "soloist"
+
+
+@dataclass(frozen=True)
 class ModelChoice:
     """Which segmenter, and where it computes."""
 

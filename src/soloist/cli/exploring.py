@@ -190,6 +190,7 @@ def estimate(
     out: Path,
     against: str | None = None,
     gt: Path | None = None,
+    select: int | None = None,
     model: Annotated[ModelChoice, Flat] = ModelChoice(),  # noqa: B008  # immutable
     overwrite: Overwrite = False,
 ) -> int:
@@ -202,6 +203,8 @@ def estimate(
         out: JSON file for the estimates; the masks go to `NAME.masks.json` beside it.
         against: A second model, such as the run's `rounds/0`; its masks count as one more view.
         gt: COCO file of the true masks, to compare the estimates with; they do not depend on it.
+        select: Pick so many images that are worth labelling first: different ones, doubtful before
+            others. `NAME.selected.txt` lists them; `soloist studio --order` begins with them.
     """
     from soloist import api
     from soloist.evaluation.quality import bin_table, comparison_lines, image_table
@@ -215,6 +218,7 @@ def estimate(
             out,
             against=against,
             ground_truth=gt,
+            select=select,
             overwrite=overwrite,
             **model.setup(),
         )
@@ -222,6 +226,8 @@ def estimate(
         console = Console(width=100)
         console.print(bin_table(made.report))
         console.print(image_table(made.report, SHOWN_IMAGES))
+        for number, name in enumerate(made.report.get("selected", ()), start=1):
+            console.print(f"label {number}: {name}", markup=False, highlight=False)
         lines = [] if gt is None else comparison_lines(made.report["comparison"])
         sys.stdout.write("\n".join([*lines, str(out)]) + "\n")
     return failures_status(made.failed, made.errors)

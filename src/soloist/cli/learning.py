@@ -9,6 +9,7 @@ from soloist.cli.arguments import (
     Exif,
     FinetuneOptions,
     FitOptions,
+    FitRunning,
     Flat,
     Images,
     Labels,
@@ -78,18 +79,28 @@ def fit(
     images: Images,
     *,
     out: Path,
+    init: str | None = None,
+    learn: Literal["auto", "regions", "network"] = "auto",
     rounds: int | None = None,
     budget: str | None = None,
     gt: Path | None = None,
-    running: Annotated[Running, Flat] = Running(),  # noqa: B008  # immutable
+    running: Annotated[FitRunning, Flat] = FitRunning(),  # noqa: B008  # immutable
     options: Annotated[FitOptions, Flat] = FitOptions(),  # noqa: B008  # immutable
 ) -> int:
-    """Do it all: free masks, train, pseudo-labels, train again. Images in, segmenter out.
+    """Adapt to your images without labels: images in, a segmenter out, never worse than the start.
 
     Args:
         out: Run folder; the same command again resumes it.
-        rounds: Rounds of self-training after the first segmenter.
-        budget: Time for everything, such as 90m or 1h30m; the trainings are planned to fill it.
+        init: Where to start: `bundled`, the run folder or file of a segmenter, `backbone` (only
+            that is pretrained) or `scratch` (nothing is). By default `bundled` for the preset
+            `soloist`, `backbone` for the others, as in the paper.
+        learn: `regions`: in minutes, what the images' objects look like, from the masks that the
+            start finds; `network`: coarse masks, a training, pseudo-labels, another training, as in
+            the paper; `auto`: the former where there is a segmenter to start from, unless options
+            of a training are given.
+        rounds: Rounds of self-training: for regions 2 by default, for a network, after its first
+            training, those of the preset.
+        budget: Time for everything, such as 90m or 1h30m; what is learned is planned to fit it.
         gt: COCO file of a validation set, to evaluate each stage on; never trained on.
     """
     from soloist import api
@@ -103,6 +114,8 @@ def fit(
     plan = api.fit.plan(
         images,
         out,
+        init=init,
+        learn=learn,
         budget_seconds=None if budget is None else parse_duration(budget),
         ground_truth=gt,
         overwrite=running.overwrite,

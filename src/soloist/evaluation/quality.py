@@ -68,9 +68,10 @@ class View:
     change: Callable[[Pixels], Pixels] = np.asarray
     mirrored: bool = False
 
-    def masks(self, pixels: Pixels, size: tuple[int, int]) -> Tensor:
-        """(M, H, W) bool masks on the image as it was."""
-        masks = self.segmenter(self.change(pixels), size).masks.cpu()
+    def masks(self, pixels: Pixels, size: tuple[int, int], most: int | None = None) -> Tensor:
+        """(M, H, W) bool masks on the image as it was, the `most` best or all."""
+        found = self.segmenter(self.change(pixels), size)
+        masks = (found if most is None else found.top_k(most)).masks.cpu()
         return masks.flip(2) if self.mirrored else masks
 
 
@@ -90,19 +91,9 @@ class ViewLabeler:
     def __init__(self, segmenter: Segmenter, against: Segmenter | None = None) -> None:
         self._segmenter = segmenter
         self.categories = segmenter.categories
-        # A region's outline comes from the pixels, whatever the network's input is.
-        by_pixels = segmenter.config.inference.masks != "network"
-        scaled = [
-            View(
-                f"scale {scale}",
-                _scaled(segmenter, scale),
-                partial(_resize, scale=scale) if by_pixels else np.asarray,
-            )
-            for scale in SCALES
-        ]
         self.views = [
             View("mirrored", segmenter, _mirror, mirrored=True),
-            *scaled,
+            *scaled_views(segmenter),
             View("colours", segmenter, _recolour),
         ]
         if against is not None:
@@ -111,10 +102,24 @@ class ViewLabeler:
     def __call__(self, pixels: Pixels, size: tuple[int, int]) -> Instances:
         """Objects of one image with their agreements; see `Segmenter.__call__`."""
         found = self._segmenter(pixels, size)
-        small = _bounded(size)
+        small = bounded_size(size)
         masks = torch.from_numpy(resize_masks(found.masks.cpu().numpy(), small))
         columns = [best_overlaps(masks, view.masks(pixels, small)) for view in self.views]
         return replace(found, agreements=torch.stack(columns, dim=1))
+
+
+def scaled_views(segmenter: Segmenter) -> list[View]:
+    """Views of an image at each of `SCALES`."""
+    # A region's outline comes from the pixels, whatever the network's input is.
+    by_pixels = segmenter.config.inference.masks != "network"
+    return [
+        View(
+            f"scale {scale}",
+            _scaled(segmenter, scale),
+            partial(_resize, scale=scale) if by_pixels else np.asarray,
+        )
+        for scale in SCALES
+    ]
 
 
 def label_views(
@@ -333,7 +338,7 @@ def _scaled(segmenter: Segmenter, scale: float) -> Segmenter:
     )
 
 
-def _bounded(size: tuple[int, int]) -> tuple[int, int]:
+def bounded_size(size: tuple[int, int]) -> tuple[int, int]:
     """The size, or a smaller one of the same proportions and at most `MAX_PIXELS`."""
     scale = min(1.0, (MAX_PIXELS / (size[0] * size[1])) ** 0.5)
     return max(1, int(size[0] * scale)), max(1, int(size[1] * scale))

@@ -37,7 +37,7 @@ from soloist.runtime.files import atomic_path, write_json
 from soloist.runtime.progress import track
 from soloist.runtime.seeding import seeded
 from soloist.training.data.augment import CropPair
-from soloist.training.run_folder import STATE, RunFolder, read_metrics
+from soloist.training.run_folder import STATE, VERDICT, RunFolder, read_metrics
 from soloist.training.stages import StageGallery
 
 logger = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ def rewrite_report(
         out or folder / REPORT_FILE,
         ReportContent(
             title=TITLES[state["command"]],
-            summary=SUMMARIES.get(state["command"], SUMMARY),
+            summary=_summary(state),
             results=_read_json(results_file) if results_file.is_file() else {},
             stages=stages,
             images=moved(refs, images) if images else refs,
@@ -165,6 +165,13 @@ def rewrite_report(
             max_images=max_images,
         ),
     )
+
+
+def _summary(state: Mapping[str, Any]) -> str:
+    """What stands below the title, and which of several models was kept."""
+    verdict = state.get(VERDICT)
+    summary = SUMMARIES.get(state["command"], SUMMARY)
+    return summary if verdict is None else f"{summary} {verdict[0].upper()}{verdict[1:]}."
 
 
 def write_tracked(path: Path, content: ReportContent) -> Path:

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from soloist.config import DEFAULT_READING, Config, ReadingConfig
-from soloist.config.presets import load_config, override, supervised
+from soloist.config.presets import load_config, supervised
 from soloist.data.coco.types import CocoFile
 from soloist.data.datasets.label_split import label_count, labelled_order
 from soloist.data.datasets.labels import Reading, read_labels
@@ -19,25 +19,27 @@ from soloist.data.sources import ImageRef
 from soloist.errors import ConfigError, DataError
 from soloist.evaluation.compared import check_classes
 from soloist.evaluation.evaluate import evaluate, load_ground_truth
-from soloist.inference.segmenter import BUNDLED
-from soloist.models.build import CONFIG_FILE, load_solo, save_solo
+from soloist.models.build import CONFIG_FILE
 from soloist.runtime.device import Runtime
 from soloist.runtime.distributed import on_main
 from soloist.runtime.files import shown, write_json, write_text
-from soloist.training.judging import MAX_CLASSES, MAX_IMAGES, judge_of
+from soloist.training.judging import MAX_CLASSES, MAX_IMAGES, judge_of, save_judged
 from soloist.training.run_folder import RunFolder
-from soloist.training.self_training import FitResult, Stage, show_stages
+from soloist.training.self_training import show_stages
+from soloist.training.stages import FitResult, Stage
+from soloist.training.starts import (
+    BACKBONE,
+    SCRATCH,
+    Learner,
+    against_regions,
+    start_from,
+    takes_regions,
+)
 from soloist.training.train import train
 
 logger = logging.getLogger(__name__)
 
-SCRATCH, BACKBONE, BUNDLED_SEGMENTER = "scratch", "backbone", "bundled"
-"""What a finetuning may start from besides a segmenter."""
 LABELLED_FILE = "labelled_images.txt"
-Learner = Literal["auto", "regions", "network"]
-"""What learns: a judge of regions, the network, or what suits the labels."""
-OF_REGIONS = {"regions", "inference", "reading", "seed"}
-"""Sections of options that a judge of regions reads; the others are a training's."""
 
 
 @dataclass(frozen=True)
@@ -209,13 +211,6 @@ def with_classes(config: Config, labels: CocoFile) -> Config:
     return replace(config, model=replace(config.model, num_classes=classes))
 
 
-def start_from(init: str) -> Path | None:
-    """The path of the segmenter to start from; None where there is none."""
-    if init == BUNDLED_SEGMENTER:
-        return BUNDLED
-    return None if init in (SCRATCH, BACKBONE) else Path(init)
-
-
 def learns_regions(
     learn: Learner, chosen: Labelled, *, init: str, options: Mapping[str, Any]
 ) -> bool:
@@ -231,36 +226,22 @@ def learns_regions(
     Raises:
         ConfigError: If regions are asked for and cannot be learned, or options have no effect.
     """
-    if learn not in get_args(Learner):
-        raise ConfigError(f"--learn must be one of {list(get_args(Learner))}, got {learn!r}")
-    others = sorted(options.keys() - OF_REGIONS)
-    classes, asked = len(chosen.labels.categories), options.get("inference", {}).get("masks")
-    wrong = (
-        f"--init {init} is no segmenter: use --init bundled"
-        if start_from(init) is None
-        else f"they learn up to {MAX_CLASSES} classes, got {classes}: use --learn network"
+    classes, few = len(chosen.labels.categories), len(chosen.images) <= MAX_IMAGES
+    wrong = against_regions(init, options) or (
+        f"they learn up to {MAX_CLASSES} classes, got {classes}: use --learn network"
         if classes > MAX_CLASSES
-        else f"options of {', '.join(others)} have no effect: leave them out"
-        if others
-        else f"--inference.masks {asked} has no effect: leave it out"
-        if asked not in (None, "regions")
         else None
     )
-    if learn == "regions" and wrong is not None:
-        raise ConfigError(f"--learn regions cannot be: {wrong}")
-    if learn != "auto":
-        return learn == "regions"
-    few = len(chosen.images) <= MAX_IMAGES
-    if wrong is None and not few:
-        logger.info(
-            "%d labelled images: the network is trained; --learn regions learns from %d of them "
-            "in a minute or two",
-            len(chosen.images),
-            MAX_IMAGES,
-        )
-    elif few and wrong is not None:
-        logger.info("the network is trained; regions are learned in a minute, but %s", wrong)
-    return few and wrong is None
+    if learn == "auto" and not few:
+        if wrong is None:
+            logger.info(
+                "%d labelled images: the network is trained; --learn regions learns from %d of "
+                "them in a minute or two",
+                len(chosen.images),
+                MAX_IMAGES,
+            )
+        return False
+    return takes_regions(learn, wrong)
 
 
 def new_parts(init: str, config: Config) -> str:
@@ -301,7 +282,8 @@ def finetune(
         init: `scratch`, `backbone`, `bundled`, or the run folder, model folder or file of a
             segmenter.
         regions: Learn a judge of regions, and leave the network of the start as it is: the options
-            of `inference` that win over the start's. None trains the network; see `learns_regions`.
+            given by the user, which win over the start's. None trains the network; see
+            `learns_regions`.
         ground_truth: COCO file of a validation set with the same categories.
 
     Returns:
@@ -356,15 +338,11 @@ def _learn_regions(
     chosen: Labelled, start: Path, model: Path, config: Config, options: Mapping[str, Any]
 ) -> None:
     """Writes the model of a start that shows regions as a judge of the labels finds them."""
-    network, own = load_solo(start)
     judge = judge_of(chosen.images, chosen.labels, seed=config.seed)
     if judge is None:
         raise DataError(
             f"wanted labelled images with regions to learn from, got {len(chosen.images)} that "
             "cannot be read or are of one colour; check them with `soloist data check`"
         )
-    most = {"max_per_image": config.regions.max_masks, **options}
-    inference = override(own.inference, {**most, "masks": "regions"}, where="options")
-    settings = replace(own, reading=config.reading, regions=config.regions, inference=inference)
-    save_solo(model, network.state_dict(), settings, chosen.labels.categories, judge.record())
+    save_judged(model, start, judge, config, options, chosen.labels.categories)
     logger.info("few labels: regions of the image are found and ordered as the labels taught")

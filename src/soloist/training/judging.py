@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from soloist.config import Config
+from soloist.config.presets import override
 from soloist.data.coco.rle import decode_mask
 from soloist.data.coco.types import CocoAnnotation, CocoFile
 from soloist.data.images import read_image
 from soloist.data.sources import ImageRef, spread
 from soloist.errors import DataError
+from soloist.models.build import load_solo, save_solo
 from soloist.proposals.hierarchy import Hierarchies
 from soloist.proposals.judge import Example, Judge, draw_candidates, learn_nodes
 from soloist.proposals.pixels import (
@@ -105,6 +110,45 @@ def judge_of(images: Sequence[ImageRef], labels: CocoFile, *, seed: int) -> Judg
                     examples.append(example)
             tracker.advance()
     return Judge(pixels, learn_nodes(examples, seed=seed)) if examples else None
+
+
+def settings_of(start: Config, config: Config, options: Mapping[str, Any]) -> Config:
+    """The settings of a segmenter, for other images and with what the user gave.
+
+    Args:
+        start: Its own.
+        config: Of the run; its section `reading` says how the images are read.
+        options: Values given by the user, nested by section; `inference` and `regions` are taken.
+    """
+    given = {name: options[name] for name in ("inference", "regions") if name in options}
+    return replace(override(start, given, where="options"), reading=config.reading)
+
+
+def save_judged(
+    model: Path,
+    start: Path,
+    judge: Judge,
+    config: Config,
+    options: Mapping[str, Any],
+    categories: Mapping[int, str],
+) -> None:
+    """Writes the model of a start whose regions a judge finds and orders.
+
+    Args:
+        model: Folder to write.
+        start: The segmenter whose network and settings it keeps.
+        judge: What was learned.
+        config: As for `settings_of`.
+        options: As for `settings_of`.
+        categories: Names of the judge's classes by category id, in their order.
+    """
+    network, own = load_solo(start)
+    settings = settings_of(own, config, options)
+    # As many as there are, unless the user says otherwise.
+    most = {"max_per_image": settings.regions.max_masks, **options.get("inference", {})}
+    shown = override(settings.inference, {**most, "masks": "regions"}, where="options")
+    settings = replace(settings, inference=shown)
+    save_solo(model, network.state_dict(), settings, categories, judge.record())
 
 
 def _read(

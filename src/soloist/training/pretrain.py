@@ -111,6 +111,7 @@ class CropBatches:
         return CropBatch(torch.stack(query), torch.stack(key), order, failures)
 
 
+@lost_workers_told()
 def pretrain(
     images: Sequence[ImageRef], run: RunFolder, config: Config, runtime: Runtime
 ) -> Backbone:
@@ -164,7 +165,7 @@ def pretrain(
     backbone = network.query_encoder.backbone
     peak = options.learning_rate * options.batch_size / SCHEDULE_BATCH
     model.train()
-    with lost_workers_told(), track("pretrain", options.steps, done=first) as tracker:
+    with track("pretrain", options.steps, done=first) as tracker:
         for step, batch in enumerate(batches, start=first):
             for name, reason in gather_rare(batch.failures):
                 run.errors.add(name, "pretrain", ValueError(reason))

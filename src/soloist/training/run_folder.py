@@ -36,6 +36,8 @@ from soloist.runtime.files import (
 from soloist.runtime.lock import Lock
 
 STATE = "state.json"
+VERDICT = "verdict"
+"""Key of the state: which of several models was kept, and why."""
 LOCK = ".lock"
 IMAGES = "images.json"
 # What a run has before anything is made.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,10 +26,11 @@ from soloist.proposals.propose import decoded_side
 from soloist.runtime.device import Runtime
 from soloist.runtime.distributed import on_main
 from soloist.runtime.files import write_json
+from soloist.training.keeping import keep_steadiest, shown_counts
 from soloist.training.prospects import warn_of_few_masks
 from soloist.training.pseudo_labels import write_pseudo_labels
-from soloist.training.run_folder import RunFolder
-from soloist.training.stages import StageGallery, stage_title
+from soloist.training.run_folder import VERDICT, RunFolder
+from soloist.training.stages import FitResult, Stage, StageGallery, stage_title
 from soloist.training.train import train
 
 logger = logging.getLogger(__name__)
@@ -42,50 +43,13 @@ TRAINING_SHARE = 0.93
 PREVIEW_IMAGES = 24
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A stage whose masks can be looked at and evaluated.
-
-    Attributes:
-        key: Its name in results.json.
-        model: Its model folder; None for free masks.
-    """
-
-    key: str
-    model: Path | None
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What `fit` made besides the model.
-
-    Attributes:
-        metrics: Metrics by stage; empty without a ground truth.
-        gallery: The masks of each stage on `images`.
-        images: The ground truth's images, else some of the training images.
-    """
-
-    metrics: dict[str, Metrics]
-    gallery: list[StageGallery]
-    images: list[ImageRef]
-
-    def warning(self) -> str | None:
-        """What is wrong with the model and what to do; None if it finds something on `images`."""
-        if len(load_coco(self.gallery[-1].predictions)) > 0:
-            return None
-        return (
-            f"the model finds nothing on any of {len(self.images)} images; train it longer "
-            "(--budget, --train.steps) or on more images, or use the bundled segmenter: "
-            "`soloist predict` without --model"
-        )
-
-
 def fit(
     images: Sequence[ImageRef],
     run: RunFolder,
     config: Config,
     runtime: Runtime,
     *,
+    start: Path | None = None,
     budget_seconds: float | None = None,
     ground_truth: Path | None = None,
 ) -> FitResult:
@@ -96,6 +60,8 @@ def fit(
         run: The run folder; finished stages in it are kept.
         config: Options.
         runtime: Device and precision.
+        start: Model folder of a segmenter whose network the first training starts from, and which
+            is kept if the trained ones are not steadier; None starts from the backbone.
         budget_seconds: Time for everything together; the steps of each training are planned to
             fill it. None keeps `train.steps`.
         ground_truth: COCO file of a validation set; each stage is evaluated on its images.
@@ -105,6 +71,7 @@ def fit(
 
     Raises:
         DataError: If no image can be read or has a mask, or the ground truth has no object.
+        CheckpointError: If the start is of another architecture.
         TrainingError: If too many losses in a row are not finite; see `train`.
         StoppedError: If the process was asked to stop; finished work is kept.
     """
@@ -116,7 +83,7 @@ def fit(
     with run.timed("free masks", done=extracted):
         if not extracted:
             extract_masks(images, free, run, config, runtime)
-    stages = [Stage("free_masks", None)]
+    stages = [*([] if start is None else [Stage("start", start)]), Stage("free_masks", None)]
     rounds = config.self_training.rounds
     previous: Path | None = None
     for number in range(rounds + 1):
@@ -142,7 +109,8 @@ def fit(
             if budget_seconds is not None:
                 left = budget_seconds - on_main(partial(_seconds_used, run))
                 budget = max(0.0, TRAINING_SHARE * left / (rounds + 1 - number))
-            start_from = previous if config.self_training.start_from == "previous" else None
+            goes_on = config.self_training.start_from == "previous"
+            start_from = start if previous is None else previous if goes_on else None
             with run.timed(f"training {number}"):
                 train(
                     images,
@@ -159,8 +127,14 @@ def fit(
         previous = folder
     result = show_stages(stages, images, ground_truth, run, config, runtime)
     assert previous is not None  # Round 0 ends or raises.
-    on_main(partial(copy_solo, previous, run.model))
-    return result
+    if start is None:
+        on_main(partial(copy_solo, previous, run.model))
+        return result
+    models = [stages[0], stages[-1]]
+    counts = on_main(partial(shown_counts, models[0], images, runtime))
+    kept = on_main(partial(keep_steadiest, models, images, counts, run, runtime))
+    verdict = on_main(lambda: str(run.state[VERDICT]))
+    return replace(result, verdict=verdict, fell_back=kept == "start")
 
 
 def stage_key(number: int) -> str:

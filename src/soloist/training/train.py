@@ -49,6 +49,7 @@ logger = logging.getLogger(__name__)
 SCHEDULE_BATCH = 16
 
 
+@lost_workers_told()
 def train(
     images: Sequence[ImageRef],
     labels: CocoFile,
@@ -138,7 +139,7 @@ def train(
     )
     started = time.monotonic()
     title = f"train round {round_number}"
-    with lost_workers_told(), track(title, plan.steps, done=first) as tracker:
+    with track(title, plan.steps, done=first) as tracker:
         for step, batch in enumerate(prepared, start=first):
             for name, reason in gather_rare(batch.failures):
                 run.errors.add(name, "train", ValueError(reason))

@@ -348,7 +348,7 @@ def _added(before: Labelled, after: Labelled) -> list[int]:
 
 
 def read_order(path: Path) -> dict[str, float]:
-    """Estimates by name, of a file of `soloist estimate`.
+    """Estimates by name, of a file of `soloist estimate`; what it selected comes before all others.
 
     Raises:
         DataError: If it is none.
@@ -356,7 +356,10 @@ def read_order(path: Path) -> dict[str, float]:
     content = read_json(path)
     rows = content.get("images") if isinstance(content, dict) else None
     try:
-        return {str(row["file_name"]): float(row["estimate"]) for row in rows or ()}
+        estimates = {str(row["file_name"]): float(row["estimate"]) for row in rows or ()}
+        selected = content.get("selected", ()) if isinstance(content, dict) else ()
+        first = {str(name): float(at - len(selected)) for at, name in enumerate(selected)}
+        return {**estimates, **first}
     except (KeyError, TypeError, ValueError, json.JSONDecodeError) as error:
         raise DataError(
             f"wanted a file of `soloist estimate`, got {shown(path)}, whose images have no "

@@ -177,7 +177,7 @@ def _kill(workers: Sequence[BaseProcess]) -> None:
 
 @contextmanager
 def lost_workers_told() -> Iterator[None]:
-    """Around a training: torch tells of a worker that died wherever the training happens to be.
+    """Around a whole training: torch tells of a lost worker wherever this process happens to be.
 
     Raises:
         TrainingError: If a worker died.

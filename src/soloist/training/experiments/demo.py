@@ -19,7 +19,8 @@ from soloist.runtime.distributed import join, on_main
 from soloist.runtime.progress import duration, track
 from soloist.runtime.stopping import stop_if_asked
 from soloist.training.run_folder import RunFolder, open_run
-from soloist.training.self_training import FitResult, fit
+from soloist.training.self_training import fit
+from soloist.training.stages import FitResult
 
 logger = logging.getLogger(__name__)
 

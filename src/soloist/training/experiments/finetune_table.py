@@ -19,8 +19,8 @@ from soloist.runtime.device import choose_runtime
 from soloist.runtime.distributed import join, on_main
 from soloist.runtime.files import write_text
 from soloist.training.experiments.figures import in_percent, mean_and_spread
-from soloist.training.finetuning import BACKBONE, SCRATCH
 from soloist.training.run_folder import STATE
+from soloist.training.starts import BACKBONE, SCRATCH
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,8 @@ from soloist.training.experiments.ablations import Trial
 from soloist.training.finetuning import choose_labelled, finetune, with_classes
 from soloist.training.pseudo_labels import write_pseudo_labels
 from soloist.training.run_folder import STATE, RunFolder, open_run
-from soloist.training.self_training import Stage, show_stages
+from soloist.training.self_training import show_stages
+from soloist.training.stages import Stage
 from soloist.training.train import train
 
 RESULTS = "results.json"

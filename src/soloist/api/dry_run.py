@@ -12,12 +12,21 @@ from soloist.data.coco.types import CocoFile
 from soloist.data.sources import ImageRef
 from soloist.inference.segmenter import Segmenter
 from soloist.models.backbones import Backbone
-from soloist.models.build import build_backbone, build_solo, carry_over, load_solo
+from soloist.models.build import (
+    build_backbone,
+    build_solo,
+    carry_over,
+    load_solo,
+    load_solo_weights,
+)
 from soloist.runtime.device import Runtime
 from soloist.runtime.progress import duration
 from soloist.training.data.train_data import match_labels
-from soloist.training.finetuning import Labelled, check_truth, new_parts, start_from
+from soloist.training.finetuning import Labelled, check_truth, new_parts
+from soloist.training.keeping import segmenter_of
 from soloist.training.prospects import least_steps
+from soloist.training.self_judging import Wanted, affordable
+from soloist.training.starts import start_from
 
 
 def plan_pretrain(images: Sequence[ImageRef], config: Config, runtime: Runtime) -> list[str]:
@@ -109,9 +118,14 @@ def plan_finetune(
 
 
 def plan_fit(
-    images: Sequence[ImageRef], config: Config, runtime: Runtime, *, budget_seconds: float | None
+    images: Sequence[ImageRef],
+    config: Config,
+    runtime: Runtime,
+    *,
+    budget_seconds: float | None,
+    start: Path | None,
 ) -> list[str]:
-    """Lines about `soloist fit`; the network is built and its weights are read.
+    """Lines about `soloist fit` of a network; it is built and its weights are read.
 
     Raises:
         SoloistError: For what would end the command as well.
@@ -124,11 +138,35 @@ def plan_fit(
             f"SOLO: steps of {config.train.batch_size} images, as many as "
             f"{duration(budget_seconds)} allow; fewer than {least} find next to nothing"
         )
+    solo = build_solo(config.backbone, config.model)
+    if start is not None:
+        load_solo_weights(solo, start)
+    begun = (
+        [] if start is None else [f"start: the network of {start}, kept unless it gets steadier"]
+    )
     return [
         *plan_masks(images, config, runtime),
-        _network(config),
+        f"network: SOLO, {_parameters(solo)} parameters",
+        *begun,
         training,
         f"pseudo-labels and the training again: {rounds} round{'' if rounds == 1 else 's'}",
+    ]
+
+
+def plan_regions(
+    images: Sequence[ImageRef], runtime: Runtime, *, start: Path, wanted: Wanted
+) -> list[str]:
+    """Lines about `soloist fit` of regions; the start predicts some of the images.
+
+    Raises:
+        SoloistError: For what would end the command as well.
+    """
+    count, seconds = affordable(segmenter_of(start, runtime), images, wanted)
+    return [
+        _images(images, runtime),
+        f"start: the segmenter of {start}, kept if nothing steadier is learned",
+        f"regions: what objects look like is learned from its masks on {count} of the images, in "
+        f"{wanted.rounds} round{'' if wanted.rounds == 1 else 's'}; about {duration(seconds)}",
     ]
 
 

@@ -1,0 +1,350 @@
+"""From images alone to a judge of their regions: the segmenter that one starts from teaches it.
+
+What the start shows on images of a kind is right often enough to say what their objects look like:
+a judge (`judging`) learns from these masks as from labels, labels the images anew, and a second one
+learns from that. Where the objects do not look alike, what is learned from some does not hold for
+others, and the start is kept; else the steadiest of all. The stages of a run folder:
+rounds/0 -> pseudo_labels_1.json -> rounds/1 -> pseudo_labels_2.json -> rounds/2 -> model.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from soloist.config import Config
+from soloist.data.coco.partial import is_finished
+from soloist.data.coco.read import load_coco
+from soloist.data.coco.types import CocoFile
+from soloist.data.images import image_size, read_with_size
+from soloist.data.sources import ImageRef, spread
+from soloist.errors import ConfigError, DataError
+from soloist.evaluation.evaluate import load_ground_truth
+from soloist.evaluation.matching import overlaps
+from soloist.evaluation.quality import SCALES
+from soloist.inference.label import label_images
+from soloist.inference.segmenter import Segmenter
+from soloist.models.build import CONFIG_FILE, load_categories, load_judge, load_solo, save_solo
+from soloist.proposals.regions import working_size
+from soloist.runtime.device import Runtime
+from soloist.runtime.distributed import on_main
+from soloist.runtime.progress import duration
+from soloist.training.judging import MAX_IMAGES, judge_of, save_judged, settings_of
+from soloist.training.keeping import COMPARED, keep, keep_steadiest, segmenter_of, stage_steadiness
+from soloist.training.run_folder import VERDICT, RunFolder
+from soloist.training.self_training import show_stages, stage_key
+from soloist.training.stages import FitResult, Stage
+from soloist.training.starts import Learner, against_regions, start_from, takes_regions
+
+logger = logging.getLogger(__name__)
+
+ROUNDS = 2
+"""Judges that are learned, each from what the one before it shows."""
+CONFIRMING, ALIKE = 0.75, 0.85
+"""Objects look alike where the first judge confirms this share of the masks it learned from, by
+this overlap (IoU). Chosen on photographs: on nuclei 0.90 and on mushrooms 0.88, where judges gain;
+on fruits 0.74 and on everyday scenes 0.77, where they lose (docs/fit.md)."""
+TRUSTED = 0.65
+"""The start's masks must be as steady as this to teach. Chosen on photographs: on mushrooms they
+are 0.74, on nuclei 0.89; on scratched tiles 0.54, where judges lose."""
+SHOWN = 24
+"""Images of the report where there is no validation set."""
+FEWEST = 4
+"""Images below which a budget is called too small."""
+MEASURED = 5
+"""Images on which the pace of predicting is measured, after a first."""
+LEARNING = 1.3
+"""Time of learning from an image, over that of predicting it."""
+SHARE = 0.9
+"""Of the budget is planned with."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How much is learned.
+
+    Attributes:
+        rounds: Judges, at least 1.
+        budget_seconds: Time for everything; None takes what `MAX_IMAGES` images take.
+        options: Values given by the user, nested by section, that win over the start's.
+    """
+
+    rounds: int = ROUNDS
+    budget_seconds: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def fit_regions(
+    images: Sequence[ImageRef],
+    run: RunFolder,
+    config: Config,
+    runtime: Runtime,
+    *,
+    start: Path,
+    wanted: Wanted,
+    ground_truth: Path | None = None,
+) -> FitResult:
+    """Learns from images alone which of their regions are objects, and writes the better segmenter.
+
+    Args:
+        images: Images to learn from; up to `MAX_IMAGES` of them are, evenly spread.
+        run: The run folder; finished stages in it are kept.
+        config: Options; the section reading and the seed are read.
+        runtime: Device and precision.
+        start: The segmenter to start from.
+        wanted: How much is learned.
+        ground_truth: COCO file of a validation set; each stage is evaluated on its images.
+
+    Returns:
+        Metrics, where the masks of each stage are, and which of the models was kept.
+
+    Raises:
+        DataError: If no image can be read, or the ground truth has no object.
+        StoppedError: If the process was asked to stop; finished work is kept.
+    """
+    if ground_truth is not None:
+        # A mistake in it shows now, not after the learning.
+        load_ground_truth(ground_truth)
+    begun = on_main(partial(_begin, start, run.path / "rounds" / "0", config, wanted.options))
+    segmenter = segmenter_of(begun, runtime)
+    chosen = spread(images, on_main(partial(_images_learned_from, segmenter, images, run, wanted)))
+    least = segmenter.config.inference.recommended_score
+    stages, taught = [Stage("start", begun)], _labelled(1, chosen, begun, run, runtime)
+    sure = _sure(taught, least)
+    counts = {one.file_name: len(sure.annotations[one.id]) for one in sure.images}
+    steady = on_main(partial(stage_steadiness, stages[0], chosen, counts, run, runtime))
+    verdict = ""
+    if len(sure) == 0:
+        verdict = f"the start is kept, for none of its masks has the score {least:g} that is shown"
+    elif steady < TRUSTED:
+        verdict = (
+            f"the start is kept, for its masks are too unsteady to teach: mean IoU {steady:.2f} "
+            f"with those at other scales, at least {TRUSTED:g} where that helps"
+        )
+    for number in range(1, 1 if verdict else wanted.rounds + 1):
+        sure = _sure(taught, least)
+        folder = run.path / "rounds" / str(number)
+        finished = on_main((folder / CONFIG_FILE).is_file)
+        with run.timed(f"judge {number}", done=finished):
+            if not finished and not on_main(
+                partial(_learn, chosen, sure, folder, begun, config, wanted.options)
+            ):
+                verdict = "the start is kept, for the images are of one colour"
+                break
+        stages.append(Stage(stage_key(number), folder))
+        if number == 1:
+            again = _labelled(2, chosen, folder, run, runtime)
+            share = on_main(partial(confirmed, sure, again))
+            logger.info("of the masks that taught, %.0f%% are confirmed", 100 * share)
+            if share < ALIKE:
+                stages.pop()
+                verdict = (
+                    f"the start is kept, for the objects do not look alike: {share:.0%} of the "
+                    f"masks are confirmed by what was learned from them, {ALIKE:.0%} are where "
+                    "that helps"
+                )
+                break
+            taught = again
+        elif number < wanted.rounds:
+            taught = _labelled(number + 1, chosen, folder, run, runtime)
+    if verdict:
+        on_main(partial(keep, "start", verdict, stages, run))
+        kept = "start"
+    else:
+        kept = on_main(partial(keep_steadiest, stages, chosen, counts, run, runtime))
+    # A report ends with the model that was kept.
+    shown = [one for one in stages if one.key in ("start", kept)]
+    result = show_stages(shown, images, ground_truth, run, config, runtime)
+    return replace(result, verdict=on_main(lambda: run.state[VERDICT]), fell_back=kept == "start")
+
+
+def _begin(start: Path, model: Path, config: Config, options: Mapping[str, Any]) -> Path:
+    """The segmenter to start from, with the run's settings, as a model folder of the run."""
+    if not (model / CONFIG_FILE).is_file():
+        network, own = load_solo(start)
+        settings = settings_of(own, config, options)
+        save_solo(model, network.state_dict(), settings, load_categories(start), load_judge(start))
+    return model
+
+
+def confirmed(taught: CocoFile, again: CocoFile) -> float:
+    """The share of masks that a judge who learned from them shows too.
+
+    Args:
+        taught: The masks.
+        again: What the judge finds on the same images; of each as many are looked at, the best.
+
+    Returns:
+        Mean over the images that have masks, in [0, 1]; 0 if there is none.
+    """
+    shares = []
+    for found in overlaps(again, taught).values():
+        count = found.ious.shape[1]
+        if count:
+            order = np.argsort([-one.score for one in found.predicted], kind="stable")[:count]
+            best = found.ious[order].max(axis=0, initial=0.0)
+            shares.append(float((best >= CONFIRMING).mean()))
+    return float(np.mean(shares)) if shares else 0.0
+
+
+def regions_wanted(
+    learn: Learner, init: str, options: Mapping[str, Any], budget_seconds: float | None
+) -> Wanted | None:
+    """How much `fit` learns of regions; None if it trains the network.
+
+    Args:
+        learn: As asked for.
+        init: Where it starts.
+        options: Values given by the user, nested by section.
+        budget_seconds: Time for everything.
+
+    Raises:
+        ConfigError: If regions are asked for and cannot be learned, or options have no effect.
+    """
+    own = dict(options)
+    training = dict(own.pop("self_training", {}))
+    rounds = int(training.pop("rounds", ROUNDS))
+    if training:
+        own["self_training"] = training
+    if learn == "auto" and start_from(init) is None:
+        return None
+    if not takes_regions(learn, against_regions(init, own)):
+        return None
+    if rounds < 1:
+        raise ConfigError(
+            f"--rounds must be at least 1 where regions are learned, got {rounds}; leave it out, "
+            "or use --learn network"
+        )
+    return Wanted(rounds, budget_seconds, own)
+
+
+def affordable(
+    segmenter: Segmenter, images: Sequence[ImageRef], wanted: Wanted
+) -> tuple[int, float]:
+    """How many images are learned from, and how long that takes, in seconds.
+
+    Args:
+        segmenter: The start, whose pace is measured on some of the images.
+        images: All images.
+        wanted: How much is learned.
+    """
+    most = min(len(images), MAX_IMAGES)
+    pace = _seconds_per_image(segmenter, images)
+    count = most
+    if wanted.budget_seconds is not None:
+        limit = SHARE * wanted.budget_seconds
+        fitting = (_seconds(number, wanted.rounds, pace) <= limit for number in range(1, most + 1))
+        count = max(1, sum(fitting))
+    fewest = min(FEWEST, most)
+    if count < fewest:
+        logger.warning(
+            "the budget is too small: %d of %d images is little to learn from; stop now and give "
+            "--budget %s or more",
+            count,
+            len(images),
+            duration(_seconds(fewest, wanted.rounds, pace) / SHARE),
+        )
+    return count, _seconds(count, wanted.rounds, pace)
+
+
+def _images_learned_from(
+    segmenter: Segmenter, images: Sequence[ImageRef], run: RunFolder, wanted: Wanted
+) -> int:
+    """How many, which a resumed run keeps."""
+    known = run.state.get("images_learned_from")
+    if known is None:
+        known, seconds = affordable(segmenter, images, wanted)
+        logger.info(
+            "learning from %d of %d images, about %s", known, len(images), duration(seconds)
+        )
+        run.update_state(images_learned_from=known)
+    return int(known)
+
+
+def _seconds_per_image(segmenter: Segmenter, images: Sequence[ImageRef]) -> float:
+    """Of predicting one, as some take by their sizes."""
+    seconds, pixels = 0.0, 0
+    for place, image in enumerate(spread(images, MEASURED + 1)):
+        try:
+            values, size = read_with_size(image.path, reading=image.reading)
+        except DataError:
+            # Listed where the images are labelled.
+            continue
+        started = time.monotonic()
+        segmenter(values, size)
+        # The first builds what the others use.
+        if place > 0 or len(images) == 1:
+            seconds += time.monotonic() - started
+            pixels += math.prod(working_size(size))
+    sizes = []
+    for image in spread(images, MAX_IMAGES):
+        with suppress(DataError):
+            sizes.append(math.prod(working_size(image_size(image.path))))
+    return seconds / max(pixels, 1) * float(np.mean(sizes or [0]))
+
+
+def _seconds(count: int, rounds: int, per_image: float) -> float:
+    """Of learning from so many images, comparing the models and showing them."""
+    # What the first judge finds is looked at even if no other learns from it.
+    learning = count * (rounds * LEARNING + max(rounds, 2))
+    comparing = min(count, COMPARED) * (1 + len(SCALES)) * (1 + rounds)
+    showing = min(count, SHOWN) * 2
+    return per_image * (learning + comparing + showing)
+
+
+def _labelled(
+    number: int, images: Sequence[ImageRef], model: Path, run: RunFolder, runtime: Runtime
+) -> CocoFile:
+    """What a model finds on the images, which a file of the run keeps."""
+    out = run.path / f"pseudo_labels_{number}.json"
+    done = on_main(partial(is_finished, out))
+    with run.timed(f"pseudo-labels {number}", done=done):
+        if not done:
+            segmenter = segmenter_of(model, runtime)
+            label_images(
+                images,
+                segmenter,
+                out,
+                title=f"pseudo-labels {number}",
+                short_side=segmenter.decoded_side,
+                settings={"round": number, "weights": segmenter.fingerprint},
+                errors=run.errors,
+                categories=segmenter.categories,
+            )
+    return load_coco(out)
+
+
+def _sure(found: CocoFile, least: float) -> CocoFile:
+    """The masks of a file that are shown by default."""
+    return replace(
+        found,
+        annotations={
+            key: tuple(one for one in several if one.score >= least)
+            for key, several in found.annotations.items()
+        },
+    )
+
+
+def _learn(
+    images: Sequence[ImageRef],
+    taught: CocoFile,
+    model: Path,
+    start: Path,
+    config: Config,
+    options: Mapping[str, Any],
+) -> bool:
+    """Writes the model of a judge that masks taught; False if no image has a region."""
+    judge = judge_of(images, taught, seed=config.seed)
+    if judge is None:
+        return False
+    save_judged(model, start, judge, config, options, taught.categories)
+    return True
