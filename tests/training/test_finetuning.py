@@ -107,6 +107,19 @@ def same(name: str, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> b
 # Which labels
 
 
+def test_a_list_names_the_images_whose_labels_are_used(
+    truth: Path, scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    listed = tmp_path / "e.selected.txt"
+    listed.write_text(f"{scenes / 'images' / '000003.jpg'}\nelsewhere/000001.jpg\nnone.jpg\n")
+    chosen = choose_labelled(truth, str(listed), seed=0)
+    assert sorted(Path(image.name).name for image in chosen.images) == ["000001.jpg", "000003.jpg"]
+    assert "2 of 3 matched" in caplog.text
+    listed.write_text("none.jpg\n")
+    with pytest.raises(DataError, match=r"got 1 that have no labels, such as 'none\.jpg'"):
+        choose_labelled(truth, str(listed), seed=0)
+
+
 def test_a_split_keeps_the_order_and_only_its_own_objects(truth: Path) -> None:
     chosen = choose_labelled(truth, "50%", seed=1)
     names = [image.name for image in chosen.images]

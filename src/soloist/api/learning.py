@@ -291,7 +291,7 @@ def finetune(
         out: Run folder; the same call again resumes an unfinished run.
         init: `scratch`, `backbone`, `bundled`, or the run folder, model folder or file of a
             segmenter.
-        labels: How many of the labelled images are used: a percentage or a number.
+        labels: Which of the labelled images are used: a percentage, a number, or a text list.
         learn: `regions`: a judge finds and orders regions, in seconds; `network`: it is trained;
             `auto`: the former for up to 64 images of up to 32 classes, unless options of a training
             are given.

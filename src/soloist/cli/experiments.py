@@ -1,4 +1,4 @@
-"""The verb `bench`: tables out of many trainings, `bench ablate` and `bench finetune`."""
+"""The verb `bench`: tables out of many trainings: `ablate`, `curve` and `finetune`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
@@ -23,7 +23,9 @@ from soloist.cli.options import given
 from soloist.cli.runs import DONE, carry_out, parse_duration
 
 Several = Parameter(consume_multiple=True, negative="")
-bench = App(name="bench", help="Compare many trainings in tables: ablations, starts of `finetune`.")
+bench = App(
+    name="bench", help="Compare many trainings: ablations, learning curves, starts of `finetune`."
+)
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,55 @@ def finetune(
             precision=where.precision,
         )
     sys.stdout.write(f"{table}\n")
+    return DONE
+
+
+@bench.command
+def curve(
+    data: Path,
+    *,
+    gt: Path,
+    out: Path,
+    labels: Annotated[tuple[int, ...], Several] = (1, 4, 16, 64),
+    seeds: Annotated[tuple[int, ...], Several] = (0, 1, 2),
+    lists: Annotated[tuple[Path, ...], Several] = (),
+    init: str = "bundled",
+    learn: Literal["auto", "regions", "network"] = "auto",
+    images: str | None = None,
+    where: Annotated[Computing, Flat] = Computing(),  # noqa: B008  # immutable
+) -> int:
+    """Draw a learning curve: what `finetune` reaches with more and more labelled images.
+
+    Args:
+        data: COCO file of true masks with categories, or a data set of another format.
+        gt: COCO file of a validation set with the same categories; never learned from.
+        out: Folder for the runs, curve.md and curve.svg; the same command again does what is left.
+        labels: Numbers of labelled images.
+        seeds: Each number of images is drawn and learned from once with each.
+        lists: Text lists of images in the order of their labelling, such as those of `soloist
+            estimate --select`: a line of the plot each, beside images drawn at random.
+        init: As for `finetune`.
+        learn: As for `finetune`.
+        images: Folder of the images where they do not lie beside the file.
+    """
+    from soloist.data.datasets.labels import Reading
+    from soloist.runtime.stopping import listening
+    from soloist.training.experiments.curve import make_curve, plan_points
+
+    points = plan_points(labels, seeds, lists)
+    with listening():
+        table = make_curve(
+            points,
+            data,
+            gt,
+            out,
+            init=init,
+            learn=learn,
+            how=Reading(images=images),
+            device=where.device,
+            precision=where.precision,
+        )
+    sys.stdout.write(f"{table}\n{table.with_suffix('.svg')}\n")
     return DONE
 
 

@@ -145,7 +145,8 @@ def finetune(
         init: Where to start: the run folder or file of a segmenter, `bundled`, `backbone` (only
             that is pretrained) or `scratch` (nothing is).
         out: Run folder; the same command again resumes it.
-        labels: How many of the labelled images are used: a percentage such as 5%, or a number.
+        labels: How many of the labelled images are used: a percentage such as 5%, a number, or the
+            path of a text list of them, such as `soloist estimate --select` writes.
         learn: `regions`: a judge finds and orders regions, in seconds; `network`: supervised SOLO;
             `auto`: the former for up to 64 images of up to 32 classes, unless options of a training
             are given.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,8 @@ from soloist.config.presets import load_config, supervised
 from soloist.data.coco.types import CocoFile
 from soloist.data.datasets.label_split import label_count, labelled_order
 from soloist.data.datasets.labels import Reading, read_labels
-from soloist.data.sources import ImageRef
+from soloist.data.names import match_names
+from soloist.data.sources import ImageRef, find_images
 from soloist.errors import ConfigError, DataError
 from soloist.evaluation.compared import check_classes
 from soloist.evaluation.evaluate import evaluate, load_ground_truth
@@ -82,7 +83,8 @@ def choose_labelled(
 
     Args:
         labels: COCO file or data set of true masks with categories.
-        share: A percentage or a number of images; see `data.label_split.label_count`.
+        share: A percentage or a number of images, see `data.label_split.label_count`; or the path
+            of a text list of them, such as `soloist estimate --select` writes.
         seed: Of the choice; a smaller share of the same seed is part of every larger one.
         how: How the labels are read.
         reading: How the images are read.
@@ -124,8 +126,10 @@ def choose_labelled(
             f"which {len(objects)} are there and none has an object to learn from; check --images, "
             "or see what `soloist data check` says"
         )
-    count = label_count(share, len(classes))
-    chosen = set(labelled_order(classes, seed)[:count])
+    if share.endswith(".txt"):
+        chosen = _listed(Path(share), sorted(classes))
+    else:
+        chosen = set(labelled_order(classes, seed)[: label_count(share, len(classes))])
     records = tuple(record for record in truth.images if record.file_name in chosen)
     return Labelled(
         images=[ImageRef(paths[one.id], one.file_name, one.id, reading) for one in records],
@@ -137,6 +141,25 @@ def choose_labelled(
         ),
         total=len(classes),
     )
+
+
+def _listed(file: Path, labelled: Sequence[str]) -> set[str]:
+    """The labelled images that a list names.
+
+    Raises:
+        DataError: If it names none of them, or what it names could be two.
+    """
+    wanted = [image.name for image in find_images(file)]
+    matches = match_names(wanted, labelled)
+    matches.refuse_ambiguous("the labels")
+    if not matches.found:
+        raise DataError(
+            f"wanted labelled images in {shown(file)}, got {len(wanted)} that have no labels, such "
+            f"as {shown(wanted[0])}; label some of them first"
+        )
+    if matches.missing:
+        logger.warning("%s: %s", shown(file), matches.account("labelled images"))
+    return {labelled[place] for place in matches.found.values()}
 
 
 def _tell_unused(truth: CocoFile) -> None:

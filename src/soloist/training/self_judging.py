@@ -132,6 +132,8 @@ def fit_regions(
         )
     for number in range(1, 1 if verdict else wanted.rounds + 1):
         sure = _sure(taught, least)
+        if len(sure) == 0:
+            break
         folder = run.path / "rounds" / str(number)
         finished = on_main((folder / CONFIG_FILE).is_file)
         with run.timed(f"judge {number}", done=finished):

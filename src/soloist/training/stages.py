@@ -84,7 +84,14 @@ class FitResult:
 
     def warning(self) -> str | None:
         """What is wrong with the model and what to do; None if it finds something on `images`."""
-        if len(load_coco(self.gallery[-1].predictions)) == 0:
+        found = len(load_coco(self.gallery[-1].predictions))
+        if found == 0 and self.fell_back:
+            return (
+                f"the model finds nothing on any of {len(self.images)} images, as did the one it "
+                "started from; label a few in `soloist studio` and learn from them by `soloist "
+                "finetune`"
+            )
+        if found == 0:
             return (
                 f"the model finds nothing on any of {len(self.images)} images; train it longer "
                 "(--budget, --train.steps) or on more images, or use the bundled segmenter: "

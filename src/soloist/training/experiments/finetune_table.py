@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from soloist.api import finetune
-from soloist.errors import ConfigError, RunError
+from soloist.errors import ConfigError
 from soloist.runtime.device import choose_runtime
 from soloist.runtime.distributed import join, on_main
 from soloist.runtime.files import write_text
 from soloist.training.experiments.figures import in_percent, mean_and_spread
-from soloist.training.run_folder import STATE
+from soloist.training.experiments.finished import is_finished, note_settings, read_results
 from soloist.training.starts import BACKBONE, SCRATCH
 
 logger = logging.getLogger(__name__)
@@ -145,9 +144,9 @@ def make_table(
             "options": _options(cell, options or {}),
         }
         folder = out / cell.name
-        if not on_main(partial(_is_finished, folder, settings)):
+        if not on_main(partial(is_finished, folder, settings)):
             logger.info("table: training %d of %d: %s", number, len(cells), cell.name)
-            on_main(partial(write_text, out / f"{cell.name}.json", _dumped(settings)))
+            on_main(partial(note_settings, folder, settings))
             finetune(
                 data,
                 folder,
@@ -159,7 +158,7 @@ def make_table(
                 device=device,
                 precision=precision,
             )
-        figures = on_main(partial(_read, folder / "results.json"))
+        figures = on_main(partial(read_results, folder / "results.json"))
         done.append((cell, figures))
         on_main(partial(write_text, out / "table.md", markdown(done)))
         on_main(partial(write_text, out / "table.csv", comma_separated(done)))
@@ -234,24 +233,3 @@ def _options(cell: Cell, given: Mapping[str, Any]) -> dict[str, Any]:
         options["backbone"] = {**given["backbone"]}
         options["backbone"].pop("weights", None)
     return options
-
-
-def _is_finished(folder: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether a training is done; one of other settings is refused."""
-    record = folder.with_name(f"{folder.name}.json")
-    if not (folder / STATE).is_file() or not _read(folder / STATE)["finished"]:
-        return False
-    if not record.is_file() or record.read_text(encoding="utf-8") != _dumped(settings):
-        raise RunError(
-            f"{folder} holds a finished training of other settings than those asked for; choose "
-            "another --out, or remove it"
-        )
-    return True
-
-
-def _dumped(settings: Mapping[str, Any]) -> str:
-    return json.dumps(settings, indent=2) + "\n"
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
