@@ -27,6 +27,7 @@ from soloist.evaluation.steadiness import steadiness
 from soloist.inference.segmenter import BUNDLED, load
 from soloist.proposals import judge as judge_module
 from soloist.proposals import pixels as pixels_module
+from soloist.proposals import regions as regions_module
 from soloist.structures import Instances
 from soloist.training import self_judging
 from soloist.training.self_judging import Wanted, affordable, confirmed, regions_wanted
@@ -55,11 +56,13 @@ def coins(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fitted(folder: Path, out: Path, **more: Any) -> soloist.Segmenter:
-    """A short learning: few steps and few regions are enough for bright discs."""
+    """A short learning: few steps, few regions and small trees are enough for bright discs."""
+    few = {"regions": {"max_masks": 30}, "inference": {"short_side": 128, "max_side": 256}}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pixels_module, "STEPS", 40)
         patch.setattr(judge_module, "STEPS", 40)
-        return soloist.fit(folder, out, options={"regions": {"max_masks": 30}}, **{**CPU, **more})
+        patch.setattr(regions_module, "MIN_SIDE", 96)
+        return soloist.fit(folder, out, options=few, **{**CPU, **more})
 
 
 @pytest.fixture(scope="session")

@@ -225,13 +225,14 @@ def fit(
         setup, {"backbone": {"weights": "none"}} if begin == SCRATCH else {}
     )
     if segmenter is not None:
-        segmenter = model_folder(segmenter)
-        weights = {"--backbone.weights": own.get("backbone", {}).get("weights")}
+        weights = {"--backbone.weights": values.get("backbone", {}).get("weights")}
         refuse_idle(weights, "with --init, which has its own")
     wanted = regions_wanted(learn, begin, own, budget_seconds)
+    if segmenter is not None and not (wanted is not None and segmenter.is_file()):
+        segmenter = model_folder(segmenter)
     if budget_seconds is not None:
         refuse_idle(
-            {"--train.steps": own.get("train", {}).get("steps")},
+            {"--train.steps": values.get("train", {}).get("steps")},
             "with --budget, which plans the steps",
         )
     found = find_images(images, config.reading)
