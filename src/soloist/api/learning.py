@@ -237,6 +237,8 @@ def fit(
         )
     found = find_images(images, config.reading)
     truth = None if ground_truth is None else Path(ground_truth)
+    if wanted is not None and truth is not None:
+        wanted = replace(wanted, evaluated=len(find_images(truth, config.reading)))
 
     def work(run: RunFolder) -> FitResult:
         chosen = run.own(found)

@@ -87,7 +87,7 @@ def fit(
     running: Annotated[FitRunning, Flat] = FitRunning(),  # noqa: B008  # immutable
     options: Annotated[FitOptions, Flat] = FitOptions(),  # noqa: B008  # immutable
 ) -> int:
-    """Adapt to your images without labels: images in, a segmenter out, never worse than the start.
+    """Adapt to your images without labels; the start is kept unless something steadier is learned.
 
     Args:
         out: Run folder; the same command again resumes it.

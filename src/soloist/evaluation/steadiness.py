@@ -3,7 +3,7 @@
 A segmenter that knows its objects ranks the same ones first when an image is reduced or enlarged;
 one that goes by chance of texture and noise ranks others. The figure compares segmenters on the
 same images at the same number of masks; by itself it says little. That a mask is found again at
-all says nothing where masks are regions of the image: these hardly change (docs/quality.md).
+all says nothing where masks are regions of the image: these hardly change (docs/fit.md).
 """
 
 from __future__ import annotations

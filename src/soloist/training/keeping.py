@@ -63,6 +63,7 @@ def shown_counts(stage: Stage, images: Sequence[ImageRef], runtime: Runtime) -> 
     least = segmenter.config.inference.recommended_score
     counts = {}
     for image in spread(images, COMPARED):
+        # `steadiness` tells of one that cannot be read.
         with suppress(DataError):
             pixels, size = read_with_size(image.path, reading=image.reading)
             counts[image.name] = int((segmenter(pixels, size).scores >= least).sum())

@@ -41,7 +41,7 @@ from soloist.runtime.progress import duration
 from soloist.training.judging import MAX_IMAGES, judge_of, save_judged, settings_of
 from soloist.training.keeping import COMPARED, keep, keep_steadiest, segmenter_of, stage_steadiness
 from soloist.training.run_folder import VERDICT, RunFolder
-from soloist.training.self_training import show_stages, stage_key
+from soloist.training.self_training import PREVIEW_IMAGES, show_stages, stage_key
 from soloist.training.stages import FitResult, Stage
 from soloist.training.starts import Learner, against_regions, start_from, takes_regions
 
@@ -56,8 +56,6 @@ on fruits 0.74 and on everyday scenes 0.77, where they lose (docs/fit.md)."""
 TRUSTED = 0.65
 """The start's masks must be as steady as this to teach. Chosen on photographs: on mushrooms they
 are 0.74, on nuclei 0.89; on scratched tiles 0.54, where judges lose."""
-SHOWN = 24
-"""Images of the report where there is no validation set."""
 FEWEST = 4
 """Images below which a budget is called too small."""
 MEASURED = 5
@@ -76,11 +74,13 @@ class Wanted:
         rounds: Judges, at least 1.
         budget_seconds: Time for everything; None takes what `MAX_IMAGES` images take.
         options: Values given by the user, nested by section, that win over the start's.
+        evaluated: Images of the validation set that the models are evaluated on; 0 without one.
     """
 
     rounds: int = ROUNDS
     budget_seconds: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    evaluated: int = 0
 
 
 def fit_regions(
@@ -121,11 +121,12 @@ def fit_regions(
     stages, taught = [Stage("start", begun)], _labelled(1, chosen, begun, run, runtime)
     sure = _sure(taught, least)
     counts = {one.file_name: len(sure.annotations[one.id]) for one in sure.images}
-    steady = on_main(partial(stage_steadiness, stages[0], chosen, counts, run, runtime))
     verdict = ""
     if len(sure) == 0:
         verdict = f"the start is kept, for none of its masks has the score {least:g} that is shown"
-    elif steady < TRUSTED:
+    elif (
+        steady := on_main(partial(stage_steadiness, stages[0], chosen, counts, run, runtime))
+    ) < TRUSTED:
         verdict = (
             f"the start is kept, for its masks are too unsteady to teach: mean IoU {steady:.2f} "
             f"with those at other scales, at least {TRUSTED:g} where that helps"
@@ -241,21 +242,21 @@ def affordable(
     """
     most = min(len(images), MAX_IMAGES)
     pace = _seconds_per_image(segmenter, images)
-    count = most
+    shown = wanted.evaluated or min(len(images), PREVIEW_IMAGES)
+    seconds = [_seconds(count, shown, wanted.rounds, pace) for count in range(1, most + 1)]
+    count, fewest = most, min(FEWEST, most)
     if wanted.budget_seconds is not None:
         limit = SHARE * wanted.budget_seconds
-        fitting = (_seconds(number, wanted.rounds, pace) <= limit for number in range(1, most + 1))
-        count = max(1, sum(fitting))
-    fewest = min(FEWEST, most)
+        count = max(1, sum(needed <= limit for needed in seconds))
     if count < fewest:
         logger.warning(
             "the budget is too small: %d of %d images is little to learn from; stop now and give "
             "--budget %s or more",
             count,
             len(images),
-            duration(_seconds(fewest, wanted.rounds, pace) / SHARE),
+            duration(seconds[fewest - 1] / SHARE),
         )
-    return count, _seconds(count, wanted.rounds, pace)
+    return count, seconds[count - 1]
 
 
 def _images_learned_from(
@@ -289,18 +290,18 @@ def _seconds_per_image(segmenter: Segmenter, images: Sequence[ImageRef]) -> floa
             pixels += math.prod(working_size(size))
     sizes = []
     for image in spread(images, MAX_IMAGES):
+        # Listed where the images are labelled, too.
         with suppress(DataError):
             sizes.append(math.prod(working_size(image_size(image.path))))
     return seconds / max(pixels, 1) * float(np.mean(sizes or [0]))
 
 
-def _seconds(count: int, rounds: int, per_image: float) -> float:
-    """Of learning from so many images, comparing the models and showing them."""
+def _seconds(count: int, shown: int, rounds: int, per_image: float) -> float:
+    """Of learning from so many images, comparing the models, and showing two of them."""
     # What the first judge finds is looked at even if no other learns from it.
     learning = count * (rounds * LEARNING + max(rounds, 2))
     comparing = min(count, COMPARED) * (1 + len(SCALES)) * (1 + rounds)
-    showing = min(count, SHOWN) * 2
-    return per_image * (learning + comparing + showing)
+    return per_image * (learning + comparing + 2 * shown)
 
 
 def _labelled(

@@ -19,14 +19,13 @@ from soloist.data.coco.types import CATEGORIES
 from soloist.data.sources import ImageRef, find_images, spread
 from soloist.evaluation.evaluate import Metrics, evaluate, load_ground_truth
 from soloist.inference.label import Labeler, LabelSummary, label_images, report_labels
-from soloist.inference.segmenter import Segmenter, read_judge
-from soloist.models.build import CONFIG_FILE, copy_solo, load_categories, load_solo
+from soloist.models.build import CONFIG_FILE, copy_solo, load_categories
 from soloist.proposals.extract import FreeMaskExtractor, settings_of, without_floor
 from soloist.proposals.propose import decoded_side
 from soloist.runtime.device import Runtime
 from soloist.runtime.distributed import on_main
 from soloist.runtime.files import write_json
-from soloist.training.keeping import keep_steadiest, shown_counts
+from soloist.training.keeping import keep_steadiest, segmenter_of, shown_counts
 from soloist.training.prospects import warn_of_few_masks
 from soloist.training.pseudo_labels import write_pseudo_labels
 from soloist.training.run_folder import VERDICT, RunFolder
@@ -213,10 +212,7 @@ def _stage_labeler(stage: Stage, config: Config, runtime: Runtime) -> Labeler:
     """The stage with the floor on its scores that precision-recall curves need: none."""
     if stage.model is None:
         return FreeMaskExtractor(without_floor(config), runtime)
-    network, trained = load_solo(stage.model)
-    return Segmenter(
-        network, trained, runtime, load_categories(stage.model), read_judge(stage.model)
-    )
+    return segmenter_of(stage.model, runtime)
 
 
 def _seconds_used(run: RunFolder) -> float:

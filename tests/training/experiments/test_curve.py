@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -82,6 +83,7 @@ def test_a_curve_that_was_stopped_does_what_is_left(
         (folder / "results.json").write_text(json.dumps(figures))
 
     monkeypatch.setattr(curve, "finetune", stand_in)
+    monkeypatch.setattr(curve, "choose_labelled", lambda *_: SimpleNamespace(total=3))
     points, out = plan_points((1, 2), (0,), (listed,)), tmp_path / "out"
 
     def make(**more: Any) -> Path:
@@ -103,3 +105,16 @@ def test_a_curve_that_was_stopped_does_what_is_left(
     assert len(calls) == 5
     with pytest.raises(RunError, match="other settings than those asked for"):
         make(learn="network")
+
+
+def test_numbers_beyond_the_labelled_images_are_left_out_before_any_learning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(curve, "results_of", lambda *_: {"finetuned": {"mask_ap50": 0.5}})
+    monkeypatch.setattr(curve, "choose_labelled", lambda *_: SimpleNamespace(total=6))
+    points = plan_points((4, 64), (0, 1))
+    table = make_curve(points, Path("t.json"), Path("v.json"), tmp_path)
+    assert "| labelled images | 4 |" in table.read_text()
+    assert "2 points of more than the 6 labelled images are left out" in caplog.text
+    with pytest.raises(ConfigError, match="--labels must be at most 6"):
+        make_curve(points[2:], Path("t.json"), Path("v.json"), tmp_path)

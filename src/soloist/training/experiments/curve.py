@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from soloist.api import finetune
+from soloist.data.datasets.labels import Reading
 from soloist.errors import ConfigError
 from soloist.report.charts import line_chart_svg
 from soloist.runtime.device import choose_runtime
 from soloist.runtime.distributed import join, on_main
 from soloist.runtime.files import write_text
 from soloist.training.experiments.figures import in_percent
-from soloist.training.experiments.finished import is_finished, note_settings, read_results
+from soloist.training.experiments.finished import results_of
+from soloist.training.finetuning import choose_labelled
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +112,7 @@ def make_curve(
     where = choose_runtime(learning.get("device", "auto"), learning.get("precision", "auto"))
     join(where.device)
     done: list[tuple[Point, float]] = []
+    points = _within(points, choose_labelled(data, "100%", 0, learning.get("how", Reading())).total)
     for number, point in enumerate(points, start=1):
         folder = out / point.name
         settings = {"data": data, "gt": ground_truth, "chosen": point.chosen, **learning}
@@ -118,22 +121,40 @@ def make_curve(
             labels = str(folder.with_name(f"{folder.name}.txt"))
             listed = "".join(f"{name}\n" for name in point.chosen)
             on_main(partial(write_text, Path(labels), listed))
-        if not on_main(partial(is_finished, folder, settings)):
-            logger.info("curve: %d of %d: %s", number, len(points), point.name)
-            on_main(partial(note_settings, folder, settings))
-            finetune(
-                data,
-                folder,
-                labels=labels,
-                ground_truth=ground_truth,
-                options={"seed": point.seed},
-                **learning,
-            )
-        results = on_main(partial(read_results, folder / "results.json"))
+        make = partial(
+            finetune,
+            data,
+            folder,
+            labels=labels,
+            ground_truth=ground_truth,
+            options={"seed": point.seed},
+            **learning,
+        )
+        title = f"curve: {number} of {len(points)}: {point.name}"
+        results = results_of(folder, settings, title, make)
         done.append((point, results["finetuned"][METRIC]))
         on_main(partial(write_text, out / "curve.md", markdown(done)))
         on_main(partial(write_text, out / "curve.svg", str(plot(done))))
     return out / "curve.md"
+
+
+def _within(points: Sequence[Point], labelled: int) -> list[Point]:
+    """The points of no more images than are labelled; how many are left out is logged.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    kept = [point for point in points if point.count <= labelled]
+    least = min(point.count for point in points)
+    if not kept:
+        raise ConfigError(f"--labels must be at most {labelled}, the labelled images, got {least}")
+    if len(kept) < len(points):
+        logger.warning(
+            "%d points of more than the %d labelled images are left out",
+            len(points) - len(kept),
+            labelled,
+        )
+    return kept
 
 
 def markdown(done: Sequence[tuple[Point, float]]) -> str:

@@ -18,7 +18,7 @@ from soloist.runtime.device import choose_runtime
 from soloist.runtime.distributed import join, on_main
 from soloist.runtime.files import write_text
 from soloist.training.experiments.figures import in_percent, mean_and_spread
-from soloist.training.experiments.finished import is_finished, note_settings, read_results
+from soloist.training.experiments.finished import results_of
 from soloist.training.starts import BACKBONE, SCRATCH
 
 logger = logging.getLogger(__name__)
@@ -144,21 +144,20 @@ def make_table(
             "options": _options(cell, options or {}),
         }
         folder = out / cell.name
-        if not on_main(partial(is_finished, folder, settings)):
-            logger.info("table: training %d of %d: %s", number, len(cells), cell.name)
-            on_main(partial(note_settings, folder, settings))
-            finetune(
-                data,
-                folder,
-                init=cell.init,
-                labels=cell.labels,
-                preset=preset,
-                options=settings["options"],
-                ground_truth=ground_truth,
-                device=device,
-                precision=precision,
-            )
-        figures = on_main(partial(read_results, folder / "results.json"))
+        make = partial(
+            finetune,
+            data,
+            folder,
+            init=cell.init,
+            labels=cell.labels,
+            preset=preset,
+            options=settings["options"],
+            ground_truth=ground_truth,
+            device=device,
+            precision=precision,
+        )
+        title = f"table: training {number} of {len(cells)}: {cell.name}"
+        figures = results_of(folder, settings, title, make)
         done.append((cell, figures))
         on_main(partial(write_text, out / "table.md", markdown(done)))
         on_main(partial(write_text, out / "table.csv", comma_separated(done)))
