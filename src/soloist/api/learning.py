@@ -30,6 +30,7 @@ from soloist.config.idle import refuse_idle, refuse_idle_values
 from soloist.config.presets import user_options
 from soloist.data.datasets.labels import Reading
 from soloist.data.sources import ImageRef, find_images
+from soloist.evaluation.evaluate import load_ground_truth
 from soloist.inference.segmenter import Segmenter, load
 from soloist.models.build import model_folder
 from soloist.report.run import REPORT_FILE, finish_pretrain, write_run_report
@@ -238,7 +239,7 @@ def fit(
     found = find_images(images, config.reading)
     truth = None if ground_truth is None else Path(ground_truth)
     if wanted is not None and truth is not None:
-        wanted = replace(wanted, evaluated=len(find_images(truth, config.reading)))
+        wanted = replace(wanted, evaluated=len(load_ground_truth(truth).images))
 
     def work(run: RunFolder) -> FitResult:
         chosen = run.own(found)
