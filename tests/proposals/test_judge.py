@@ -107,7 +107,7 @@ def test_overlaps_are_those_of_the_masks() -> None:
     truth = torch.zeros((2, *found.size), dtype=torch.bool)
     truth[0, : found.size[0] // 2] = True
     truth[1, :, : found.size[1] // 3] = True
-    masks = candidate_masks(found, candidates, found.size)
+    masks = candidate_masks(found, candidates, found.size)[0]
     got = overlaps_with(found, candidates, truth.numpy())
     assert np.allclose(got, mask_iou(masks, truth).numpy(), atol=1e-5)
     assert overlaps_with(found, candidates, truth[:0].numpy()).shape == (len(candidates), 0)
@@ -146,7 +146,7 @@ def test_a_judge_finds_the_objects_it_was_shown_and_their_classes(judge: Judge) 
     found, candidates = judge.candidates(plain, SIZE, 100)
     assert len(found.trees) > len(plain.trees)
     best = candidates.filter(np.arange(3))
-    overlaps = mask_iou(candidate_masks(found, best, SIZE), torch.from_numpy(truth()))
+    overlaps = mask_iou(candidate_masks(found, best, SIZE)[0], torch.from_numpy(truth()))
     assert (overlaps.max(dim=0).values > 0.8).all()
     classes = judge.classes(found, best)
     assert classes is not None
@@ -156,7 +156,7 @@ def test_a_judge_finds_the_objects_it_was_shown_and_their_classes(judge: Judge) 
 
 def test_judged_candidates_do_not_overlap_much(judge: Judge) -> None:
     found, candidates = judge.candidates(image_hierarchies(picture()), SIZE, 100)
-    masks = candidate_masks(found, candidates, found.size)
+    masks = candidate_masks(found, candidates, found.size)[0]
     apart = mask_iou(masks, masks).numpy() - np.eye(len(masks))
     # By boxes and areas, which overlap at least as much as the masks do where both are compact.
     assert apart[:3, :3].max() <= JUDGED_OVERLAP

@@ -21,7 +21,7 @@ from soloist.proposals.pixels import (
     unpacked,
     with_maps,
 )
-from soloist.proposals.ranking import Candidates
+from soloist.proposals.ranking import Candidates, attributes
 from soloist.proposals.regions import candidate_masks
 
 SIZE = (48, 64)
@@ -148,10 +148,10 @@ def test_the_trees_of_perfect_maps_hold_the_objects_and_agree_with_them() -> Non
             np.array([number]),
             np.array([best]),
             tree.areas[[best]],
-            np.zeros((1, 4)),
+            attributes(tree).boxes[[best]],
             np.ones(1),
         )
-        mask = candidate_masks(found, chosen, SIZE)[0].numpy()
+        mask = candidate_masks(found, chosen, SIZE)[0][0].numpy()
         overlap = max((mask & one).sum() / (mask | one).sum() for one in masks)
         assert overlap > 0.75
         assert agreed.classes[best].max() > 0.75

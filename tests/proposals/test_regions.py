@@ -14,12 +14,13 @@ from torch.nn import functional
 
 from soloist.config import RegionConfig
 from soloist.ops.features import unit_embeddings, unit_features
-from soloist.ops.masks import mask_iou
+from soloist.ops.masks import mask_iou, masks_to_boxes
 from soloist.proposals import regions
 from soloist.proposals.hierarchy import hierarchies
 from soloist.proposals.ranking import candidates_at, ranked
 from soloist.proposals.regions import (
     candidate_masks,
+    encoded_region_masks,
     region_candidates,
     region_masks,
     working_size,
@@ -144,8 +145,8 @@ def test_masks_of_candidates_are_interpolated_nodes(size: tuple[int, int]) -> No
     pixels = noise(20, 30)
     found = hierarchies(pixels)
     candidates = ranked(found, 40, 0.7)
-    assert len(candidates) > 32  # More than are made at once.
-    masks = candidate_masks(found, candidates, size)
+    assert len(candidates) > 32
+    masks = candidate_masks(found, candidates, size)[0]
     for place, mask in enumerate(masks):
         node = node_mask(found.trees[candidates.trees[place]], int(candidates.nodes[place]))
         soft = functional.interpolate(
@@ -182,6 +183,17 @@ def test_a_lower_threshold_of_overlap_keeps_fewer() -> None:
     assert counts[0] < counts[1]
 
 
+@pytest.mark.parametrize("size", [SIZE, (50, 60), (192, 256), (5, 4)])
+def test_encoded_regions_are_the_same_objects(size: tuple[int, int]) -> None:
+    whole = region_masks(picture(RED, BLUE), NOTHING, size, ALL)
+    found = encoded_region_masks(picture(RED, BLUE), NOTHING, size, ALL)
+    assert torch.equal(torch.from_numpy(np.asarray(found.masks)), whole.masks)
+    for name in ("boxes", "scores", "embeddings"):
+        assert torch.equal(getattr(found, name), getattr(whole, name))
+    assert torch.equal(whole.boxes, masks_to_boxes(whole.masks))
+    assert whole.masks.flatten(1).any(dim=1).all()
+
+
 def test_masks_that_take_too_much_memory_are_left_out_and_reported(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -191,6 +203,7 @@ def test_masks_that_take_too_much_memory_are_left_out_and_reported(
         found = region_masks(picture(RED, BLUE), NOTHING, SIZE, ALL)
     assert torch.equal(found.masks, whole.masks[:2])
     assert "--tile" in caplog.text
+    assert len(encoded_region_masks(picture(RED, BLUE), NOTHING, SIZE, ALL)) == len(whole)
 
 
 def test_hundreds_of_cells_are_hundreds_of_masks() -> None:

@@ -119,7 +119,8 @@ class Predicting:
 
     def labeler(self, segmenter: Segmenter) -> Labeler:
         """What gives the objects of one image."""
-        return segmenter if self.tiles is None else TiledLabeler(segmenter, self.tiles)
+        whole = segmenter.encoded
+        return whole if self.tiles is None else TiledLabeler(whole, self.tiles)
 
     def settings(self, segmenter: Segmenter, setup: ModelSetup) -> dict[str, Any]:
         """What results depend on."""

@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 from soloist.checkpoints.download import fetch_model
 from soloist.checkpoints.hub_reference import model_reference
 from soloist.config import Config, TileConfig
-from soloist.data.coco.encoded import EncodedMasks
+from soloist.data.coco.encoded import EncodedMasks, encoded
 from soloist.data.coco.types import CATEGORIES
 from soloist.data.images import read_with_size, resized_size
 from soloist.data.sources import ImageRef
@@ -42,7 +42,7 @@ from soloist.postprocess import postprocess
 from soloist.proposals.judge import Judge
 from soloist.proposals.propose import rerank_proposals
 from soloist.proposals.refinement import refine_with_guided_filter
-from soloist.proposals.regions import region_masks
+from soloist.proposals.regions import encoded_region_masks, region_masks
 from soloist.runtime.device import Runtime, choose_runtime
 from soloist.runtime.files import one_line
 from soloist.structures import Instances
@@ -174,7 +174,6 @@ class Segmenter(
             None if self.judge is None else self.judge.record(),
         )
 
-    @torch.inference_mode()
     def __call__(self, pixels: NDArray[np.uint8], size: tuple[int, int]) -> Instances:
         """Objects of an image.
 
@@ -182,6 +181,23 @@ class Segmenter(
             pixels: (H', W', 3) uint8 RGB, perhaps reduced.
             size: (height, width) of the masks, in pixels.
         """
+        return self._found(pixels, size, encode=False)
+
+    def encoded(
+        self, pixels: NDArray[np.uint8], size: tuple[int, int]
+    ) -> Instances[Tensor, EncodedMasks]:
+        """The same with masks as run lengths, as files keep them: regions never are anything else.
+
+        Args:
+            pixels: As for a call.
+            size: As for a call.
+        """
+        return encoded(self._found(pixels, size, encode=True))
+
+    @torch.inference_mode()
+    def _found(
+        self, pixels: NDArray[np.uint8], size: tuple[int, int], *, encode: bool
+    ) -> Instances[Tensor, Any]:
         options = self.config.inference
         resized = resized_size(
             (pixels.shape[0], pixels.shape[1]), options.short_side, options.max_side
@@ -194,9 +210,11 @@ class Segmenter(
         with self.runtime.autocast():
             features = self._ready.backbone(normalize(self._ready, batch))
         if options.masks == "regions":
-            found = self._regions(pixels, features, resized, size)
-            found = found.filter(found.scores >= options.score_threshold)
-            return found.top_k(options.max_per_image)
+            sure = replace(self.config.regions, score_threshold=options.score_threshold)
+            make = encoded_region_masks if encode else region_masks
+            regions = make(pixels, self._own(features, resized), size, sure, self.judge)
+            most = options.max_per_image
+            return regions if len(regions) <= most else regions.top_k(most)
         with self.runtime.autocast():
             outputs = self._ready.heads(features, (batch.shape[-2], batch.shape[-1]))
         if options.masks == "reranked":
@@ -216,7 +234,9 @@ class Segmenter(
         found = refine_with_guided_filter(found, pixels, options.outline_radius)
         if options.masks == "network":
             return found
-        best = rerank_proposals(self._regions(pixels, features, resized, size), found)
+        every = replace(self.config.regions, score_threshold=0.0)
+        own = self._own(features, resized)
+        best = rerank_proposals(region_masks(pixels, own, size, every, self.judge), found)
         options = self.config.inference
         return best.filter(best.scores >= options.score_threshold).top_k(options.max_per_image)
 
@@ -242,27 +262,17 @@ class Segmenter(
         backbone = cast(Backbone, self.network.backbone)
         return backbone.level(self.config.backbone.feature_stride)
 
-    def _regions(
-        self,
-        pixels: NDArray[np.uint8],
-        features: Sequence[Tensor],
-        resized: tuple[int, int],
-        size: tuple[int, int],
-    ) -> Instances:
-        """The regions of an image by the network's own features, whatever their scores.
+    def _own(self, features: Sequence[Tensor], resized: tuple[int, int]) -> Tensor:
+        """(C, h, w) float32: the features that regions are described by.
 
         Args:
-            pixels: (H', W', 3) uint8 RGB.
             features: Of the backbone, one (1, C_i, H_i, W_i) float per level.
             resized: (height, width) of the picture in the network's input, before padding.
-            size: (height, width) of the masks, in pixels.
         """
         strides = cast(Backbone, self.network.backbone).strides
         # What covers the padding is cut off, to the nearest cell.
         height, width = (max(1, round(side / strides[self._level])) for side in resized)
-        own = features[self._level][0, :, :height, :width].float()
-        every = replace(self.config.regions, score_threshold=0.0)
-        return region_masks(pixels, own, size, every, self.judge)
+        return features[self._level][0, :, :height, :width].float()
 
     @overload
     def predict(
@@ -305,7 +315,7 @@ class Segmenter(
         """
         if tile is not None:
             options = TileConfig(size=tile) if isinstance(tile, int) else tile
-            large = self._large_results(source, TiledLabeler(self, options))
+            large = self._large_results(source, TiledLabeler(self.encoded, options))
             return large if stream else list(large)
         results = self._results(source)
         return results if stream else list(results)

@@ -85,7 +85,7 @@ class Piece:
 
 
 def pieces_of(
-    found: Instances,
+    found: Instances[Tensor, Any],
     rles: Sequence[dict[str, Any]],
     *,
     tile: int | None = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from soloist.config import TileConfig
 from soloist.data.coco.encoded import EncodedMasks, encoded
-from soloist.data.coco.rle import encode_masks, placed_mask
+from soloist.data.coco.rle import encode_part, placed_mask
 from soloist.inference.tile_joining import Box, Piece, join_pieces, pieces_of
 from soloist.structures import Instances
 
@@ -30,7 +31,7 @@ class TiledLabeler:
 
     def __init__(
         self,
-        labeler: Callable[[NDArray[np.uint8], tuple[int, int]], Instances],
+        labeler: Callable[[NDArray[np.uint8], tuple[int, int]], Instances[Tensor, Any]],
         config: TileConfig,
     ) -> None:
         self._labeler = labeler
@@ -57,8 +58,9 @@ class TiledLabeler:
         embedding_size = 0
         labelled = False
         for number, (left, top, right, bottom) in enumerate(tiles):
-            found = self._labeler(pixels[top:bottom, left:right], (bottom - top, right - left))
-            rles = [placed_mask(rle, (top, left), size) for rle in encode_masks(found.masks)]
+            part = pixels[top:bottom, left:right]
+            found = encoded(self._labeler(part, (bottom - top, right - left)))
+            rles = [placed_mask(rle, (top, left), size) for rle in found.masks.rles]
             pieces += pieces_of(found, rles, tile=number, tiles=tiles, overlap=self._config.shared)
             embedding_size = found.embeddings.shape[1]
             labelled = found.labels is not None
@@ -80,11 +82,10 @@ class TiledLabeler:
         """
         scale = self._config.size / max(size)
         reduced = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
-        found = self._labeler(pixels, reduced)
-        boxes = found.boxes.cpu().numpy()
+        found = encoded(self._labeler(pixels, reduced))
         rles = [
             enlarged_mask(mask, box, size)
-            for mask, box in zip(found.masks.cpu().numpy(), boxes, strict=True)
+            for mask, box in zip(found.masks, found.boxes.numpy(), strict=True)
         ]
         overlap = self._config.shared
         return [
@@ -129,7 +130,7 @@ def enlarged_mask(
         (right - left, bottom - top), Image.Resampling.BILINEAR, box=source
     )
     part = np.asarray(grey) >= 128
-    return placed_mask(encode_masks(part[None])[0], (top, left), size)
+    return encode_part(part, (top, left), size)
 
 
 def _starts(side: int, config: TileConfig) -> list[int]:

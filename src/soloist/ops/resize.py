@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,6 +12,9 @@ from torch.nn import functional
 from torchvision.transforms import v2
 
 from soloist.ops.masks import masks_to_boxes
+
+Window = tuple[slice, slice]
+"""Rows and columns of a part of an image."""
 
 
 def reduced(pixels: NDArray[np.uint8], short_side: int) -> NDArray[np.uint8]:
@@ -67,18 +72,59 @@ def resized_masks(
         (N, H, W) bool on the device of soft_masks.
     """
     exceeds = torch.ge if inclusive else torch.gt
-    rows, columns = _Axis(row_weights), _Axis(column_weights)
-    row_weights, column_weights = row_weights.T.to(soft_masks), column_weights.to(soft_masks)
-    size = (row_weights.shape[0], column_weights.shape[1])
+    resizing = Resizing(row_weights, column_weights, soft_masks.device)
+    size = (row_weights.shape[1], column_weights.shape[1])
     masks = soft_masks.new_zeros((len(soft_masks), *size), dtype=torch.bool)
     boxes = masks_to_boxes(exceeds(soft_masks, threshold)).int().tolist()
-    for soft_mask, mask, (left, top, right, bottom) in zip(soft_masks, masks, boxes, strict=True):
-        height, width = rows.outputs(top, bottom), columns.outputs(left, right)
-        read_rows, read_columns = rows.inputs(height), columns.inputs(width)
-        resized = row_weights[height, read_rows] @ soft_mask[read_rows, read_columns]
-        resized = resized @ column_weights[read_columns, width]
-        exceeds(resized, threshold, out=mask[height, width])
+    for soft_mask, mask, box in zip(soft_masks, masks, boxes, strict=True):
+        inputs, outputs = resizing.reach(box)
+        exceeds(resizing(soft_mask[inputs], inputs, outputs), threshold, out=mask[outputs])
     return masks
+
+
+class Resizing:
+    """Resizes parts of soft masks along both axes by the weights of `linear_weights`.
+
+    Args:
+        row_weights: (h, H) float32, on the processor.
+        column_weights: (w, W) float32, on the processor.
+        device: Where the soft masks are.
+    """
+
+    def __init__(
+        self, row_weights: Tensor, column_weights: Tensor, device: torch.device | str = "cpu"
+    ) -> None:
+        self._rows, self._columns = _Axis(row_weights), _Axis(column_weights)
+        self._row_weights = row_weights.T.to(device)
+        self._column_weights = column_weights.to(device)
+
+    def reach(self, box: Sequence[int]) -> tuple[Window, Window]:
+        """What of the resized mask reads any of a box before, and all that this reads.
+
+        Args:
+            box: xyxy, exclusive end, in pixels before resizing.
+
+        Returns:
+            The window that is read, before resizing, and the one that reads it, after it; both
+            empty if none does.
+        """
+        left, top, right, bottom = box
+        height, width = self._rows.outputs(top, bottom), self._columns.outputs(left, right)
+        return (self._rows.inputs(height), self._columns.inputs(width)), (height, width)
+
+    def __call__(self, soft_mask: Tensor, inputs: Window, outputs: Window) -> Tensor:
+        """A part of the resized mask.
+
+        Args:
+            soft_mask: (h', w') float32: the window that is read.
+            inputs: That window.
+            outputs: The window to make.
+
+        Returns:
+            (H', W') float32 of it.
+        """
+        rows = self._row_weights[outputs[0], inputs[0]]
+        return rows @ soft_mask @ self._column_weights[inputs[1], outputs[1]]
 
 
 class _Axis:

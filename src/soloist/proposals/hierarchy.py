@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from soloist.ops.affinity import linear_to_lab, srgb_to_linear
+from soloist.ops.resize import Window
 from soloist.proposals.partition import Floats, Integers, Partition, basins, partition
 
 FINE, COARSE = 0.8, 2.0
@@ -141,6 +142,19 @@ class Tree:
         first, last = self.spans[:, node]
         pixels: Integers = self._pixels[first:last]
         return pixels
+
+    def inside(self, node: int, window: Window) -> NDArray[np.bool_]:
+        """(h, w) bool: which pixels of a window of the image a node has."""
+        first, last = self.spans[:, node].astype(np.uint32)
+        # What lies before the first wraps around to more than any node has.
+        held: NDArray[np.bool_] = self._begins[window] - first < last - first
+        return held
+
+    @cached_property
+    def _begins(self) -> NDArray[np.uint32]:
+        """(H, W) begin of the leaf of each pixel in the order of `spans`."""
+        begins: NDArray[np.uint32] = self.spans[0][: self.count].astype(np.uint32)
+        return begins.take(self.partition.labels)
 
     @cached_property
     def spans(self) -> Integers:

@@ -7,6 +7,8 @@ blunt and small objects are missed. Regions of a hierarchy follow the edges of t
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +17,10 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from soloist.config import RegionConfig
+from soloist.data.coco.encoded import EncodedMasks
+from soloist.data.coco.rle import encode_part
 from soloist.ops.features import unit_embeddings, unit_features
-from soloist.ops.masks import masks_to_boxes
-from soloist.ops.resize import linear_weights, resized_masks
+from soloist.ops.resize import Resizing, Window, linear_weights
 from soloist.proposals.hierarchy import Hierarchies, hierarchies
 from soloist.proposals.judge import Judge
 from soloist.proposals.ranking import Candidates, ranked, without_overlaps
@@ -35,8 +38,6 @@ POOL_THRESHOLD = 0.8
 """Nodes of one tree that overlap (IoU) by more are one candidate; chosen on `photos/dev`."""
 MAX_BYTES = 2**29
 """What the masks of one image may take; more of them than fit are left out, the worst first."""
-MASKS_AT_ONCE = 32
-"""Masks that are enlarged together."""
 
 
 def region_masks(
@@ -64,7 +65,46 @@ def region_masks(
         ValueError: If a shape is wrong or a feature is not finite.
     """
     config = config or RegionConfig()
-    unit = unit_features(features)
+    found, candidates = _chosen(pixels, image_size, config, judge)
+    fitting = max(1, MAX_BYTES // (image_size[0] * image_size[1]))
+    if len(candidates) > fitting:
+        logger.warning(
+            "%d regions found, the best %d kept: masks of %d x %d pixels would take too much "
+            "memory; use --tile for images of this size",
+            len(candidates),
+            fitting,
+            *image_size,
+        )
+        candidates = candidates.filter(np.arange(fitting))
+    masks, boxes = candidate_masks(found, candidates, image_size)
+    own = _described(found, candidates, features, config, judge)
+    return _without_empty(Instances(image_size, masks.to(features.device), boxes=boxes, **own))
+
+
+def encoded_region_masks(
+    pixels: NDArray[np.uint8],
+    features: Tensor,
+    image_size: tuple[int, int],
+    config: RegionConfig | None = None,
+    judge: Judge | None = None,
+) -> Instances[Tensor, EncodedMasks]:
+    """What `region_masks` gives as run lengths: less time, and all fit into memory."""
+    config = config or RegionConfig()
+    found, candidates = _chosen(pixels, image_size, config, judge)
+    parts = list(_parts(found, candidates, image_size))
+    masks = EncodedMasks(tuple(encode_part(*part, image_size) for part in parts), image_size)
+    boxes = torch.tensor([_box(*part) for part in parts]).view(-1, 4)
+    own = _described(found, candidates, features, config, judge)
+    return _without_empty(Instances(image_size, masks, boxes=boxes.to(features.device), **own))
+
+
+def _chosen(
+    pixels: NDArray[np.uint8],
+    image_size: tuple[int, int],
+    config: RegionConfig,
+    judge: Judge | None,
+) -> tuple[Hierarchies, Candidates]:
+    """The trees of an image, and the nodes that are its masks, best first."""
     most = 2 * config.max_masks
     if judge is None:
         found, candidates = region_candidates(pixels, most=most, nms_threshold=config.nms_threshold)
@@ -72,27 +112,30 @@ def region_masks(
     else:
         found, candidates = judge.candidates(image_hierarchies(pixels), image_size, most)
     candidates = candidates.filter(candidates.scores >= config.score_threshold)
-    fitting = max(1, MAX_BYTES // (image_size[0] * image_size[1]))
-    if min(len(candidates), config.max_masks) > fitting:
-        logger.warning(
-            "%d regions found, the best %d kept: masks of %d x %d pixels would take too much "
-            "memory; use --tile for images of this size",
-            min(len(candidates), config.max_masks),
-            fitting,
-            *image_size,
-        )
-    candidates = candidates.filter(np.arange(min(len(candidates), config.max_masks, fitting)))
-    masks = candidate_masks(found, candidates, image_size).to(features.device)
-    sums = _feature_sums(found, candidates, unit)
+    return found, candidates.filter(np.arange(min(len(candidates), config.max_masks)))
+
+
+def _described(
+    found: Hierarchies,
+    candidates: Candidates,
+    features: Tensor,
+    config: RegionConfig,
+    judge: Judge | None,
+) -> dict[str, Any]:
+    """Scores, embeddings and labels of candidates."""
+    sums = _feature_sums(found, candidates, unit_features(features))
     classes = None if judge is None else judge.classes(found, candidates)
-    return Instances(
-        image_size=image_size,
-        masks=masks,
-        scores=torch.from_numpy(candidates.scores).float().to(features.device),
-        boxes=masks_to_boxes(masks),
-        embeddings=unit_embeddings(sums, config.embedding_size),
-        labels=None if classes is None else torch.from_numpy(classes).to(features.device),
-    ).filter(masks.flatten(1).any(dim=1))
+    return {
+        "scores": torch.from_numpy(candidates.scores).float().to(features.device),
+        "embeddings": unit_embeddings(sums, config.embedding_size),
+        "labels": None if classes is None else torch.from_numpy(classes).to(features.device),
+    }
+
+
+def _without_empty(found: Instances[Tensor, Any]) -> Instances[Tensor, Any]:
+    """The objects whose masks have a pixel: small nodes may vanish where masks are reduced."""
+    filled = found.boxes[:, 2] > found.boxes[:, 0]
+    return found if bool(filled.all()) else found.filter(filled)
 
 
 def region_candidates(
@@ -151,31 +194,54 @@ def _resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uin
 
 def candidate_masks(
     found: Hierarchies, candidates: Candidates, image_size: tuple[int, int]
-) -> Tensor:
-    """(N, H, W) bool masks of candidates at the size of an image; outlines are interpolated."""
-    masks = torch.zeros((len(candidates), *image_size), dtype=torch.bool)
-    row_weights, column_weights = (
+) -> tuple[Tensor, Tensor]:
+    """Masks of candidates at the size of an image; outlines are interpolated.
+
+    Returns:
+        (N, H, W) bool, and their tight (N, 4) float32 xyxy boxes.
+    """
+    masks = np.zeros((len(candidates), *image_size), dtype=np.bool_)
+    boxes = np.zeros((len(candidates), 4), dtype=np.float32)
+    for place, (part, corner) in enumerate(_parts(found, candidates, image_size)):
+        left, top, right, bottom = boxes[place] = _box(part, corner)
+        masks[place, top:bottom, left:right] = part
+    return torch.from_numpy(masks), torch.from_numpy(boxes)
+
+
+def _parts(
+    found: Hierarchies, candidates: Candidates, image_size: tuple[int, int]
+) -> Iterator[tuple[NDArray[np.bool_], tuple[int, int]]]:
+    """The tight part of each of the masks of candidates, and its (top, left) corner."""
+    rows, columns = (
         linear_weights(own, padded=own, cropped=own, target=target)
         for own, target in zip(found.size, image_size, strict=True)
     )
-    for first in range(0, len(candidates), MASKS_AT_ONCE):
-        places = range(first, min(first + MASKS_AT_ONCE, len(candidates)))
-        small = np.zeros((len(places), found.size[0] * found.size[1]), dtype=np.float32)
-        for row, place in zip(small, places, strict=True):
-            row[_pixels(found, candidates, place)] = 1
-        part = torch.from_numpy(small).view(-1, *found.size)
-        masks[places.start : places.stop] = (
-            part > 0
-            if found.size == image_size
-            else resized_masks(part, row_weights, column_weights, 0.5, inclusive=True)
-        )
-    return masks
+    resizing = Resizing(rows, columns)
+    for place, box in enumerate(candidates.boxes.astype(np.int64).tolist()):
+        inputs, outputs = resizing.reach(box)
+        part = _inside(found, candidates, place, inputs)
+        if found.size != image_size:
+            soft = torch.from_numpy(part.astype(np.float32))
+            part = (resizing(soft, inputs, outputs) >= 0.5).numpy()
+        across, down = (np.flatnonzero(part.any(axis=axis)) for axis in (1, 0))
+        if len(across) == 0:
+            yield part[:0, :0], (0, 0)
+            continue
+        tight = part[across[0] : across[-1] + 1, down[0] : down[-1] + 1]
+        yield tight, (outputs[0].start + int(across[0]), outputs[1].start + int(down[0]))
 
 
-def _pixels(found: Hierarchies, candidates: Candidates, place: int) -> NDArray[np.int64]:
-    """Flat indices of the pixels of one candidate."""
+def _box(part: NDArray[np.bool_], corner: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The xyxy box of a part of an image."""
+    return (corner[1], corner[0], corner[1] + part.shape[1], corner[0] + part.shape[0])
+
+
+def _inside(
+    found: Hierarchies, candidates: Candidates, place: int, window: Window
+) -> NDArray[np.bool_]:
+    """(h, w) bool: where one candidate is in a window of the size the trees live on."""
     tree = found.trees[int(candidates.trees[place])]
-    return tree.pixels_of(int(candidates.nodes[place]))
+    return tree.inside(int(candidates.nodes[place]), window)
 
 
 def _feature_sums(found: Hierarchies, candidates: Candidates, unit: Tensor) -> Tensor:
@@ -184,8 +250,10 @@ def _feature_sums(found: Hierarchies, candidates: Candidates, unit: Tensor) -> T
         np.arange(pixels) * count // pixels
         for pixels, count in zip(found.size, unit.shape[1:], strict=True)
     ]
-    flat = (cells[0][:, None] * unit.shape[2] + cells[1]).ravel()
+    flat = cells[0][:, None] * unit.shape[2] + cells[1]
     counts = np.zeros((len(candidates), unit.shape[1] * unit.shape[2]), dtype=np.float32)
-    for place, row in enumerate(counts):
-        row += np.bincount(flat[_pixels(found, candidates, place)], minlength=len(row))
+    for place, box in enumerate(candidates.boxes.astype(np.int64).tolist()):
+        window = slice(box[1], box[3]), slice(box[0], box[2])
+        inside = _inside(found, candidates, place, window)
+        counts[place] = np.bincount(flat[window][inside], minlength=counts.shape[1])
     return torch.from_numpy(counts).to(unit.device) @ unit.flatten(1).T

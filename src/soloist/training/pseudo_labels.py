@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from soloist.config import Config, SelfTrainingConfig
+from soloist.data.coco.encoded import EncodedMasks
 from soloist.data.sources import ImageRef, spread
 from soloist.errors import DataError
 from soloist.inference.label import each_labelled, label_images, report_labels
@@ -79,9 +81,11 @@ class PseudoLabeler:
         self._segmenter = segmenter
         self._options = options
 
-    def __call__(self, pixels: NDArray[np.uint8], size: tuple[int, int]) -> Instances:
-        """Pseudo-labels of one image; see `Segmenter.__call__`."""
-        found = self._segmenter(pixels, size)
+    def __call__(
+        self, pixels: NDArray[np.uint8], size: tuple[int, int]
+    ) -> Instances[Tensor, EncodedMasks]:
+        """Pseudo-labels of one image; see `Segmenter.encoded`."""
+        found = self._segmenter.encoded(pixels, size)
         widths = found.boxes[:, 2] - found.boxes[:, 0]
         return found.filter(widths < self._options.max_box_width * size[1])
 

@@ -38,7 +38,7 @@ def test_a_disc_is_an_item_whose_mask_is_the_disc(picture: OpenPicture, name: st
 
 def test_masks_are_those_that_predict_makes(picture: OpenPicture) -> None:
     items = [item_of(picture, name) for name in DISCS]
-    expected = candidate_masks(picture.found, picture.candidates.filter(np.array(items)), SIZE)
+    expected = candidate_masks(picture.found, picture.candidates.filter(np.array(items)), SIZE)[0]
     for item, mask in zip(items, expected.numpy(), strict=True):
         assert np.array_equal(picture.mask([item]), mask)
 

@@ -14,6 +14,7 @@ from soloist.data.coco.rle import (
     box_mask,
     decode_mask,
     encode_masks,
+    encode_part,
     joined_mask,
     placed_mask,
     rle_iou,
@@ -44,7 +45,7 @@ def instances() -> Instances:
 
 @settings(deadline=None, max_examples=150)
 @given(st.data())
-def test_a_placed_mask_is_the_mask_of_the_larger_picture(data: st.DataObject) -> None:
+def test_a_part_is_encoded_as_the_mask_of_the_larger_picture(data: st.DataObject) -> None:
     """To the last character: other code compares and writes these."""
     side = st.integers(1, 9)
     rows, columns = data.draw(side), data.draw(side)
@@ -54,6 +55,7 @@ def test_a_placed_mask_is_the_mask_of_the_larger_picture(data: st.DataObject) ->
     whole = np.pad(part, ((above, below), (left, right)))
     placed = placed_mask(encode_masks(part[None])[0], (above, left), whole.shape)
     assert placed == encode_masks(whole[None])[0]
+    assert encode_part(part, (above, left), whole.shape) == placed
 
 
 @pytest.mark.parametrize("corner", [(-1, 0), (0, -1), (4, 0), (0, 5)])

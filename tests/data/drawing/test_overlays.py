@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
+from soloist.data.coco.encoded import encoded
 from soloist.data.drawing.overlays import OverlayWriter, picture_name
 from soloist.data.sources import ImageRef
 from soloist.errors import RunError
@@ -25,7 +28,9 @@ def square(size: tuple[int, int] = (40, 60), score: float = 0.9) -> Instances:
     )
 
 
-def write(folder: Path, name: str, instances: Instances | None = None, **options: float) -> None:
+def write(
+    folder: Path, name: str, instances: Instances[Tensor, Any] | None = None, **options: float
+) -> None:
     writer = OverlayWriter(folder, **options)
     pixels = np.full((40, 60, 3), 128, dtype=np.uint8)
     writer(ImageRef(Path(name), name), pixels, square() if instances is None else instances)
@@ -94,6 +99,13 @@ def test_masks_larger_than_the_pixels_are_fitted(tmp_path: Path) -> None:
         drawn = np.asarray(file).astype(int)
     assert drawn.shape == (40, 60, 3)
     assert np.abs(drawn[12:18, 18:28] - 128).max() > 40
+
+
+def test_encoded_masks_are_drawn_as_others(tmp_path: Path) -> None:
+    write(tmp_path, "a.jpg", square())
+    write(tmp_path, "b.jpg", encoded(square()))
+    one, other = ((tmp_path / f"{name}.jpg.overlay.jpg").read_bytes() for name in "ab")
+    assert one == other
 
 
 @pytest.mark.parametrize(

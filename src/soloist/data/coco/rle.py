@@ -50,6 +50,34 @@ def encode_masks(masks: Tensor | NDArray[np.bool_]) -> list[dict[str, Any]]:
     return [{"size": rle["size"], "counts": rle["counts"].decode("ascii")} for rle in encoded]
 
 
+def encode_part(
+    mask: NDArray[np.bool_], corner: tuple[int, int], size: tuple[int, int]
+) -> dict[str, Any]:
+    """Compresses a mask that is foreground in a part of a picture alone.
+
+    Args:
+        mask: (h, w) bool of the part.
+        corner: (top, left) of the part in the picture, in pixels.
+        size: (height, width) of the picture.
+
+    Returns:
+        What `encode_masks` of the whole picture gives.
+    """
+    # No run goes on from one column to the next past a row of background.
+    columns = np.zeros((mask.shape[1], mask.shape[0] + 1), dtype=np.int8)
+    columns[:, :-1] = mask.T
+    edges = np.flatnonzero(np.diff(columns.ravel(), prepend=0))
+    column, row = np.divmod(edges, columns.shape[1])
+    edges = (column + corner[1]) * size[0] + corner[0] + row
+    # Where that row is none of the picture, a run may begin where the last one ended.
+    joined = 2 * np.flatnonzero(edges[2::2] == edges[1:-1:2]) + 1
+    edges = np.delete(edges, np.concatenate((joined, joined + 1)))
+    lengths = np.diff(edges, prepend=0, append=size[0] * size[1])
+    if len(lengths) > 1 and lengths[-1] == 0:
+        lengths = lengths[:-1]
+    return _compressed(lengths.tolist(), size)
+
+
 def to_rle(segmentation: Any, size: tuple[int, int] | None = None) -> dict[str, Any]:
     """Checks any of COCO's kinds of segmentation and compresses it.
 

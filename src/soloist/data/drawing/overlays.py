@@ -9,7 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soloist.data.coco.encoded import EncodedMasks
-from soloist.data.drawing.pictures import draw_large, draw_masks, jpeg_bytes, resize_masks
+from soloist.data.drawing.pictures import (
+    LARGE_SIDE,
+    draw_large,
+    draw_masks,
+    jpeg_bytes,
+    resize_masks,
+)
 from soloist.data.sources import ImageRef
 from soloist.runtime.files import atomic_path, inner_path
 from soloist.structures import Instances
@@ -46,10 +52,11 @@ class OverlayWriter:
             instances: The objects.
         """
         shown = instances.filter(instances.scores >= self._score_threshold)
-        if isinstance(shown.masks, EncodedMasks):
+        if isinstance(shown.masks, EncodedMasks) and max(shown.image_size) > LARGE_SIDE:
             drawn = draw_large(pixels, shown.masks.largest_first())
         else:
-            masks = resize_masks(shown.masks.cpu().numpy(), (pixels.shape[0], pixels.shape[1]))
+            whole = np.asarray(shown.cpu().masks)
+            masks = resize_masks(whole, (pixels.shape[0], pixels.shape[1]))
             drawn = draw_masks(pixels, masks, scores=shown.scores.tolist())
         with atomic_path(self._folder / picture_name(image.name)) as temporary:
             temporary.write_bytes(jpeg_bytes(drawn, quality=90))

@@ -23,6 +23,8 @@ _BASE_COLORS = (
 )
 """Okabe and Ito's colours, distinct for colour-blind readers too, made vivid for photographs."""
 
+LARGE_SIDE = 2048
+"""A larger picture is reduced to this side when masks are drawn one by one, in pixels."""
 _OVERSAMPLING = 3  # Lines are drawn this much larger and shrunk, which smooths them.
 
 
@@ -109,7 +111,7 @@ def draw_large(
     image: NDArray[np.uint8],
     masks: Iterable[tuple[int, NDArray[np.bool_]]],
     *,
-    max_side: int = 2048,
+    max_side: int = LARGE_SIDE,
 ) -> NDArray[np.uint8]:
     """`draw_masks` on a picture that is reduced first; one mask is in memory at a time.
 
