@@ -158,16 +158,21 @@ def attributes(tree: Tree) -> Attributes:
     )
 
 
-def ranked(found: Hierarchies, most: int, nms_threshold: float) -> Candidates:
+def ranked(
+    found: Hierarchies, most: int, nms_threshold: float, score_threshold: float = 0.0
+) -> Candidates:
     """The best candidates of an image without learning, best first, near duplicates left out.
 
     Args:
         found: The trees.
         most: How many.
         nms_threshold: A node that overlaps a better one of its tree (IoU) by more is left out.
+        score_threshold: So is one of a lower score, first: it suppresses none of a higher one.
     """
     known = [attributes(tree) for tree in found.trees]
-    return best_nodes(found, known, [object_scores(one) for one in known], most, nms_threshold)
+    scores = [object_scores(one) for one in known]
+    sure = [np.where(own >= score_threshold, own, 0.0) for own in scores]
+    return best_nodes(found, known, sure, most, nms_threshold)
 
 
 def best_nodes(

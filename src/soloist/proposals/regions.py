@@ -107,11 +107,16 @@ def _chosen(
     """The trees of an image, and the nodes that are its masks, best first."""
     most = 2 * config.max_masks
     if judge is None:
-        found, candidates = region_candidates(pixels, most=most, nms_threshold=config.nms_threshold)
+        found, candidates = region_candidates(
+            pixels,
+            most=most,
+            nms_threshold=config.nms_threshold,
+            score_threshold=config.score_threshold,
+        )
         candidates = without_overlaps(candidates, config.nms_threshold)
     else:
         found, candidates = judge.candidates(image_hierarchies(pixels), image_size, most)
-    candidates = candidates.filter(candidates.scores >= config.score_threshold)
+        candidates = candidates.filter(candidates.scores >= config.score_threshold)
     return found, candidates.filter(np.arange(min(len(candidates), config.max_masks)))
 
 
@@ -139,7 +144,11 @@ def _without_empty(found: Instances[Tensor, Any]) -> Instances[Tensor, Any]:
 
 
 def region_candidates(
-    pixels: NDArray[np.uint8], *, most: int, nms_threshold: float = POOL_THRESHOLD
+    pixels: NDArray[np.uint8],
+    *,
+    most: int,
+    nms_threshold: float = POOL_THRESHOLD,
+    score_threshold: float = 0.0,
 ) -> tuple[Hierarchies, Candidates]:
     """The hierarchies of an image, and the nodes that look most like objects.
 
@@ -147,6 +156,7 @@ def region_candidates(
         pixels: (H', W', 3) uint8 RGB of any size.
         most: How many nodes.
         nms_threshold: A node that overlaps a better one of its tree (IoU) by more is left out.
+        score_threshold: So is one of a lower score.
 
     Returns:
         The trees, and at most `most` of their nodes, best first.
@@ -155,7 +165,7 @@ def region_candidates(
         ValueError: If the shape or type is wrong.
     """
     found = image_hierarchies(pixels)
-    return found, ranked(found, most, nms_threshold)
+    return found, ranked(found, most, nms_threshold, score_threshold)
 
 
 def image_hierarchies(pixels: NDArray[np.uint8]) -> Hierarchies:

@@ -64,9 +64,10 @@ def encode_part(
         What `encode_masks` of the whole picture gives.
     """
     # No run goes on from one column to the next past a row of background.
-    columns = np.zeros((mask.shape[1], mask.shape[0] + 1), dtype=np.int8)
+    columns = np.zeros((mask.shape[1], mask.shape[0] + 1), dtype=np.bool_)
     columns[:, :-1] = mask.T
-    edges = np.flatnonzero(np.diff(columns.ravel(), prepend=0))
+    flat = np.concatenate(([False], columns.ravel()))
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
     column, row = np.divmod(edges, columns.shape[1])
     edges = (column + corner[1]) * size[0] + corner[0] + row
     # Where that row is none of the picture, a run may begin where the last one ended.
