@@ -125,12 +125,12 @@ def small_shared_memory(size: int) -> None:
 
 def silent_workers(seconds: float) -> None:
     """Processes that prepare batches give none."""
-    from soloist.training.data.batches import StepDataset
+    from soloist.runtime.workers import Work
 
     def silent(dataset: object, step: int) -> Any:
         time.sleep(seconds)
 
-    StepDataset.__getitem__ = silent  # type: ignore[method-assign]  # a stand-in
+    Work.__getitem__ = silent  # type: ignore[method-assign]  # a stand-in
 
 
 def close_pipes(descriptors: list[int]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +21,7 @@ from soloist.proposals.hierarchy import hierarchies
 from soloist.proposals.ranking import candidates_at, ranked
 from soloist.proposals.regions import (
     candidate_masks,
-    encoded_region_masks,
+    encoded_regions,
     region_candidates,
     region_masks,
     working_size,
@@ -186,7 +187,8 @@ def test_a_lower_threshold_of_overlap_keeps_fewer() -> None:
 @pytest.mark.parametrize("size", [SIZE, (50, 60), (192, 256), (5, 4)])
 def test_encoded_regions_are_the_same_objects(size: tuple[int, int]) -> None:
     whole = region_masks(picture(RED, BLUE), NOTHING, size, ALL)
-    found = encoded_region_masks(picture(RED, BLUE), NOTHING, size, ALL)
+    made = encoded_regions(picture(RED, BLUE), (6, 8), size, ALL)
+    found = pickle.loads(pickle.dumps(made)).described(NOTHING, ALL.embedding_size)
     assert torch.equal(torch.from_numpy(np.asarray(found.masks)), whole.masks)
     for name in ("boxes", "scores", "embeddings"):
         assert torch.equal(getattr(found, name), getattr(whole, name))
@@ -203,7 +205,8 @@ def test_masks_that_take_too_much_memory_are_left_out_and_reported(
         found = region_masks(picture(RED, BLUE), NOTHING, SIZE, ALL)
     assert torch.equal(found.masks, whole.masks[:2])
     assert "--tile" in caplog.text
-    assert len(encoded_region_masks(picture(RED, BLUE), NOTHING, SIZE, ALL)) == len(whole)
+    encoded = encoded_regions(picture(RED, BLUE), (6, 8), SIZE, ALL)
+    assert len(encoded.masks) == len(whole)
 
 
 def test_hundreds_of_cells_are_hundreds_of_masks() -> None:

@@ -22,7 +22,7 @@ from soloist.training.self_training import fit
 RUNTIME = Runtime(device=torch.device("cpu"), precision="fp32")
 
 
-class FakeSegmenter:
+class FakeLabeler:
     """Finds boxes of 10 to 100 columns on an image of 100."""
 
     def __call__(self, pixels: NDArray[np.uint8], size: tuple[int, int]) -> Instances:
@@ -48,7 +48,7 @@ class FakeSegmenter:
 )
 def test_wide_masks_are_no_pseudo_labels(limit: float, kept: list[float]) -> None:
     options = SelfTrainingConfig(max_box_width=limit)
-    labeler = PseudoLabeler(FakeSegmenter(), options)  # type: ignore[arg-type]  # a stand-in
+    labeler = PseudoLabeler(FakeLabeler(), options)  # type: ignore[arg-type]  # a stand-in
     found = labeler(np.zeros((20, 100, 3), dtype=np.uint8), (20, 100))
     assert found.scores.tolist() == pytest.approx(kept)
     # Each keeps the embedding the network predicted for it.

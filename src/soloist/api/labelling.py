@@ -119,7 +119,7 @@ class Predicting:
 
     def labeler(self, segmenter: Segmenter) -> Labeler:
         """What gives the objects of one image."""
-        whole = segmenter.encoded
+        whole = segmenter.labeler
         return whole if self.tiles is None else TiledLabeler(whole, self.tiles)
 
     def settings(self, segmenter: Segmenter, setup: ModelSetup) -> dict[str, Any]:

@@ -66,11 +66,18 @@ CLOSED_PIPE = 141
 """What a shell says of a command that wrote where nobody reads."""
 
 
+SPINS = "3000"
+"""How often a thread of torch looks for work before it sleeps; the usual 300,000 keep a core from
+other programs, which makes both slow (docs/performance.md)."""
+
+
 def main() -> None:
     """Runs the command line and exits.
 
     0: done. 1: done, but some images failed or nothing was found. 2: the user's mistake.
     """
+    # Before torch is there to read it.
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     # Of several processes the main one speaks for all.
     level = logging.INFO if launched().rank == 0 else logging.ERROR
     # A file may be called anything; what cannot be printed is escaped.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Self, cast, overload
+from typing import Any, Literal, NamedTuple, Self, cast, overload
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 
 from soloist.checkpoints.download import fetch_model
 from soloist.checkpoints.hub_reference import model_reference
-from soloist.config import Config, TileConfig
+from soloist.config import Config, RegionConfig, TileConfig
 from soloist.data.coco.encoded import EncodedMasks, encoded
 from soloist.data.coco.types import CATEGORIES
 from soloist.data.images import read_with_size, resized_size
@@ -42,7 +42,7 @@ from soloist.postprocess import postprocess
 from soloist.proposals.judge import Judge
 from soloist.proposals.propose import rerank_proposals
 from soloist.proposals.refinement import refine_with_guided_filter
-from soloist.proposals.regions import encoded_region_masks, region_masks
+from soloist.proposals.regions import Masks, Regions, encoded_regions, region_masks
 from soloist.runtime.device import Runtime, choose_runtime
 from soloist.runtime.files import one_line
 from soloist.structures import Instances
@@ -174,6 +174,7 @@ class Segmenter(
             None if self.judge is None else self.judge.record(),
         )
 
+    @torch.inference_mode()
     def __call__(self, pixels: NDArray[np.uint8], size: tuple[int, int]) -> Instances:
         """Objects of an image.
 
@@ -181,42 +182,14 @@ class Segmenter(
             pixels: (H', W', 3) uint8 RGB, perhaps reduced.
             size: (height, width) of the masks, in pixels.
         """
-        return self._found(pixels, size, encode=False)
-
-    def encoded(
-        self, pixels: NDArray[np.uint8], size: tuple[int, int]
-    ) -> Instances[Tensor, EncodedMasks]:
-        """The same with masks as run lengths, as files keep them: regions never are anything else.
-
-        Args:
-            pixels: As for a call.
-            size: As for a call.
-        """
-        return encoded(self._found(pixels, size, encode=True))
-
-    @torch.inference_mode()
-    def _found(
-        self, pixels: NDArray[np.uint8], size: tuple[int, int], *, encode: bool
-    ) -> Instances[Tensor, Any]:
         options = self.config.inference
-        resized = resized_size(
-            (pixels.shape[0], pixels.shape[1]), options.short_side, options.max_side
-        )
-        image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
-        image = v2.functional.resize(image.to(self.runtime.device), list(resized), antialias=True)
-        # Whole multiples of the coarsest stride, filled at the bottom and right.
-        padding = [-side % 32 for side in resized]
-        batch = torch.nn.functional.pad(image[None], (0, padding[1], 0, padding[0]))
-        with self.runtime.autocast():
-            features = self._ready.backbone(normalize(self._ready, batch))
+        seen = self._seen(pixels)
         if options.masks == "regions":
-            sure = replace(self.config.regions, score_threshold=options.score_threshold)
-            make = encoded_region_masks if encode else region_masks
-            regions = make(pixels, self._own(features, resized), size, sure, self.judge)
-            most = options.max_per_image
-            return regions if len(regions) <= most else regions.top_k(most)
+            own = self._own(seen)
+            regions = region_masks(pixels, own, size, self._sure, self.judge)
+            return self._best(regions)
         with self.runtime.autocast():
-            outputs = self._ready.heads(features, (batch.shape[-2], batch.shape[-1]))
+            outputs = self._ready.heads(seen.features, seen.padded)
         if options.masks == "reranked":
             # Weak masks confirm a region too.
             options = replace(
@@ -226,7 +199,7 @@ class Segmenter(
             )
         found = postprocess(
             outputs,
-            input_sizes=[resized],
+            input_sizes=[seen.size],
             original_sizes=[size],
             config=options,
             strides=self.network.level_strides,
@@ -235,10 +208,67 @@ class Segmenter(
         if options.masks == "network":
             return found
         every = replace(self.config.regions, score_threshold=0.0)
-        own = self._own(features, resized)
-        best = rerank_proposals(region_masks(pixels, own, size, every, self.judge), found)
+        regions = region_masks(pixels, self._own(seen), size, every, self.judge)
+        best = rerank_proposals(regions, found)
+        return self._best(best.filter(best.scores >= self.config.inference.score_threshold))
+
+    def find_regions(
+        self, pixels: NDArray[np.uint8], size: tuple[int, int]
+    ) -> Regions[EncodedMasks]:
+        """Regions of an image by the trees and the judge; uses neither the network nor its device.
+
+        Args:
+            pixels: As for a call.
+            size: As for a call.
+        """
+        cells = self._cells(self._input_size(pixels))
+        return encoded_regions(pixels, cells, size, self._sure, self.judge)
+
+    @torch.inference_mode()
+    def describe(
+        self, pixels: NDArray[np.uint8], regions: Regions[EncodedMasks]
+    ) -> Instances[Tensor, EncodedMasks]:
+        """The objects that regions are, described by the network.
+
+        Args:
+            pixels: As for a call.
+            regions: As `find_regions` gives them for the same pixels.
+        """
+        own = self._own(self._seen(pixels))
+        return self._best(regions.described(own, self.config.regions.embedding_size))
+
+    @property
+    def labeler(self) -> SegmenterLabeler:
+        """What labels images for files: the same objects with masks as run lengths."""
+        return SegmenterLabeler(self)
+
+    def _seen(self, pixels: NDArray[np.uint8]) -> _Seen:
+        """What the backbone makes of (H', W', 3) uint8 RGB pixels."""
+        resized = self._input_size(pixels)
+        image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+        image = v2.functional.resize(image.to(self.runtime.device), list(resized), antialias=True)
+        # Whole multiples of the coarsest stride, filled at the bottom and right.
+        padding = [-side % 32 for side in resized]
+        batch = torch.nn.functional.pad(image[None], (0, padding[1], 0, padding[0]))
+        with self.runtime.autocast():
+            features = self._ready.backbone(normalize(self._ready, batch))
+        return _Seen(features, resized, (batch.shape[-2], batch.shape[-1]))
+
+    def _input_size(self, pixels: NDArray[np.uint8]) -> tuple[int, int]:
+        """(height, width) of the network's input for (H', W', 3) pixels, before padding."""
         options = self.config.inference
-        return best.filter(best.scores >= options.score_threshold).top_k(options.max_per_image)
+        return resized_size(
+            (pixels.shape[0], pixels.shape[1]), options.short_side, options.max_side
+        )
+
+    @property
+    def _sure(self) -> RegionConfig:
+        return replace(self.config.regions, score_threshold=self.config.inference.score_threshold)
+
+    def _best(self, found: Instances[Tensor, Masks]) -> Instances[Tensor, Masks]:
+        """As many objects as an image may have."""
+        most = self.config.inference.max_per_image
+        return found if len(found) <= most else found.top_k(most)
 
     @property
     def fingerprint(self) -> str:
@@ -262,17 +292,16 @@ class Segmenter(
         backbone = cast(Backbone, self.network.backbone)
         return backbone.level(self.config.backbone.feature_stride)
 
-    def _own(self, features: Sequence[Tensor], resized: tuple[int, int]) -> Tensor:
-        """(C, h, w) float32: the features that regions are described by.
-
-        Args:
-            features: Of the backbone, one (1, C_i, H_i, W_i) float per level.
-            resized: (height, width) of the picture in the network's input, before padding.
-        """
-        strides = cast(Backbone, self.network.backbone).strides
+    def _own(self, seen: _Seen) -> Tensor:
+        """(C, h, w) float32: the features that regions are described by."""
         # What covers the padding is cut off, to the nearest cell.
-        height, width = (max(1, round(side / strides[self._level])) for side in resized)
-        return features[self._level][0, :, :height, :width].float()
+        height, width = self._cells(seen.size)
+        return seen.features[self._level][0, :, :height, :width].float()
+
+    def _cells(self, resized: tuple[int, int]) -> tuple[int, int]:
+        """(h, w) of these, for a network's input before padding."""
+        stride = cast(Backbone, self.network.backbone).strides[self._level]
+        return max(1, round(resized[0] / stride)), max(1, round(resized[1] / stride))
 
     @overload
     def predict(
@@ -315,7 +344,7 @@ class Segmenter(
         """
         if tile is not None:
             options = TileConfig(size=tile) if isinstance(tile, int) else tile
-            large = self._large_results(source, TiledLabeler(self.encoded, options))
+            large = self._large_results(source, TiledLabeler(self.labeler, options))
             return large if stream else list(large)
         results = self._results(source)
         return results if stream else list(results)
@@ -376,6 +405,54 @@ class Segmenter(
             categories=self.categories,
             recommended_score=self.config.inference.recommended_score,
         )
+
+
+class _Seen(NamedTuple):
+    """What the backbone makes of an image.
+
+    Attributes:
+        features: One (1, C_i, H_i, W_i) float per level.
+        size: (height, width) of the image in the network's input.
+        padded: The same with its padding.
+    """
+
+    features: Sequence[Tensor]
+    size: tuple[int, int]
+    padded: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class SegmenterLabeler:
+    """Labels images for files; where masks are regions, other processes can do most of the work.
+
+    Attributes:
+        segmenter: Finds the objects.
+    """
+
+    segmenter: Segmenter
+
+    def __call__(
+        self, pixels: NDArray[np.uint8], size: tuple[int, int]
+    ) -> Instances[Tensor, EncodedMasks]:
+        """Objects of an image; arguments as for `Segmenter.__call__`."""
+        if self.prepares:
+            return self.finish(pixels, self.prepare(pixels, size))
+        return encoded(self.segmenter(pixels, size))
+
+    @property
+    def prepares(self) -> bool:
+        """Whether the network only describes what was found without it."""
+        return self.segmenter.config.inference.masks == "regions"
+
+    def prepare(self, pixels: NDArray[np.uint8], size: tuple[int, int]) -> Regions[EncodedMasks]:
+        """What another process can do: `Segmenter.find_regions`."""
+        return self.segmenter.find_regions(pixels, size)
+
+    def finish(
+        self, pixels: NDArray[np.uint8], prepared: Regions[EncodedMasks]
+    ) -> Instances[Tensor, EncodedMasks]:
+        """What is left to do: `Segmenter.describe`."""
+        return encoded(self.segmenter.describe(pixels, prepared))
 
 
 def read_judge(path: Path) -> Judge | None:

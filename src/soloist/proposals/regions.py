@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -23,10 +24,13 @@ from soloist.ops.features import unit_embeddings, unit_features
 from soloist.ops.resize import Resizing, Window, linear_weights
 from soloist.proposals.hierarchy import Hierarchies, hierarchies
 from soloist.proposals.judge import Judge
+from soloist.proposals.partition import Floats, Integers
 from soloist.proposals.ranking import Candidates, ranked, without_overlaps
 from soloist.structures import Instances
 
 logger = logging.getLogger(__name__)
+
+Masks = TypeVar("Masks", Tensor, EncodedMasks)
 
 MIN_SIDE = 384
 """Short side that smaller images are enlarged to before they are cut up, in pixels."""
@@ -77,25 +81,109 @@ def region_masks(
         )
         candidates = candidates.filter(np.arange(fitting))
     masks, boxes = candidate_masks(found, candidates, image_size)
-    own = _described(found, candidates, features, config, judge)
-    return _without_empty(Instances(image_size, masks.to(features.device), boxes=boxes, **own))
+    regions = _regions(found, candidates, masks, boxes.numpy(), _cells(features), judge)
+    return regions.described(features, config.embedding_size)
 
 
-def encoded_region_masks(
+def encoded_regions(
     pixels: NDArray[np.uint8],
-    features: Tensor,
+    cells: tuple[int, int],
     image_size: tuple[int, int],
     config: RegionConfig | None = None,
     judge: Judge | None = None,
-) -> Instances[Tensor, EncodedMasks]:
-    """What `region_masks` gives as run lengths: less time, and all fit into memory."""
-    config = config or RegionConfig()
-    found, candidates = _chosen(pixels, image_size, config, judge)
+) -> Regions[EncodedMasks]:
+    """What of `region_masks` needs no features; its masks are run lengths, so that all fit.
+
+    Args:
+        pixels: As for `region_masks`.
+        cells: (h, w) of the feature map that is to describe them.
+        image_size: As for `region_masks`.
+        config: As for `region_masks`.
+        judge: As for `region_masks`.
+
+    Raises:
+        ValueError: If a shape is wrong.
+    """
+    found, candidates = _chosen(pixels, image_size, config or RegionConfig(), judge)
     parts = list(_parts(found, candidates, image_size))
     masks = EncodedMasks(tuple(encode_part(*part, image_size) for part in parts), image_size)
-    boxes = torch.tensor([_box(*part) for part in parts]).view(-1, 4)
-    own = _described(found, candidates, features, config, judge)
-    return _without_empty(Instances(image_size, masks, boxes=boxes.to(features.device), **own))
+    boxes = np.array([_box(*part) for part in parts], dtype=np.float32).reshape(-1, 4)
+    return _regions(found, candidates, masks, boxes, cells, judge)
+
+
+@dataclass(frozen=True)
+class Regions(Generic[Masks]):
+    """Regions of an image before features describe them, best first.
+
+    Attributes:
+        masks: N of the size of the image, each with a pixel at least.
+        scores: (N,) in [0, 1].
+        boxes: (N, 4) float32 xyxy, tight.
+        labels: (N,) classes; None where all are one.
+        counts: (N, h * w) float32 pixels of each region, of the size the trees live on, in each
+            cell of the feature map.
+    """
+
+    masks: Masks
+    scores: Floats
+    boxes: NDArray[np.float32]
+    labels: Integers | None
+    counts: NDArray[np.float32]
+
+    def described(self, features: Tensor, embedding_size: int) -> Instances[Tensor, Masks]:
+        """The regions as objects, with unit mean features as embeddings.
+
+        Args:
+            features: (C, h, w) float feature map of the whole image.
+            embedding_size: Features are interpolated over channels to this many values.
+
+        Raises:
+            ValueError: If a feature is not finite or the shape is wrong.
+        """
+        cells = unit_features(features).flatten(1).T
+        sums = torch.from_numpy(self.counts).to(features.device) @ cells
+        masks: Any = self.masks
+        labels = None if self.labels is None else torch.from_numpy(self.labels)
+        return Instances(
+            image_size=(masks.shape[1], masks.shape[2]),
+            masks=masks.to(features.device) if hasattr(masks, "to") else masks,
+            scores=torch.from_numpy(self.scores).float().to(features.device),
+            boxes=torch.from_numpy(self.boxes).to(features.device),
+            embeddings=unit_embeddings(sums, embedding_size),
+            labels=None if labels is None else labels.to(features.device),
+        )
+
+
+def _regions(
+    found: Hierarchies,
+    candidates: Candidates,
+    masks: Masks,
+    boxes: NDArray[np.float32],
+    cells: tuple[int, int],
+    judge: Judge | None,
+) -> Regions[Masks]:
+    """Candidates whose masks have a pixel: small nodes may vanish where masks are reduced."""
+    filled = np.flatnonzero(boxes[:, 2] > boxes[:, 0])
+    if len(filled) < len(candidates):
+        some: Any = masks
+        masks, boxes, candidates = some[filled], boxes[filled], candidates.filter(filled)
+    return Regions(
+        masks,
+        candidates.scores,
+        boxes,
+        None if judge is None else judge.classes(found, candidates),
+        _counts(found, candidates, cells),
+    )
+
+
+def _cells(features: Tensor) -> tuple[int, int]:
+    """(h, w) of a (C, h, w) feature map.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    height, width = unit_features(features).shape[1:]
+    return (height, width)
 
 
 def _chosen(
@@ -118,29 +206,6 @@ def _chosen(
         found, candidates = judge.candidates(image_hierarchies(pixels), image_size, most)
         candidates = candidates.filter(candidates.scores >= config.score_threshold)
     return found, candidates.filter(np.arange(min(len(candidates), config.max_masks)))
-
-
-def _described(
-    found: Hierarchies,
-    candidates: Candidates,
-    features: Tensor,
-    config: RegionConfig,
-    judge: Judge | None,
-) -> dict[str, Any]:
-    """Scores, embeddings and labels of candidates."""
-    sums = _feature_sums(found, candidates, unit_features(features))
-    classes = None if judge is None else judge.classes(found, candidates)
-    return {
-        "scores": torch.from_numpy(candidates.scores).float().to(features.device),
-        "embeddings": unit_embeddings(sums, config.embedding_size),
-        "labels": None if classes is None else torch.from_numpy(classes).to(features.device),
-    }
-
-
-def _without_empty(found: Instances[Tensor, Any]) -> Instances[Tensor, Any]:
-    """The objects whose masks have a pixel: small nodes may vanish where masks are reduced."""
-    filled = found.boxes[:, 2] > found.boxes[:, 0]
-    return found if bool(filled.all()) else found.filter(filled)
 
 
 def region_candidates(
@@ -254,16 +319,17 @@ def _inside(
     return tree.inside(int(candidates.nodes[place]), window)
 
 
-def _feature_sums(found: Hierarchies, candidates: Candidates, unit: Tensor) -> Tensor:
-    """(N, C) sums of (C, h, w) features over the pixels of candidates."""
-    cells = [
-        np.arange(pixels) * count // pixels
-        for pixels, count in zip(found.size, unit.shape[1:], strict=True)
-    ]
-    flat = cells[0][:, None] * unit.shape[2] + cells[1]
-    counts = np.zeros((len(candidates), unit.shape[1] * unit.shape[2]), dtype=np.float32)
+def _counts(
+    found: Hierarchies, candidates: Candidates, cells: tuple[int, int]
+) -> NDArray[np.float32]:
+    """(N, h * w) pixels of candidates in each cell of a feature map of the image."""
+    rows, columns = (
+        np.arange(pixels) * count // pixels for pixels, count in zip(found.size, cells, strict=True)
+    )
+    flat = rows[:, None] * cells[1] + columns
+    counts = np.zeros((len(candidates), cells[0] * cells[1]), dtype=np.float32)
     for place, box in enumerate(candidates.boxes.astype(np.int64).tolist()):
         window = slice(box[1], box[3]), slice(box[0], box[2])
         inside = _inside(found, candidates, place, window)
         counts[place] = np.bincount(flat[window][inside], minlength=counts.shape[1])
-    return torch.from_numpy(counts).to(unit.device) @ unit.flatten(1).T
+    return counts

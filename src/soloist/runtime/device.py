@@ -96,6 +96,17 @@ def core_share() -> int:
     return max(1, usable_cores() // launched().local_world_size)
 
 
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Torch works with so many threads: those that wait would take the cores of other processes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def loader_workers(workers: int, device: torch.device) -> int:
     """Worker processes of a data loader; -1 chooses by itself.
 

@@ -35,9 +35,10 @@ from soloist.runtime.launch import launched
 from soloist.runtime.progress import track
 from soloist.runtime.seeding import seeded
 from soloist.runtime.stopping import is_asked, stopped
+from soloist.runtime.workers import done_ahead, lost_workers_told
 from soloist.training.bad_steps import BadSteps, gradient_norm
 from soloist.training.data.augment import CropPair
-from soloist.training.data.batches import batch_indices, lost_workers_told, step_batches
+from soloist.training.data.batches import batch_indices
 from soloist.training.data.cache import ImageCache
 from soloist.training.run_folder import Metrics, RunFolder
 from soloist.training.schedule import learning_rate, make_optimizer, set_rate
@@ -149,7 +150,7 @@ def pretrain(
             first = state["step"]
     metrics = Metrics(run.path / "metrics.jsonl", resume_step=first)
     workers = loader_workers(options.workers, runtime.device)
-    batches = step_batches(
+    batches = done_ahead(
         CropBatches(
             images,
             options,
@@ -160,7 +161,7 @@ def pretrain(
         first=first,
         end=options.steps,
         workers=workers,
-        device=runtime.device,
+        pinned=runtime.device.type == "cuda",
     )
     backbone = network.query_encoder.backbone
     peak = options.learning_rate * options.batch_size / SCHEDULE_BATCH

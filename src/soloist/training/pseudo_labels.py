@@ -7,22 +7,26 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from soloist.config import Config, SelfTrainingConfig
-from soloist.data.coco.encoded import EncodedMasks
 from soloist.data.sources import ImageRef, spread
 from soloist.errors import DataError
-from soloist.inference.label import each_labelled, label_images, report_labels
+from soloist.inference.label import (
+    Objects,
+    SplitLabeler,
+    each_labelled,
+    label_images,
+    report_labels,
+)
 from soloist.inference.segmenter import Segmenter
 from soloist.models.build import load_solo
 from soloist.runtime.device import Runtime
 from soloist.runtime.distributed import on_main
 from soloist.runtime.files import shown
-from soloist.structures import Instances
 from soloist.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -64,7 +68,7 @@ def write_pseudo_labels(
     segmenter = Segmenter(network, replace(trained, inference=sure), runtime)
     summary = label_images(
         images,
-        PseudoLabeler(segmenter, options),
+        PseudoLabeler(segmenter.labeler, options),
         out,
         title="pseudo-labels",
         short_side=segmenter.decoded_side,
@@ -75,19 +79,37 @@ def write_pseudo_labels(
 
 
 class PseudoLabeler:
-    """A segmenter whose masks are filtered as pseudo-labels."""
+    """What a segmenter labels images with, its masks filtered as pseudo-labels.
 
-    def __init__(self, segmenter: Segmenter, options: SelfTrainingConfig) -> None:
-        self._segmenter = segmenter
+    Args:
+        labeler: That of the segmenter.
+        options: Which masks are kept.
+    """
+
+    def __init__(self, labeler: SplitLabeler, options: SelfTrainingConfig) -> None:
+        self._labeler = labeler
         self._options = options
 
-    def __call__(
-        self, pixels: NDArray[np.uint8], size: tuple[int, int]
-    ) -> Instances[Tensor, EncodedMasks]:
-        """Pseudo-labels of one image; see `Segmenter.encoded`."""
-        found = self._segmenter.encoded(pixels, size)
+    @property
+    def prepares(self) -> bool:
+        """As the segmenter's; see `SplitLabeler`."""
+        return self._labeler.prepares
+
+    def __call__(self, pixels: NDArray[np.uint8], size: tuple[int, int]) -> Objects:
+        """Pseudo-labels of one image."""
+        return self._narrow(self._labeler(pixels, size))
+
+    def prepare(self, pixels: NDArray[np.uint8], size: tuple[int, int]) -> Any:
+        """What another process does."""
+        return self._labeler.prepare(pixels, size)
+
+    def finish(self, pixels: NDArray[np.uint8], prepared: Any) -> Objects:
+        """What is left."""
+        return self._narrow(self._labeler.finish(pixels, prepared))
+
+    def _narrow(self, found: Objects) -> Objects:
         widths = found.boxes[:, 2] - found.boxes[:, 0]
-        return found.filter(widths < self._options.max_box_width * size[1])
+        return found.filter(widths < self._options.max_box_width * found.image_size[1])
 
 
 def estimated_threshold(
@@ -100,7 +122,7 @@ def estimated_threshold(
     """
     scores: list[float] = []
     count = 0
-    labeler = PseudoLabeler(segmenter, options)
+    labeler = PseudoLabeler(segmenter.labeler, options)
     sample = spread(images, THRESHOLD_IMAGES)
     for image, found in each_labelled(sample, labeler, segmenter.decoded_side):
         if isinstance(found, DataError):

@@ -212,7 +212,7 @@ def _stage_labeler(stage: Stage, config: Config, runtime: Runtime) -> Labeler:
     """The stage with the floor on its scores that precision-recall curves need: none."""
     if stage.model is None:
         return FreeMaskExtractor(without_floor(config), runtime)
-    return segmenter_of(stage.model, runtime).encoded
+    return segmenter_of(stage.model, runtime).labeler
 
 
 def _seconds_used(run: RunFolder) -> float:

@@ -35,9 +35,9 @@ from soloist.runtime.distributed import (
 from soloist.runtime.launch import launched
 from soloist.runtime.progress import track
 from soloist.runtime.stopping import is_asked, stopped
+from soloist.runtime.workers import done_ahead, lost_workers_told
 from soloist.structures import SOLOOutputs
 from soloist.training.bad_steps import BadSteps
-from soloist.training.data.batches import lost_workers_told, step_batches
 from soloist.training.data.step_targets import batch_targets, targets_to
 from soloist.training.data.train_data import TrainBatch, TrainBatches, pad_batch, padded_side
 from soloist.training.prospects import least_steps, warn_of_few_steps
@@ -134,8 +134,8 @@ def train(
     peak = options.learning_rate * options.batch_size / SCHEDULE_BATCH
     wanted = least_steps(len(images), options.batch_size)
     plan = StepPlan(run, round_number, options.steps, budget_seconds, first=first, wanted=wanted)
-    prepared = step_batches(
-        batches, first=first, end=plan.end, workers=workers, device=runtime.device
+    prepared = done_ahead(
+        batches, first=first, end=plan.end, workers=workers, pinned=runtime.device.type == "cuda"
     )
     started = time.monotonic()
     title = f"train round {round_number}"
