@@ -6,15 +6,18 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from benchmarks.photographs.proposals import Proposals, Proposer
 from numpy.typing import NDArray
 
+from soloist.data.coco.encoded import EncodedMasks
 from soloist.data.images import read_image, read_with_size
 from soloist.data.sources import ImageRef
 from soloist.errors import ConfigError, DataError, near_names
 from soloist.runtime.files import shown
+from soloist.structures import Instances
 
 STANDARD = ("bundled", "otsu-watershed", "felzenszwalb", "free-mask", "regions")
 """The table when no entry is named."""
@@ -44,10 +47,15 @@ def segmenter(path: str | Path | None = None) -> Proposer:
 
     model = load(path)
 
+    least = model.config.inference.recommended_score
+
     def propose(image: ImageRef) -> Proposals:
-        found = model.predict_file(image)
+        pixels, size = read_with_size(
+            image.path, reading=image.reading, short_side=model.decoded_side
+        )
+        found = model.labeler(pixels, size)
         scores = found.scores.numpy()
-        return Proposals.of(found.masks.numpy(), scores, scores >= found.recommended_score)
+        return Proposals.of(found.masks, scores, scores >= least)
 
     return propose
 
@@ -63,6 +71,7 @@ def coarse_masks(preset: str) -> Proposer:
     from soloist.proposals.extract import FreeMaskExtractor, without_floor
     from soloist.proposals.propose import decoded_side
     from soloist.proposals.propose import propose as propose_masks
+    from soloist.proposals.regions import encoded_regions
     from soloist.runtime.device import choose_runtime
 
     config = load_config(preset)
@@ -80,9 +89,16 @@ def coarse_masks(preset: str) -> Proposer:
             image.path, reading=image.reading, short_side=decoded_side(config)
         )
         features = extractor.features(torch.from_numpy(pixels).permute(2, 0, 1))
-        found = propose_masks(pixels, features, size, unlimited)
+        if config.extract.proposals == "regions":
+            # As run lengths from the start, which is the quicker way to the same.
+            cells = (features.shape[1], features.shape[2])
+            regions = encoded_regions(pixels, cells, size, unlimited.regions)
+            found: Instances[Any, Any] = regions.described(features, config.regions.embedding_size)
+        else:
+            found = propose_masks(pixels, features, size, unlimited)
+        masks = found.masks if isinstance(found.masks, EncodedMasks) else found.masks.numpy()
         shown = found.scores >= floor
-        return Proposals.of(found.masks.numpy(), found.scores.numpy(), shown.numpy())
+        return Proposals.of(masks, found.scores.numpy(), shown.numpy())
 
     return propose
 
