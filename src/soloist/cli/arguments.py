@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Images = Annotated[
     list[str],
-    Parameter(help="Images, folders, glob patterns, .txt lists or COCO files.", negative=""),
+    Parameter(help="Images, folders, patterns, .txt lists, COCO files, tar or zip files.", negative=""),
 ]
 MaskImages = Annotated[
     list[str] | None,

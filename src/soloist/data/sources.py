@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from soloist.config import DEFAULT_READING, ReadingConfig
+from soloist.data.archives import is_archive, unpacked
 from soloist.data.kinds import is_image_name, not_read
 from soloist.data.places import find_beside
 from soloist.data.web import fetch_image, is_address
@@ -65,6 +66,8 @@ def find_images(
       looked for in the file's folder, in `images/` and `<stem>/` beside it, in the standard
       layout's `../<stem without instances_>/`, in CVAT's `../images/<that>/`, and in the folder
       above.
+    - A `.tar`, `.tar.gz` or `.zip` file: the images in it, unpacked for as long as the process
+      runs; so are those of a folder or pattern of such files, the shards of WebDataset.
     - An http or https address: the image there, which is fetched; in lists and COCO files such
       addresses are not.
     - A sequence of those, one after the other; a file found twice is kept once. If two names
@@ -128,6 +131,8 @@ def _find_in(source: str | Path) -> list[ImageRef]:
             return _find_in_coco(path)
         if suffix == ".txt":
             return _find_in_list(path)
+        if is_archive(path.name):
+            return [ImageRef(image, name) for image, name in unpacked(path)]
         return [ImageRef(path, path.name)]
     if glob.has_magic(str(path)):
         return _find_by_pattern(path)
@@ -158,6 +163,8 @@ def _find_in_folder(folder: Path) -> list[ImageRef]:
     for problem in problems:
         logger.warning("skipped folder %s: %s", shown(problem.filename), problem.strerror)
     left_out = not_read(others)
+    if not names and (archives := [name for name in others if is_archive(name)]):
+        return _find_all([folder / name for name in sorted(archives)])
     if not names:
         reason = left_out or (problems[0].strerror if problems else "")
         reason = f" ({reason})" if reason else ""
@@ -190,6 +197,9 @@ def _find_by_pattern(pattern: Path) -> list[ImageRef]:
     except ValueError:  # Characters that no file name can hold.
         matches = []
     paths = [Path(match) for match in matches if is_image_name(match) and os.path.isfile(match)]
+    archives = [Path(match) for match in matches if is_archive(match) and os.path.isfile(match)]
+    if archives:
+        return _find_all([*paths, *archives])
     left_out = not_read(Path(match).name for match in matches)
     if not paths:
         raise DataError(

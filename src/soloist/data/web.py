@@ -8,9 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import tempfile
 import time
-from functools import cache
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -19,6 +17,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 
 from soloist.errors import DataError
+from soloist.runtime.files import kept_folder
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +55,8 @@ def fetch_image(address: str) -> Path:
     Raises:
         DataError: If it cannot be had, is larger than `MAX_BYTES` or takes longer than `LONGEST`.
     """
-    path = _folder() / hashlib.sha256(address.encode()).hexdigest()[:12] / address_name(address)
+    folder = kept_folder("soloist-web-")
+    path = folder / hashlib.sha256(address.encode()).hexdigest()[:12] / address_name(address)
     if path.is_file():
         return path
     path.parent.mkdir(exist_ok=True)
@@ -92,17 +92,6 @@ def _copy(answer: BinaryIO, file: BinaryIO, address: str) -> None:
 
 def _failed(address: str, reason: str) -> DataError:
     return DataError(f"cannot fetch {address}: {reason}; {_REMEDY}")
-
-
-@cache
-def _folder() -> Path:
-    kept = tempfile.TemporaryDirectory(prefix="soloist-web-", ignore_cleanup_errors=True)
-    _kept.append(kept)
-    return Path(kept.name)
-
-
-# A temporary folder is removed with its object: at the end of the process.
-_kept: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def _opener() -> request.OpenerDirector:

@@ -9,8 +9,10 @@ import logging
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,18 @@ def inner_path(name: str, *, ending: str = "") -> Path:
         digest = hashlib.sha256(last.encode(errors="replace")).hexdigest()[:16]
         last = f"{last[:_CHARACTERS_KEPT]}-{digest}"
     return Path(*folders, last + ending)
+
+
+@cache
+def kept_folder(prefix: str) -> Path:
+    """A temporary folder, the same for the same prefix, removed when the process ends."""
+    folder = tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
+    _kept.append(folder)
+    return Path(folder.name)
+
+
+# A temporary folder is removed with its object: at the end of the process.
+_kept: list[tempfile.TemporaryDirectory[str]] = []
 
 
 @contextmanager

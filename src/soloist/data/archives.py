@@ -1,0 +1,165 @@
+"""Images in tar and zip files, such as shards of WebDataset: unpacked while the process runs."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import tarfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from soloist.data.kinds import is_image_name
+from soloist.errors import DataError
+from soloist.runtime.files import inner_path, kept_folder, one_line, shown
+from soloist.runtime.progress import track
+
+logger = logging.getLogger(__name__)
+
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+ZIPS = (".zip",)
+
+
+class _Member(NamedTuple):
+    """A file in an archive.
+
+    Attributes:
+        name: Its path there.
+        size: Bytes once unpacked.
+        modified: Seconds since 1970.
+        unpack: Writes it to an open file.
+    """
+
+    name: str
+    size: int
+    modified: float
+    unpack: Callable[[Path], None]
+
+
+def is_archive(name: str | Path) -> bool:
+    """Whether a file is called like an archive whose images are read."""
+    return str(name).lower().endswith((*TARS, *ZIPS))
+
+
+def unpacked(archive: Path) -> list[tuple[Path, str]]:
+    """Unpacks the images of an archive into a temporary folder, removed when the process ends.
+
+    Args:
+        archive: The file; members that are no images, hidden ones and links are left out.
+
+    Returns:
+        Path of each image and its name in the archive, by names; at least one.
+
+    Raises:
+        DataError: If it is damaged, holds no image, or more than there is room for.
+    """
+    known = hashlib.sha256(os.fsencode(archive.absolute())).hexdigest()[:8]
+    room = kept_folder("soloist-archives-")
+    folder = room / f"{archive.name.split('.')[0]}-{known}"
+    with _told(archive), _opened(archive) as every:
+        members = [one for one in every if _is_wanted(one.name)]
+        needed, free = sum(one.size for one in members), shutil.disk_usage(room).free
+        if needed > free:
+            raise DataError(
+                f"wanted room for the images of {shown(archive)}, {needed / 1e9:.1f} GB, got "
+                f"{free / 1e9:.1f} GB in {shown(room)}; set TMPDIR to a larger disk"
+            )
+        found = []
+        with track(f"unpack {archive.name}", len(members)) as tracker:
+            for member in members:
+                path = folder / inner_path(member.name)
+                found.append((path, path.relative_to(folder).as_posix()))
+                if not path.is_file():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    unfinished = path.with_name(f"{path.name}.part")
+                    member.unpack(unfinished)
+                    # The next command sees that it is the same file.
+                    os.utime(unfinished, (member.modified, member.modified))
+                    unfinished.rename(path)
+                tracker.advance()
+    if not found:
+        raise DataError(
+            f"wanted images, got {shown(archive)} with none in it; give an archive with files "
+            "such as .jpg, .png or .tif"
+        )
+    logger.info("unpacked %d images of %s (%.0f MB)", len(found), shown(archive), needed / 1e6)
+    return sorted(set(found), key=lambda one: one[1])
+
+
+def _is_wanted(name: str) -> bool:
+    parts = name.replace("\\", "/").split("/")
+    hidden = any(part.startswith((".", "__MACOSX")) and part not in (".", "..") for part in parts)
+    return not hidden and is_image_name(name)
+
+
+@contextmanager
+def _told(archive: Path) -> Iterator[None]:
+    try:
+        yield
+    # zlib and lzma have errors of their own kinds, as has a password that is missing.
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise _damaged(archive, error) from error
+    except Exception as error:
+        if type(error).__name__ not in ("error", "LZMAError", "NotImplementedError"):
+            raise
+        raise _damaged(archive, error) from error
+
+
+def _damaged(archive: Path, error: Exception) -> DataError:
+    return DataError(
+        f"cannot unpack {shown(archive)}: {one_line(error) or type(error).__name__}; fetch it "
+        "again, or unpack it and give the folder"
+    )
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[list[_Member]]:
+    if archive.name.lower().endswith(ZIPS):
+        with zipfile.ZipFile(archive) as zipped:
+            yield [_of_zip(zipped, one) for one in zipped.infolist() if not one.is_dir()]
+    else:
+        with tarfile.open(archive) as tar:
+            members = [_of_tar(tar, one) for one in tar.getmembers() if one.isreg()]
+            _check_end(tar, archive)
+            yield members
+
+
+def _check_end(tar: tarfile.TarFile, archive: Path) -> None:
+    """Tarfile takes a file that was cut off for one that ends there.
+
+    Raises:
+        tarfile.ReadError: If a member's header is cut off.
+    """
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    rest = len(tar.fileobj.read(tarfile.BLOCKSIZE))
+    if 0 < rest < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("it ends within a file")
+    if rest == 0:
+        logger.warning("%s has no mark at its end: it may be cut off", shown(archive))
+
+
+def _of_zip(zipped: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
+    def unpack(path: Path) -> None:
+        with zipped.open(info) as source, path.open("wb") as target:
+            shutil.copyfileobj(source, target)
+
+    modified = time.mktime((*info.date_time, 0, 0, -1))
+    return _Member(info.filename, info.file_size, modified, unpack)
+
+
+def _of_tar(tar: tarfile.TarFile, info: tarfile.TarInfo) -> _Member:
+    def unpack(path: Path) -> None:
+        source = tar.extractfile(info)
+        assert source is not None  # It is a regular file.
+        with source, path.open("wb") as target:
+            shutil.copyfileobj(source, target)
+
+    return _Member(info.name, info.size, float(info.mtime), unpack)
