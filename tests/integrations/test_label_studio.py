@@ -24,6 +24,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+import soloist
 from soloist.cli import run_command
 from soloist.data.coco.read import load_coco
 from soloist.data.coco.rle import encode_masks
@@ -212,3 +213,12 @@ def test_corrected_masks_come_back(
     assert status == 0
     back = load_coco(tmp_path / "coco" / "annotations" / "instances_default.json")
     assert [len(back.annotations[image.id]) for image in back.images] == [2, 1]
+    # As it is: no conversion first.
+    learned = tmp_path / "learned"
+    assert run_command(["finetune", *source, "--out", str(learned)]) == 0
+    found = soloist.load(learned).predict(tmp_path / "photos" / "0.png")[0].filter()
+    overlaps = [
+        max(float((mask & one).sum() / (mask | one).sum()) for mask in found.masks.numpy())
+        for one in squares(0)
+    ]
+    assert min(overlaps) > 0.8
