@@ -24,9 +24,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from cases import CASES, Stopwatch
+from cases import CASES as MADE
+from cases import Stopwatch
 from cyclopts import App, Parameter
+from photograph_cases import PHOTOGRAPH_CASES
 
+CASES = {**MADE, **PHOTOGRAPH_CASES}
 HERE = Path(__file__).parent
 RATIOS = HERE / "ratios.json"
 RELEASED = HERE.parents[1] / "shared" / "golden" / "timings.json"

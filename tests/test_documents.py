@@ -76,7 +76,6 @@ SET_ASIDE = {
     ("fit.md", "soloist fit photos/ --out runs/network"): "an hour; tests/training",
     ("quality.md", "soloist studio"): "a server; tests/cli/studio starts it",
     ("quality.md", "soloist finetune"): "tests/training/test_finetuning.py",
-    ("quality.md", "soloist bench curve"): "many learnings; tests/training/experiments",
     ("onnx.md", "soloist export"): "a minute; tests/inference/onnx/test_export.py",
     ("MODEL_CARD.md", "soloist"): "needs the stamps benchmark",
     ("quality.md", "soloist estimate runs/scenes"): "needs the stamps benchmark",
@@ -101,6 +100,7 @@ SET_ASIDE = {
 PLACEHOLDERS = {"OPTIONS": "", "WEIGHT": "0.5", "ROUND": "0", "K": "4", "STEPS": "5"}
 # Blocks of Python that are only read, by page and beginning.
 PYTHON_SET_ASIDE = {
+    ("libraries.md", "import fiftyone"): "tests/integrations/test_fiftyone.py",
     ("weights.md", "segmenter = soloist.load"): "publishes on the hub; tests/checkpoints",
     ("weights.md", "import soloist"): "needs released files; tests/checkpoints",
     ("weights.md", "state = soloist.load"): "tests/models/test_backbones.py",

@@ -18,6 +18,7 @@ import soloist
 from soloist import api
 from soloist.cli import run_command
 from soloist.cli.runs import DONE, SOME_FAILED, USER_ERROR
+from soloist.config import Config
 from soloist.data.coco.rle import encode_masks
 from soloist.data.coco.types import CocoAnnotation, CocoFile, CocoImage
 from soloist.data.sources import find_images
@@ -30,6 +31,7 @@ from soloist.proposals import pixels as pixels_module
 from soloist.proposals import regions as regions_module
 from soloist.structures import Instances
 from soloist.training import self_judging
+from soloist.training.run_folder import RunFolder, open_run
 from soloist.training.self_judging import Wanted, affordable, confirmed, regions_wanted
 from soloist.training.starts import fit_start
 
@@ -229,6 +231,50 @@ def test_a_budget_bounds_the_images(
     one, _ = affordable(segmenter, images, Wanted(budget_seconds=1.0))
     assert one == 1
     assert "the budget is too small: 1 of 120 images" in caplog.text
+
+
+def opened(path: Path) -> RunFolder:
+    return open_run(path, command="fit", inputs={}, config=Config(), overwrite=False)
+
+
+@pytest.mark.parametrize(
+    ("took", "budget", "left"),
+    [
+        pytest.param(20.0, None, 20, id="no-budget"),
+        pytest.param(20.0, 1000.0, 20, id="in-time"),
+        pytest.param(200.0, 1000.0, 5, id="behind"),
+        pytest.param(950.0, 1000.0, 4, id="no-fewer"),
+    ],
+)
+def test_images_are_left_out_when_labelling_took_longer_than_planned(
+    coins: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    took: float,
+    budget: float | None,
+    left: int,
+) -> None:
+    images = find_images(coins) * 10
+    run = opened(tmp_path / "run")
+    run.update_state(timing={"pseudo-labels 1": took})
+    kept = self_judging._on_time(images, run, Wanted(budget_seconds=budget, evaluated=1))
+    assert len(kept) == left
+    assert ("behind the budget" in caplog.text) == (left < len(images))
+    # What was decided is kept.
+    run.update_state(timing={"pseudo-labels 1": 10 * took})
+    assert len(self_judging._on_time(images, run, Wanted(budget_seconds=budget))) == left
+
+
+@pytest.mark.parametrize(("budget", "fits"), [(None, True), (1000.0, True), (400.0, False)])
+def test_a_further_judge_is_learned_where_there_is_time(
+    tmp_path: Path, budget: float | None, fits: bool
+) -> None:
+    run = opened(tmp_path / "run")
+    run.update_state(timing={"pseudo-labels 1": 100.0, "judge 1": 200.0})
+    assert self_judging._fits(2, run, Wanted(budget_seconds=budget)) == fits
+    # One that was begun and is done is not asked about.
+    run.update_state(timing={"judge 1": 200.0, "judge 2": 500.0})
+    assert self_judging._fits(2, run, Wanted(budget_seconds=budget))
 
 
 def test_a_network_of_another_shape_is_no_start(

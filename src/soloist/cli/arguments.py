@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 Images = Annotated[
     list[str],
-    Parameter(help="Images, folders, patterns, .txt lists, COCO files, tar or zip files.", negative=""),
+    Parameter(
+        help="Images, folders, patterns, .txt lists, COCO files, tar or zip files.", negative=""
+    ),
 ]
 MaskImages = Annotated[
     list[str] | None,

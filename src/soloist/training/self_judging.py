@@ -41,7 +41,7 @@ from soloist.runtime.progress import duration
 from soloist.training.judging import MAX_IMAGES, judge_of, save_judged, settings_of
 from soloist.training.keeping import COMPARED, keep, keep_steadiest, segmenter_of, stage_steadiness
 from soloist.training.run_folder import VERDICT, RunFolder
-from soloist.training.self_training import PREVIEW_IMAGES, show_stages, stage_key
+from soloist.training.self_training import PREVIEW_IMAGES, seconds_used, show_stages, stage_key
 from soloist.training.stages import FitResult, Stage
 from soloist.training.starts import Learner, against_regions, start_from, takes_regions
 
@@ -131,9 +131,13 @@ def fit_regions(
             f"the start is kept, for its masks are too unsteady to teach: mean IoU {steady:.2f} "
             f"with those at other scales, at least {TRUSTED:g} where that helps"
         )
+    chosen = on_main(partial(_on_time, chosen, run, wanted))
     for number in range(1, 1 if verdict else wanted.rounds + 1):
-        sure = _sure(taught, least)
+        sure = _of(chosen, _sure(taught, least))
         if len(sure) == 0:
+            break
+        if number > 1 and not on_main(partial(_fits, number, run, wanted)):
+            logger.warning("judge %d is left out: the budget has no time for it", number)
             break
         folder = run.path / "rounds" / str(number)
         finished = on_main((folder / CONFIG_FILE).is_file)
@@ -273,6 +277,56 @@ def _images_learned_from(
     return int(known)
 
 
+def _on_time(images: Sequence[ImageRef], run: RunFolder, wanted: Wanted) -> list[ImageRef]:
+    """The images that there is time for, once it is known what labelling them took.
+
+    Another program may have come, or gone. A resumed run keeps what was decided.
+    """
+    known = run.state.get("images_on_time")
+    if known is None:
+        known = len(images)
+        if wanted.budget_seconds is not None:
+            used = seconds_used(run)
+            # Not noted, if it was killed just then.
+            pace = run.state.get("timing", {}).get(_labelling(1), 0.0) / len(images)
+            left = SHARE * wanted.budget_seconds - used
+            shown = wanted.evaluated or min(len(images), PREVIEW_IMAGES)
+            seconds = [
+                _seconds(count, shown, wanted.rounds, pace) - count * pace
+                for count in range(1, known + 1)
+            ]
+            known = max(min(FEWEST, known), sum(needed <= left for needed in seconds))
+        if known < len(images):
+            logger.warning(
+                "behind the budget after %s: going on with %d of %d images",
+                duration(used),
+                known,
+                len(images),
+            )
+        run.update_state(images_on_time=known)
+    return spread(images, int(known))
+
+
+def _fits(number: int, run: RunFolder, wanted: Wanted) -> bool:
+    """Whether there is time for a further judge: as much as the one before took."""
+    timing = run.state.get("timing", {})
+    if wanted.budget_seconds is None or f"judge {number}" in timing:
+        return True
+    left = SHARE * wanted.budget_seconds - seconds_used(run)
+    return bool(timing.get(f"judge {number - 1}", 0.0) <= left)
+
+
+def _of(images: Sequence[ImageRef], found: CocoFile) -> CocoFile:
+    """The part of a file that is about some of its images."""
+    names = {image.name for image in images}
+    kept = [image for image in found.images if image.file_name in names]
+    return replace(
+        found,
+        images=tuple(kept),
+        annotations={image.id: found.annotations[image.id] for image in kept},
+    )
+
+
 def _seconds_per_image(segmenter: Segmenter, images: Sequence[ImageRef]) -> float:
     """Of predicting one, as some take by their sizes."""
     seconds, pixels = 0.0, 0
@@ -283,7 +337,7 @@ def _seconds_per_image(segmenter: Segmenter, images: Sequence[ImageRef]) -> floa
             # Listed where the images are labelled.
             continue
         started = time.monotonic()
-        segmenter(values, size)
+        segmenter.labeler(values, size)
         # The first builds what the others use.
         if place > 0 or len(images) == 1:
             seconds += time.monotonic() - started
@@ -310,20 +364,25 @@ def _labelled(
     """What a model finds on the images, which a file of the run keeps."""
     out = run.path / f"pseudo_labels_{number}.json"
     done = on_main(partial(is_finished, out))
-    with run.timed(f"pseudo-labels {number}", done=done):
+    with run.timed(_labelling(number), done=done):
         if not done:
             segmenter = segmenter_of(model, runtime)
             label_images(
                 images,
-                segmenter,
+                segmenter.labeler,
                 out,
-                title=f"pseudo-labels {number}",
+                title=_labelling(number),
                 short_side=segmenter.decoded_side,
                 settings={"round": number, "weights": segmenter.fingerprint},
                 errors=run.errors,
                 categories=segmenter.categories,
             )
     return load_coco(out)
+
+
+def _labelling(number: int) -> str:
+    """The stage of labelling before so many judges were learned from."""
+    return f"pseudo-labels {number}"
 
 
 def _sure(found: CocoFile, least: float) -> CocoFile:

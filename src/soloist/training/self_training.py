@@ -106,7 +106,7 @@ def fit(
         if not finished:
             budget = None
             if budget_seconds is not None:
-                left = budget_seconds - on_main(partial(_seconds_used, run))
+                left = budget_seconds - on_main(partial(seconds_used, run))
                 budget = max(0.0, TRAINING_SHARE * left / (rounds + 1 - number))
             goes_on = config.self_training.start_from == "previous"
             start_from = start if previous is None else previous if goes_on else None
@@ -215,6 +215,6 @@ def _stage_labeler(stage: Stage, config: Config, runtime: Runtime) -> Labeler:
     return segmenter_of(stage.model, runtime).labeler
 
 
-def _seconds_used(run: RunFolder) -> float:
+def seconds_used(run: RunFolder) -> float:
     """Time of the stages so far, over all sessions of the run."""
     return float(sum(run.state.get("timing", {}).values()))
