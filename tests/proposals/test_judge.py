@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from soloist.ops.masks import mask_iou
 from soloist.proposals.hierarchy import PixelMaps
@@ -14,9 +16,12 @@ from soloist.proposals.judge import (
     Example,
     Judge,
     NodeRanker,
+    class_shares,
     draw_candidates,
+    learn_classes,
     learn_nodes,
 )
+from soloist.proposals.partition import Floats
 from soloist.proposals.pixels import learn_pixels, sample_pixels, with_maps
 from soloist.proposals.ranking import overlaps_with
 from soloist.proposals.regions import candidate_masks, image_hierarchies, region_candidates
@@ -51,7 +56,13 @@ def example(seed: int, count: int = 200) -> Example:
     generator = np.random.default_rng(seed)
     described = generator.normal(size=(count, 5)).astype(np.float32)
     overlaps = np.where(described[:, 0] > 1, 0.9, 0.1)
-    return Example(described, generator.uniform(0.1, 0.5, count), overlaps)
+    return one_class(described, generator.uniform(0.1, 0.5, count), overlaps)
+
+
+def one_class(described: NDArray[np.float32], prior: Floats, overlaps: Floats) -> Example:
+    count = len(prior)
+    classes, means = np.zeros(count, dtype=np.int64), np.ones((count, 1), dtype=np.float32)
+    return Example(described, prior, overlaps, classes, means)
 
 
 def test_networks_learn_what_the_prior_does_not_know() -> None:
@@ -68,6 +79,29 @@ def test_few_images_count_less_than_the_prior() -> None:
     one, many = (learn_nodes([example(seed) for seed in range(n)]) for n in (1, 30))
     assert float(one.trust) == pytest.approx(1 / (1 + PRIOR_IMAGES))
     assert float(many.trust) == pytest.approx(30 / (30 + PRIOR_IMAGES))
+
+
+def of_two_sizes(seed: int, count: int = 200) -> Example:
+    """Objects whose second value is their class; their pixels say it of some."""
+    made = example(seed, count)
+    classes = (made.described[:, 1] > 0).astype(np.int64)
+    means = np.full((count, 2), 0.5, dtype=np.float32)
+    means[::4] = np.eye(2, dtype=np.float32)[classes[::4]]
+    return replace(made, classes=classes, means=means)
+
+
+def test_classes_are_told_by_what_the_pixels_do_not_know() -> None:
+    kinds = learn_classes([of_two_sizes(seed) for seed in range(4)])
+    assert kinds is not None
+    new = of_two_sizes(99)
+    right = kinds.classes(new.described, new.means) == new.classes
+    assert right.mean() > 0.9
+    assert (new.means.argmax(axis=1) == new.classes).mean() < 0.7
+
+
+def test_of_images_without_an_object_no_class_is_learned() -> None:
+    made = of_two_sizes(0)
+    assert learn_classes([replace(made, overlaps=np.zeros(len(made.prior)))]) is None
 
 
 def test_what_cannot_be_an_object_stays_none() -> None:
@@ -89,7 +123,7 @@ def test_two_learn_the_same_and_a_record_keeps_it() -> None:
 
 
 def test_without_a_candidate_there_is_nothing_to_learn_from() -> None:
-    nothing = Example(np.zeros((0, 5), dtype=np.float32), np.zeros(0), np.zeros(0))
+    nothing = one_class(np.zeros((0, 5), dtype=np.float32), np.zeros(0), np.zeros(0))
     with pytest.raises(ValueError, match="got none"):
         learn_nodes([nothing])
 
@@ -136,9 +170,15 @@ def judge() -> Judge:
     pixels = learn_pixels([sample])
     informed = with_maps(found, pixels.maps(found.lab))
     drawn = draw_candidates(informed, SIZE, 100)
-    overlaps = overlaps_with(informed, drawn.candidates, masks).max(axis=1)
-    example = Example(drawn.described, drawn.candidates.scores, overlaps)
-    return Judge(pixels, learn_nodes([example]))
+    overlaps = overlaps_with(informed, drawn.candidates, masks)
+    example = Example(
+        drawn.described,
+        drawn.candidates.scores,
+        overlaps.max(axis=1),
+        np.array([0, 0, 1])[overlaps.argmax(axis=1)],
+        class_shares(informed, drawn.candidates),
+    )
+    return Judge(pixels, learn_nodes([example]), learn_classes([example]))
 
 
 def test_a_judge_finds_the_objects_it_was_shown_and_their_classes(judge: Judge) -> None:
@@ -148,7 +188,7 @@ def test_a_judge_finds_the_objects_it_was_shown_and_their_classes(judge: Judge) 
     best = candidates.filter(np.arange(3))
     overlaps = mask_iou(candidate_masks(found, best, SIZE)[0], torch.from_numpy(truth()))
     assert (overlaps.max(dim=0).values > 0.8).all()
-    classes = judge.classes(found, best)
+    classes = judge.classes(found, best, SIZE)
     assert classes is not None
     assert classes.tolist() == [[0, 0, 1][int(which)] for which in overlaps.argmax(dim=1)]
     assert (np.diff(candidates.scores) <= 0).all()
@@ -169,6 +209,19 @@ def test_a_judge_is_kept_by_its_record(judge: Judge) -> None:
     _, got = read.candidates(plain, SIZE, 100)
     assert np.array_equal(got.nodes, wanted.nodes)
     assert np.array_equal(got.scores, wanted.scores)
+    assert read.kinds is not None
+
+
+def test_classes_are_kept_too_and_told_by_the_pixels_where_none_were_learned(judge: Judge) -> None:
+    found, candidates = judge.candidates(image_hierarchies(picture()), SIZE, 100)
+    read = Judge.of_record(json.loads(json.dumps(judge.record())))
+    plain = replace(judge, kinds=None)
+    own, kept, by_pixels = (one.classes(found, candidates, SIZE) for one in (judge, read, plain))
+    assert own is not None
+    assert kept is not None
+    assert by_pixels is not None
+    assert np.array_equal(kept, own)
+    assert np.array_equal(by_pixels[:3], own[:3])
 
 
 def test_an_image_of_one_colour_has_no_object(judge: Judge) -> None:

@@ -8,7 +8,7 @@ rank without learning, which they start from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -48,6 +48,8 @@ RIGHT = 0.5
 so of several the best comes first."""
 PRIOR_IMAGES = 3.0
 """The rank without learning counts as much as this many labelled images."""
+CLASS_FLOOR = 0.05
+"""Added to the shares of classes before logarithms are taken: no class is impossible."""
 LARGEST = 4.0
 """Standardised values are clipped to this."""
 ALIKE = 0.6
@@ -64,25 +66,28 @@ class Example:
         described: (N, D) float32 of `describe`.
         prior: (N,) scores in [0, 1] without learning.
         overlaps: (N,) the best overlap (IoU) of each with a true mask.
+        classes: (N,) the class of that mask, in [0, K).
+        means: (N, K) shares of the classes in each by its pixels, in [0, 1].
     """
 
     described: NDArray[np.float32]
     prior: Floats
     overlaps: Floats
+    classes: NDArray[np.int64]
+    means: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class NodeRanker:
-    """Small networks that correct the scores of candidates.
+class Networks:
+    """Small networks of one hidden layer on what is known of candidates.
 
     Attributes:
         mean: (D,) of the descriptions learned from.
         deviation: (D,) their standard deviation.
         hidden: (M, D, H) weights of the hidden layers of M networks.
         hidden_bias: (M, 1, H) their biases.
-        output: (M, H, 1) weights of the outputs.
-        output_bias: (M, 1, 1) their biases.
-        trust: () share of the networks in the final logit, in [0, 1); the rest is the prior's.
+        output: (M, H, O) weights of the outputs.
+        output_bias: (M, 1, O) their biases.
     """
 
     mean: Tensor
@@ -91,31 +96,54 @@ class NodeRanker:
     hidden_bias: Tensor
     output: Tensor
     output_bias: Tensor
-    trust: Tensor
 
-    def scores(self, described: NDArray[np.float32], prior: Floats) -> Floats:
-        """(N,) scores in [0, 1] of (N, D) descriptions and (N,) scores without learning."""
-        logits = torch.from_numpy(logit(prior)).float()
-        with torch.inference_mode():
-            own = self._logits(torch.from_numpy(described), logits).sigmoid().mean(dim=0)
-        learned = logit(own.numpy().astype(np.float64))
-        trust = float(self.trust)
-        mixed: Floats = 1 / (1 + np.exp(-(trust * learned + (1 - trust) * logit(prior))))
-        # What cannot be an object stays none.
-        return np.where(prior > 0, mixed, 0.0)
-
-    def _logits(self, described: Tensor, prior: Tensor) -> Tensor:
-        """(M, N) corrected logits."""
+    def __call__(self, described: Tensor) -> Tensor:
+        """(M, N, O) outputs for (N, D) descriptions."""
         values = ((described - self.mean) / self.deviation).clamp(-LARGEST, LARGEST)
         units = functional.relu(values @ self.hidden + self.hidden_bias)
-        return (units @ self.output + self.output_bias).squeeze(2) + prior
+        return units @ self.output + self.output_bias
+
+    @classmethod
+    def learned(
+        cls, described: Tensor, outputs: int, loss: Callable[[Tensor], Tensor], *, seed: int
+    ) -> Networks:
+        """Networks that reduce a loss.
+
+        Args:
+            described: (N, D) descriptions to learn from, at least one.
+            outputs: How many each network has; all are 0 at first, so that it begins with what
+                the loss adds to them and learns what to correct.
+            loss: Of (M, N, O) outputs.
+            seed: Of the weights they start from.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        size = described.shape[1]
+        made = cls(
+            mean=described.mean(dim=0),
+            deviation=described.std(dim=0, correction=0) + 1e-3,
+            hidden=torch.randn((MEMBERS, size, HIDDEN), generator=generator) / size**0.5,
+            hidden_bias=torch.zeros(MEMBERS, 1, HIDDEN),
+            output=torch.zeros(MEMBERS, HIDDEN, outputs),
+            output_bias=torch.zeros(MEMBERS, 1, outputs),
+        )
+        weights = (made.hidden, made.hidden_bias, made.output, made.output_bias)
+        for weight in weights:
+            weight.requires_grad_()
+        optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            loss(made(described)).backward()  # type: ignore[no-untyped-call]  # untyped in torch
+            optimizer.step()
+        for weight in weights:
+            weight.requires_grad_(False)
+        return made
 
     def record(self) -> dict[str, Any]:
-        """Its values by name, for a model's record."""
+        """Their values by name, for a model's record."""
         return {field.name: packed(getattr(self, field.name)) for field in fields(self)}
 
     @classmethod
-    def of_record(cls, record: Mapping[str, Any]) -> NodeRanker:
+    def of_record(cls, record: Mapping[str, Any]) -> Networks:
         """The networks of such a record.
 
         Raises:
@@ -124,19 +152,81 @@ class NodeRanker:
             ValueError: If its shapes do not fit each other.
         """
         found = cls(**{item.name: unpacked(record[item.name]) for item in fields(cls)})
+        size, outputs = found.mean.numel(), found.output_bias.numel() // MEMBERS
         wanted = {
-            "mean": (size := found.mean.numel(),),
+            "mean": (size,),
             "deviation": (size,),
             "hidden": (MEMBERS, size, HIDDEN),
             "hidden_bias": (MEMBERS, 1, HIDDEN),
-            "output": (MEMBERS, HIDDEN, 1),
-            "output_bias": (MEMBERS, 1, 1),
-            "trust": (),
+            "output": (MEMBERS, HIDDEN, outputs),
+            "output_bias": (MEMBERS, 1, outputs),
         }
         for name, shape in wanted.items():
             if (got := tuple(getattr(found, name).shape)) != shape:
                 raise ValueError(f"{name} must be {shape}, got {got}")
         return found
+
+
+@dataclass(frozen=True)
+class NodeRanker:
+    """Networks that correct the scores of candidates.
+
+    Attributes:
+        networks: Of one output.
+        trust: Their share in the final logit, in [0, 1); the rest is the prior's.
+    """
+
+    networks: Networks
+    trust: float
+
+    def scores(self, described: NDArray[np.float32], prior: Floats) -> Floats:
+        """(N,) scores in [0, 1] of (N, D) descriptions and (N,) scores without learning."""
+        logits = torch.from_numpy(logit(prior)).float()
+        with torch.inference_mode():
+            corrected = self.networks(torch.from_numpy(described)).squeeze(2) + logits
+            own = corrected.sigmoid().mean(dim=0)
+        learned = logit(own.numpy().astype(np.float64))
+        mixed: Floats = 1 / (1 + np.exp(-(self.trust * learned + (1 - self.trust) * logit(prior))))
+        # What cannot be an object stays none.
+        return np.where(prior > 0, mixed, 0.0)
+
+    def record(self) -> dict[str, Any]:
+        """Its values by name, for a model's record."""
+        return {**self.networks.record(), "trust": packed(torch.tensor(self.trust))}
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> NodeRanker:
+        """The ranker of such a record; raises as `Networks.of_record` does."""
+        return cls(Networks.of_record(record), float(unpacked(record["trust"])))
+
+
+@dataclass(frozen=True)
+class NodeClassifier:
+    """Networks that tell the class of a candidate from its size, shape and pixels.
+
+    Attributes:
+        networks: Of one output a class.
+    """
+
+    networks: Networks
+
+    def classes(
+        self, described: NDArray[np.float32], means: NDArray[np.float32]
+    ) -> NDArray[np.int64]:
+        """(N,) classes in [0, K) of (N, D) descriptions and (N, K) shares of the pixels."""
+        with torch.inference_mode():
+            logits = self.networks(_with_means(described, means)) + _prior(means)
+            found: NDArray[np.int64] = logits.softmax(dim=2).mean(dim=0).argmax(dim=1).numpy()
+        return found
+
+
+def _with_means(described: NDArray[np.float32], means: NDArray[np.float32]) -> Tensor:
+    return torch.from_numpy(np.concatenate((described, means), axis=1))
+
+
+def _prior(means: NDArray[np.float32]) -> Tensor:
+    """(N, K) logits of classes by the pixels alone."""
+    return torch.from_numpy(np.log(means + CLASS_FLOOR))
 
 
 @dataclass(frozen=True)
@@ -146,10 +236,12 @@ class Judge:
     Attributes:
         pixels: Which pixels are inside an object or on an outline.
         nodes: Which candidates are objects.
+        kinds: Which class each is of; None where all are one, or none was learned from.
     """
 
     pixels: PixelClassifier
     nodes: NodeRanker
+    kinds: NodeClassifier | None = None
 
     def candidates(
         self, plain: Hierarchies, image_size: tuple[int, int], most: int
@@ -187,32 +279,39 @@ class Judge:
         described = describe(found, candidates, image_size, *known_of(found))
         return self.nodes.scores(described, candidates.scores)
 
-    def classes(self, found: Hierarchies, candidates: Candidates) -> NDArray[np.int64] | None:
-        """(N,) class of each candidate in [0, K), that of most of its pixels; None for one class.
+    def classes(
+        self, found: Hierarchies, candidates: Candidates, image_size: tuple[int, int]
+    ) -> NDArray[np.int64] | None:
+        """(N,) class of each candidate in [0, K); None where all are one.
 
         Args:
             found: The trees as `candidates` returned them.
             candidates: N of their nodes.
+            image_size: As in `candidates`.
         """
         if self.pixels.classes == 1:
             return None
-        assert found.maps is not None
-        labels = np.zeros(len(candidates), dtype=np.int64)
-        for number, tree in enumerate(found.trees):
-            own = np.flatnonzero(candidates.trees == number)
-            means = agreement(tree, found.maps).classes[candidates.nodes[own]]
-            labels[own] = means.argmax(axis=1)
-        return labels
+        means = class_shares(found, candidates)
+        if self.kinds is None:
+            labels: NDArray[np.int64] = means.argmax(axis=1)
+            return labels
+        described = describe(found, candidates, image_size, *known_of(found))
+        return self.kinds.classes(described, means)
 
     def record(self) -> dict[str, Any]:
         """Its values by name, for a model's record."""
-        return {"pixels": self.pixels.record(), "nodes": self.nodes.record()}
+        record = {"pixels": self.pixels.record(), "nodes": self.nodes.record()}
+        kinds = {} if self.kinds is None else {"kinds": self.kinds.networks.record()}
+        return {**record, **kinds}
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> Judge:
-        """The judge of such a record; raises as `NodeRanker.of_record` does."""
+        """The judge of such a record; raises as `Networks.of_record` does."""
+        kinds = record.get("kinds")
         return cls(
-            PixelClassifier.of_record(record["pixels"]), NodeRanker.of_record(record["nodes"])
+            PixelClassifier.of_record(record["pixels"]),
+            NodeRanker.of_record(record["nodes"]),
+            None if kinds is None else NodeClassifier(Networks.of_record(kinds)),
         )
 
 
@@ -266,6 +365,16 @@ def known_of(found: Hierarchies) -> tuple[list[Attributes], list[Agreement]]:
     )
 
 
+def class_shares(found: Hierarchies, candidates: Candidates) -> NDArray[np.float32]:
+    """(N, K) shares of the classes in each of N candidates of an image with maps."""
+    assert found.maps is not None
+    shares = np.zeros((len(candidates), len(found.maps.inside)), dtype=np.float32)
+    for number, tree in enumerate(found.trees):
+        own = np.flatnonzero(candidates.trees == number)
+        shares[own] = agreement(tree, found.maps).classes[candidates.nodes[own]]
+    return shares
+
+
 def describe(
     found: Hierarchies,
     candidates: Candidates,
@@ -301,7 +410,7 @@ def describe(
 
 
 def learn_nodes(examples: Sequence[Example], *, seed: int = 0) -> NodeRanker:
-    """Learns from the candidates of labelled images.
+    """Learns from the candidates of labelled images which are objects.
 
     Args:
         examples: One a labelled image, at least one of them with a candidate.
@@ -316,28 +425,37 @@ def learn_nodes(examples: Sequence[Example], *, seed: int = 0) -> NodeRanker:
     prior = torch.from_numpy(np.concatenate([logit(one.prior) for one in examples])).float()
     overlaps = torch.from_numpy(np.concatenate([one.overlaps for one in examples])).float()
     wanted = torch.where(overlaps >= RIGHT, overlaps, 0)
-    generator = torch.Generator().manual_seed(seed)
-    size = described.shape[1]
-    networks = NodeRanker(
-        mean=described.mean(dim=0),
-        deviation=described.std(dim=0, correction=0) + 1e-3,
-        hidden=torch.randn((MEMBERS, size, HIDDEN), generator=generator) / size**0.5,
-        hidden_bias=torch.zeros(MEMBERS, 1, HIDDEN),
-        # Zero at first: it begins with the prior and learns what to correct.
-        output=torch.zeros(MEMBERS, HIDDEN, 1),
-        output_bias=torch.zeros(MEMBERS, 1, 1),
-        trust=torch.tensor(len(examples) / (len(examples) + PRIOR_IMAGES)),
-    )
-    learned = (networks.hidden, networks.hidden_bias, networks.output, networks.output_bias)
-    for parameter in learned:
-        parameter.requires_grad_()
-    optimizer = torch.optim.AdamW(learned, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    for _ in range(STEPS):
-        logits = networks._logits(described, prior)
-        loss = functional.binary_cross_entropy_with_logits(logits, wanted.expand_as(logits))
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
-        optimizer.step()
-    for parameter in learned:
-        parameter.requires_grad_(False)
-    return networks
+
+    def loss(outputs: Tensor) -> Tensor:
+        logits = outputs.squeeze(2) + prior
+        return functional.binary_cross_entropy_with_logits(logits, wanted.expand_as(logits))
+
+    networks = Networks.learned(described, 1, loss, seed=seed)
+    return NodeRanker(networks, len(examples) / (len(examples) + PRIOR_IMAGES))
+
+
+def learn_classes(examples: Sequence[Example], *, seed: int = 0) -> NodeClassifier | None:
+    """Learns from the candidates of labelled images that are objects of which class.
+
+    Args:
+        examples: One a labelled image, with classes.
+        seed: Of the weights it starts from.
+
+    Returns:
+        The classifier; None if no candidate is an object.
+    """
+    right = [one.overlaps >= RIGHT for one in examples]
+    pairs = list(zip(examples, right, strict=True))
+    described = np.concatenate([one.described[own] for one, own in pairs])
+    if len(described) == 0:
+        return None
+    means = np.concatenate([one.means[own] for one, own in pairs])
+    classes = torch.from_numpy(np.concatenate([one.classes[own] for one, own in pairs]))
+    prior = _prior(means)
+
+    def loss(outputs: Tensor) -> Tensor:
+        logits = (outputs + prior).flatten(0, 1)
+        return functional.cross_entropy(logits, classes.repeat(len(outputs)))
+
+    values = _with_means(described, means)
+    return NodeClassifier(Networks.learned(values, means.shape[1], loss, seed=seed))

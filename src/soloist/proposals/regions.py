@@ -167,11 +167,12 @@ def _regions(
     if len(filled) < len(candidates):
         some: Any = masks
         masks, boxes, candidates = some[filled], boxes[filled], candidates.filter(filled)
+    size = (masks.shape[1], masks.shape[2])
     return Regions(
         masks,
         candidates.scores,
         boxes,
-        None if judge is None else judge.classes(found, candidates),
+        None if judge is None else judge.classes(found, candidates, size),
         _counts(found, candidates, cells),
     )
 

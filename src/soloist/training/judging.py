@@ -22,7 +22,14 @@ from soloist.data.sources import ImageRef, spread
 from soloist.errors import DataError
 from soloist.models.build import load_solo, save_solo
 from soloist.proposals.hierarchy import Hierarchies
-from soloist.proposals.judge import Example, Judge, draw_candidates, learn_nodes
+from soloist.proposals.judge import (
+    Example,
+    Judge,
+    class_shares,
+    draw_candidates,
+    learn_classes,
+    learn_nodes,
+)
 from soloist.proposals.pixels import (
     MAX_SAMPLES,
     SAMPLES,
@@ -109,7 +116,10 @@ def judge_of(images: Sequence[ImageRef], labels: CocoFile, *, seed: int) -> Judg
                 if len(example.prior):
                     examples.append(example)
             tracker.advance()
-    return Judge(pixels, learn_nodes(examples, seed=seed)) if examples else None
+    if not examples:
+        return None
+    kinds = learn_classes(examples, seed=seed) if len(numbers) > 1 else None
+    return Judge(pixels, learn_nodes(examples, seed=seed), kinds)
 
 
 def settings_of(start: Config, config: Config, options: Mapping[str, Any]) -> Config:
@@ -186,6 +196,10 @@ def example_of(one: LabelledImage, pixels: PixelClassifier) -> Example:
     """The candidates of an image, and how well each fits an object."""
     found = with_maps(one.found, pixels.maps(one.found.lab))
     drawn = draw_candidates(found, one.image_size, CANDIDATES)
+    count = len(drawn.candidates)
     overlaps = overlaps_with(found, drawn.candidates, one.masks)
-    best = overlaps.max(axis=1) if len(one.masks) else np.zeros(len(drawn.candidates))
-    return Example(drawn.described, drawn.candidates.scores, best)
+    best, classes = np.zeros(count), np.zeros(count, dtype=np.int64)
+    if len(one.masks):
+        best, classes = overlaps.max(axis=1), np.array(one.classes)[overlaps.argmax(axis=1)]
+    means = class_shares(found, drawn.candidates)
+    return Example(drawn.described, drawn.candidates.scores, best, classes, means)
