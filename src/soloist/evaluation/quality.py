@@ -16,6 +16,7 @@ from rich.table import Table
 from torch import Tensor
 from torchvision.transforms import v2
 
+from soloist.data.coco.encoded import EncodedMasks
 from soloist.data.coco.read import load_coco
 from soloist.data.coco.types import CocoAnnotation, CocoFile
 from soloist.data.drawing.pictures import resize_masks
@@ -35,10 +36,10 @@ from soloist.evaluation.agreement import (
     spearman,
 )
 from soloist.evaluation.matching import overlaps
-from soloist.inference.label import changes_since, is_made, label_images
+from soloist.inference.label import Objects, changes_since, is_made, label_images
 from soloist.inference.segmenter import Segmenter
+from soloist.proposals.regions import Regions
 from soloist.runtime.error_log import ErrorLog
-from soloist.structures import Instances
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +71,7 @@ class View:
 
     def masks(self, pixels: Pixels, size: tuple[int, int], most: int | None = None) -> Tensor:
         """(M, H, W) bool masks on the image as it was, the `most` best or all."""
-        found = self.segmenter(self.change(pixels), size)
-        masks = (found if most is None else found.top_k(most)).masks.cpu()
+        masks = self.segmenter.masks(self.change(pixels), size, most)
         return masks.flip(2) if self.mirrored else masks
 
 
@@ -99,13 +99,41 @@ class ViewLabeler:
         if against is not None:
             self.views.append(View("other segmenter", against))
 
-    def __call__(self, pixels: Pixels, size: tuple[int, int]) -> Instances:
-        """Objects of one image with their agreements; see `Segmenter.__call__`."""
-        found = self._segmenter(pixels, size)
+    @property
+    def prepares(self) -> bool:
+        """Whether no network is needed to compare the views; see `SplitLabeler`."""
+        return all(view.segmenter.labeler.prepares for view in self.views)
+
+    def __call__(self, pixels: Pixels, size: tuple[int, int]) -> Objects:
+        """Objects of one image with their agreements; see `Segmenter.labeler`."""
+        if self.prepares:
+            return self.finish(pixels, self.prepare(pixels, size))
+        found = self._segmenter.labeler(pixels, size)
+        return replace(found, agreements=self._agreements(found.masks, pixels, size))
+
+    def prepare(
+        self, pixels: Pixels, size: tuple[int, int]
+    ) -> tuple[Regions[EncodedMasks], NDArray[np.float32]]:
+        """The regions and their agreements."""
+        regions = self._segmenter.labeler.prepare(pixels, size)
+        return regions, self._agreements(regions.masks, pixels, size).numpy()
+
+    def finish(
+        self, pixels: Pixels, prepared: tuple[Regions[EncodedMasks], NDArray[np.float32]]
+    ) -> Objects:
+        """The objects that these are."""
+        regions, agreements = prepared
+        found = self._segmenter.labeler.finish(pixels, regions)
+        return replace(found, agreements=torch.from_numpy(agreements)[: len(found)])
+
+    def _agreements(self, masks: EncodedMasks, pixels: Pixels, size: tuple[int, int]) -> Tensor:
+        """(N, V) best overlap of each mask with those of each view."""
         small = bounded_size(size)
-        masks = torch.from_numpy(resize_masks(found.masks.cpu().numpy(), small))
-        columns = [best_overlaps(masks, view.masks(pixels, small)) for view in self.views]
-        return replace(found, agreements=torch.stack(columns, dim=1))
+        # One by one: all of a large image would not fit into memory.
+        reduced = [resize_masks(mask[None], small)[0] for mask in masks]
+        own = torch.from_numpy(np.stack(reduced) if reduced else np.zeros((0, *small), np.bool_))
+        columns = [best_overlaps(own, view.masks(pixels, small)) for view in self.views]
+        return torch.stack(columns, dim=1)
 
 
 def scaled_views(segmenter: Segmenter) -> list[View]:

@@ -54,7 +54,7 @@ def steadiness(
                 logger.warning("left out: %s: %s", shown(image.name), error)
                 continue
             small, most = bounded_size(size), max(1, counts.get(image.name, 1))
-            found = segmenter(pixels, size).top_k(most).masks.cpu().numpy()
+            found = segmenter.masks(pixels, size, most).numpy()
             masks = torch.from_numpy(resize_masks(found, small))
             for view in views:
                 again = best_overlaps(masks, view.masks(pixels, small, most))

@@ -42,7 +42,13 @@ from soloist.postprocess import postprocess
 from soloist.proposals.judge import Judge
 from soloist.proposals.propose import rerank_proposals
 from soloist.proposals.refinement import refine_with_guided_filter
-from soloist.proposals.regions import Masks, Regions, encoded_regions, region_masks
+from soloist.proposals.regions import (
+    Masks,
+    Regions,
+    dense_regions,
+    encoded_regions,
+    region_masks,
+)
 from soloist.runtime.device import Runtime, choose_runtime
 from soloist.runtime.files import one_line
 from soloist.structures import Instances
@@ -236,6 +242,26 @@ class Segmenter(
         """
         own = self._own(self._seen(pixels))
         return self._best(regions.described(own, self.config.regions.embedding_size))
+
+    def masks(
+        self, pixels: NDArray[np.uint8], size: tuple[int, int], most: int | None = None
+    ) -> Tensor:
+        """The masks of a call alone, best first; of regions without the network.
+
+        Args:
+            pixels: As for a call.
+            size: As for a call.
+            most: How many at most; None for all.
+
+        Returns:
+            (N, H, W) bool on the processor.
+        """
+        options = self.config.inference
+        if options.masks == "regions":
+            regions = dense_regions(pixels, (1, 1), size, self._sure, self.judge)
+            return regions.masks[: min(options.max_per_image, most or len(regions.masks))]
+        found = self(pixels, size)
+        return (found if most is None else found.top_k(most)).masks.cpu()
 
     @property
     def labeler(self) -> SegmenterLabeler:

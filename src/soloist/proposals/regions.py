@@ -69,6 +69,19 @@ def region_masks(
         ValueError: If a shape is wrong or a feature is not finite.
     """
     config = config or RegionConfig()
+    regions = dense_regions(pixels, _cells(features), image_size, config, judge)
+    return regions.described(features, config.embedding_size)
+
+
+def dense_regions(
+    pixels: NDArray[np.uint8],
+    cells: tuple[int, int],
+    image_size: tuple[int, int],
+    config: RegionConfig | None = None,
+    judge: Judge | None = None,
+) -> Regions[Tensor]:
+    """What of `region_masks` needs no features; see `encoded_regions`, which takes less memory."""
+    config = config or RegionConfig()
     found, candidates = _chosen(pixels, image_size, config, judge)
     fitting = max(1, MAX_BYTES // (image_size[0] * image_size[1]))
     if len(candidates) > fitting:
@@ -81,8 +94,7 @@ def region_masks(
         )
         candidates = candidates.filter(np.arange(fitting))
     masks, boxes = candidate_masks(found, candidates, image_size)
-    regions = _regions(found, candidates, masks, boxes.numpy(), _cells(features), judge)
-    return regions.described(features, config.embedding_size)
+    return _regions(found, candidates, masks, boxes.numpy(), cells, judge)
 
 
 def encoded_regions(
