@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from soloist.ops.resize import linear_weights, resized_masks
+from soloist.ops.resize import HalfCovered, linear_weights, resized_masks
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.9])
@@ -58,3 +59,26 @@ def test_weights_sum_to_one() -> None:
 def test_no_soft_masks_are_no_masks() -> None:
     weights = linear_weights(4, padded=16, cropped=16, target=20)
     assert resized_masks(torch.zeros(0, 4, 4), weights, weights, 0.5).shape == (0, 20, 20)
+
+
+@pytest.mark.parametrize(
+    ("size", "target"),
+    [
+        ((20, 30), (7, 11)),
+        ((20, 30), (20, 30)),
+        ((9, 13), (18, 40)),
+        ((5, 5), (1, 1)),
+        ((1, 9), (3, 4)),
+    ],
+)
+def test_masks_that_cover_half_of_a_pixel_have_it(
+    size: tuple[int, int], target: tuple[int, int]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.rand(6, *size, generator=generator) < 0.5
+    masks[1, : size[0] // 2] = False
+    masks[2] = False
+    pooled = functional.adaptive_avg_pool2d(masks[:, None].float(), target)[:, 0] >= 0.5
+    resize = HalfCovered(size, target)
+    for mask, wanted in zip(masks, pooled, strict=True):
+        assert np.array_equal(resize(mask.numpy()), wanted.numpy())

@@ -20,6 +20,7 @@ from soloist.data.coco.types import CocoAnnotation, CocoFile, CocoImage
 from soloist.data.images import read_image
 from soloist.data.sources import ImageRef, find_images
 from soloist.errors import ConfigError
+from soloist.proposals.hierarchy import normalised_lab
 from soloist.proposals.judge import Example
 from soloist.proposals.pixels import learn_pixels, sample_pixels
 from soloist.training.finetuning import Labelled, learns_regions
@@ -53,7 +54,7 @@ def annotation() -> CocoAnnotation:
 def example(objects: list[CocoAnnotation]) -> Example:
     one = labelled_image(image_of((220, 40, 40)), objects, {1: 0})
     generator = np.random.default_rng(0)
-    sample = sample_pixels(one.found.lab, one.masks, one.classes, 1, generator, 2000)
+    sample = sample_pixels(normalised_lab(one.pixels), one.masks, one.classes, 1, generator, 2000)
     return example_of(one, learn_pixels([sample]))
 
 

@@ -242,7 +242,7 @@ def opened(path: Path) -> RunFolder:
     [
         pytest.param(20.0, None, 20, id="no-budget"),
         pytest.param(20.0, 1000.0, 20, id="in-time"),
-        pytest.param(200.0, 1000.0, 5, id="behind"),
+        pytest.param(100.0, 1000.0, 5, id="behind"),
         pytest.param(950.0, 1000.0, 4, id="no-fewer"),
     ],
 )

@@ -127,6 +127,42 @@ class Resizing:
         return rows @ soft_mask @ self._column_weights[inputs[1], outputs[1]]
 
 
+class HalfCovered:
+    """Resizes masks: a pixel belongs to one that covers half of it, as by `adaptive_avg_pool2d`.
+
+    Args:
+        size: (height, width) of the masks.
+        target: (height, width) to make of them.
+    """
+
+    def __init__(self, size: tuple[int, int], target: tuple[int, int]) -> None:
+        rows, columns = (_windows(own, other) for own, other in zip(size, target, strict=True))
+        self._target = target
+        self._resizing = Resizing(rows, columns)
+        self._row_areas, self._column_areas = rows.sum(dim=0), columns.sum(dim=0)
+
+    def __call__(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """(h, w) bool of a (H, W) bool mask; its box alone is looked at."""
+        resized = np.zeros(self._target, dtype=np.bool_)
+        rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+        if len(rows):
+            box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+            inputs, outputs = self._resizing.reach(box)
+            counts = self._resizing(torch.from_numpy(mask[inputs]).float(), inputs, outputs)
+            whole = torch.outer(self._row_areas[outputs[0]], self._column_areas[outputs[1]])
+            # Whole numbers: no rounding decides.
+            resized[outputs] = (2 * counts >= whole).numpy()
+        return resized
+
+
+def _windows(size: int, target: int) -> Tensor:
+    """(size, target) float32, 1 where an output pixel lies on an input pixel, if only in part."""
+    places = torch.arange(target)
+    first, end = places * size // target, -((places + 1) * -size // target)
+    inputs = torch.arange(size)[:, None]
+    return ((inputs >= first) & (inputs < end)).float()
+
+
 class _Axis:
     """Which outputs read which inputs; neighbours read neighbours.
 

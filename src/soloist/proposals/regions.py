@@ -252,9 +252,18 @@ def image_hierarchies(pixels: NDArray[np.uint8]) -> Hierarchies:
     Raises:
         ValueError: If the shape or type is wrong.
     """
+    return hierarchies(working_pixels(pixels))
+
+
+def working_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8: an image of (H', W', 3) uint8 RGB at its `working_size`.
+
+    Raises:
+        ValueError: If the shape or type is wrong.
+    """
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         raise ValueError(f"pixels must be (H, W, 3) uint8, got {pixels.shape} {pixels.dtype}")
-    return hierarchies(_resized(pixels, working_size(pixels.shape[:2])))
+    return _resized(pixels, working_size(pixels.shape[:2]))
 
 
 def working_size(size: tuple[int, int]) -> tuple[int, int]:

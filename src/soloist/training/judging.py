@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from soloist.config import Config
 from soloist.config.presets import override
@@ -21,7 +19,8 @@ from soloist.data.images import read_image
 from soloist.data.sources import ImageRef, spread
 from soloist.errors import DataError
 from soloist.models.build import load_solo, save_solo
-from soloist.proposals.hierarchy import Hierarchies
+from soloist.ops.resize import HalfCovered
+from soloist.proposals.hierarchy import hierarchies, normalised_lab
 from soloist.proposals.judge import (
     Example,
     Judge,
@@ -40,9 +39,10 @@ from soloist.proposals.pixels import (
     with_maps,
 )
 from soloist.proposals.ranking import overlaps_with
-from soloist.proposals.regions import image_hierarchies
+from soloist.proposals.regions import working_pixels
 from soloist.runtime.files import shown
 from soloist.runtime.progress import track
+from soloist.runtime.workers import done_ahead, helpers, lost_workers_told
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,8 @@ CANDIDATES = 800
 """Candidates of an image that a judge learns from: so many of each kind at most."""
 MAX_IMAGES = 64
 """From more labelled images a network learns better; a judge sees this many at most."""
+HELPER_BYTES = 5e8
+"""Memory that a process takes for what it looks at."""
 MAX_CLASSES = 32
 """More than these need features that know more than colours and edges, and much memory."""
 
@@ -59,13 +61,13 @@ class LabelledImage:
     """An image and the objects on it, at the size its trees live on.
 
     Attributes:
-        found: Its trees.
+        pixels: (H, W, 3) uint8 RGB at that size.
         image_size: (height, width) of the image itself, in pixels.
         masks: (n, H, W) bool.
         classes: (n,) each in [0, K).
     """
 
-    found: Hierarchies
+    pixels: NDArray[np.uint8]
     image_size: tuple[int, int]
     masks: NDArray[np.bool_]
     classes: list[int]
@@ -96,25 +98,32 @@ def judge_of(images: Sequence[ImageRef], labels: CocoFile, *, seed: int) -> Judg
     count = min(SAMPLES, MAX_SAMPLES // max(1, len(chosen)))
     samples: list[PixelSample] = []
     examples: list[Example] = []
-    with track("learning from labels", 2 * len(chosen)) as tracker:
+    workers = helpers(len(chosen), HELPER_BYTES)
+    told = lost_workers_told("looks at labelled images", "begins this part again")
+    with track("learning from labels", 2 * len(chosen)) as tracker, told:
         # Read twice: what is known of all pixels of all images would not fit in memory.
         for image in chosen:
             if (one := _read(image, by_name.get(image.name, ()), numbers)) is not None:
+                lab = normalised_lab(one.pixels)
+                classes = len(numbers) or 1
                 samples.append(
-                    sample_pixels(
-                        one.found.lab, one.masks, one.classes, len(numbers) or 1, generator, count
-                    )
+                    sample_pixels(lab, one.masks, one.classes, classes, generator, count)
                 )
             tracker.advance()
         if not samples:
             return None
         pixels = learn_pixels(samples, seed=seed)
         del samples
-        for image in chosen:
-            if (one := _read(image, by_name.get(image.name, ()), numbers)) is not None:
-                example = example_of(one, pixels)
-                if len(example.prior):
-                    examples.append(example)
+
+        def make_example(number: int) -> Example | None:
+            image = chosen[number]
+            one = _read(image, by_name.get(image.name, ()), numbers)
+            return None if one is None else example_of(one, pixels)
+
+        made = done_ahead(make_example, end=len(chosen), workers=workers, tensors=False)
+        for example in made:
+            if example is not None and len(example.prior):
+                examples.append(example)
             tracker.advance()
     if not examples:
         return None
@@ -164,7 +173,7 @@ def save_judged(
 def _read(
     image: ImageRef, objects: Sequence[CocoAnnotation], numbers: Mapping[int, int]
 ) -> LabelledImage | None:
-    """An image with its trees; None, which is logged, if it cannot be read."""
+    """An image with its objects; None, which is logged, if it cannot be read."""
     try:
         pixels = read_image(image.path, reading=image.reading)
     except DataError as error:
@@ -176,25 +185,28 @@ def _read(
 def labelled_image(
     pixels: NDArray[np.uint8], objects: Sequence[CocoAnnotation], numbers: Mapping[int, int]
 ) -> LabelledImage:
-    """An image of (H, W, 3) uint8 RGB with its trees and its objects.
+    """An image of (H, W, 3) uint8 RGB with its objects, at the size its trees live on.
 
     Args:
         pixels: The image.
         objects: Its objects, each with a mask.
         numbers: The class of each category id; those of others are 0.
     """
-    found = image_hierarchies(pixels)
-    masks = np.zeros((len(objects), *found.size), dtype=bool)
+    own = (pixels.shape[0], pixels.shape[1])
+    working = working_pixels(pixels)
+    size = (working.shape[0], working.shape[1])
+    masks = np.zeros((len(objects), *size), dtype=bool)
+    resize = HalfCovered(own, size)
     for mask, one in zip(masks, objects, strict=True):
-        whole = torch.from_numpy(decode_mask(one.rle))[None, None].float()
-        mask[:] = functional.interpolate(whole, found.size, mode="area")[0, 0].numpy() >= 0.5
+        mask[:] = resize(decode_mask(one.rle))
     classes = [numbers.get(one.category_id, 0) for one in objects]
-    return LabelledImage(found, (pixels.shape[0], pixels.shape[1]), masks, classes)
+    return LabelledImage(working, own, masks, classes)
 
 
 def example_of(one: LabelledImage, pixels: PixelClassifier) -> Example:
     """The candidates of an image, and how well each fits an object."""
-    found = with_maps(one.found, pixels.maps(one.found.lab))
+    plain = hierarchies(one.pixels)
+    found = with_maps(plain, pixels.maps(plain.lab))
     drawn = draw_candidates(found, one.image_size, CANDIDATES)
     count = len(drawn.candidates)
     overlaps = overlaps_with(found, drawn.candidates, one.masks)

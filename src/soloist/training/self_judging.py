@@ -60,8 +60,9 @@ FEWEST = 4
 """Images below which a budget is called too small."""
 MEASURED = 5
 """Images on which the pace of predicting is measured, after a first."""
-LEARNING = 1.3
-"""Time of learning from an image, over that of predicting it."""
+LEARNING, JUDGED = 4.0, 2.2
+"""Time of learning from an image, and of predicting it with a judge, over that of predicting it
+with the start. Measured on nuclei by 1 and 2 cores (docs/fit.md); plans are corrected on the way."""
 SHARE = 0.9
 """Of the budget is planned with."""
 
@@ -353,9 +354,9 @@ def _seconds_per_image(segmenter: Segmenter, images: Sequence[ImageRef]) -> floa
 def _seconds(count: int, shown: int, rounds: int, per_image: float) -> float:
     """Of learning from so many images, comparing the models, and showing two of them."""
     # What the first judge finds is looked at even if no other learns from it.
-    learning = count * (rounds * LEARNING + max(rounds, 2))
-    comparing = min(count, COMPARED) * (1 + len(SCALES)) * (1 + rounds)
-    return per_image * (learning + comparing + 2 * shown)
+    learning = count * (rounds * LEARNING + 1 + (max(rounds, 2) - 1) * JUDGED)
+    comparing = min(count, COMPARED) * (1 + len(SCALES)) * (1 + rounds * JUDGED)
+    return per_image * (learning + comparing + shown * (1 + JUDGED))
 
 
 def _labelled(
