@@ -47,6 +47,20 @@ def test_features_have_whole_cells_with_and_without_a_margin(
         assert extractor.features(image).shape[1:] == cells
 
 
+def test_both_parts_together_give_what_a_call_gives(config: Config, runtime: Runtime) -> None:
+    regions = override(config, {"extract": {"proposals": "regions"}}, where="test")
+    extractor = FreeMaskExtractor(regions, runtime)
+    assert extractor.prepares
+    assert not FreeMaskExtractor(config, runtime).prepares
+    pixels = np.random.default_rng(0).integers(0, 99, (90, 70, 3), dtype=np.uint8)
+    pixels[20:60, 10:40] = (200, 40, 30)
+    whole = extractor(pixels, (180, 140))
+    found = extractor.finish(pixels, extractor.prepare(pixels, (180, 140)))
+    assert len(found) == len(whole) > 0
+    assert np.array_equal(np.asarray(found.masks), whole.masks.numpy())
+    torch.testing.assert_close(found.embeddings, whole.embeddings)
+
+
 def test_a_margin_must_be_whole_cells(config: Config, runtime: Runtime) -> None:
     odd = override(config, {"extract": {"margin": 24}}, where="test")
     with pytest.raises(ConfigError, match=r"multiple of backbone\.feature_stride 16, got 24"):

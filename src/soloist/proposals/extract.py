@@ -13,10 +13,12 @@ from torch.nn import functional
 from torchvision.transforms import v2
 
 from soloist.config import Config
+from soloist.data.coco.encoded import EncodedMasks, encoded
 from soloist.data.images import resized_size
 from soloist.errors import ConfigError
 from soloist.models.build import build_backbone
 from soloist.proposals.propose import propose
+from soloist.proposals.regions import Regions, encoded_regions
 from soloist.runtime.device import Runtime
 from soloist.runtime.seeding import seeded
 from soloist.structures import Instances
@@ -80,9 +82,44 @@ class FreeMaskExtractor:
             pixels: (H', W', 3) uint8 RGB, perhaps reduced.
             size: (height, width) of the masks, in pixels.
         """
-        image = torch.from_numpy(pixels).permute(2, 0, 1).to(self._runtime.device)
-        features = self.features(image)
-        return propose(pixels, features, size, self._config)
+        return propose(pixels, self._features_of(pixels), size, self._config)
+
+    @property
+    def prepares(self) -> bool:
+        """Whether features only describe what was found without them: so with regions."""
+        return self._config.extract.proposals == "regions"
+
+    def prepare(self, pixels: NDArray[np.uint8], size: tuple[int, int]) -> Regions[EncodedMasks]:
+        """The part of the work that needs no features, for other processes.
+
+        Args:
+            pixels: As for a call.
+            size: As for a call.
+        """
+        cells = self._cells((pixels.shape[0], pixels.shape[1]))
+        return encoded_regions(pixels, cells, size, self._config.regions)
+
+    @torch.inference_mode()
+    def finish(
+        self, pixels: NDArray[np.uint8], prepared: Regions[EncodedMasks]
+    ) -> Instances[Tensor, EncodedMasks]:
+        """The part that is left: what a call gives, with masks as run lengths.
+
+        Args:
+            pixels: As for a call.
+            prepared: As `prepare` gave it for them.
+        """
+        size = self._config.regions.embedding_size
+        return encoded(prepared.described(self._features_of(pixels), size))
+
+    def _features_of(self, pixels: NDArray[np.uint8]) -> Tensor:
+        return self.features(torch.from_numpy(pixels).permute(2, 0, 1).to(self._runtime.device))
+
+    def _cells(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the feature map of an image of a (height, width)."""
+        options = self._config.extract
+        height, width = resized_size(size, options.short_side, options.max_side)
+        return max(1, round(height / self._stride)), max(1, round(width / self._stride))
 
     def features(self, image: Tensor) -> Tensor:
         """(C, H, W) float32 feature map of a (3, H', W') uint8 image.
@@ -90,11 +127,7 @@ class FreeMaskExtractor:
         The image is resized to whole cells, so that masks line up with it, and mirrored beyond
         its border: zero-padded convolutions would give border cells features of their own.
         """
-        options = self._config.extract
-        height, width = resized_size(
-            (image.shape[1], image.shape[2]), options.short_side, options.max_side
-        )
-        cells = [max(1, round(side / self._stride)) for side in (height, width)]
+        cells = self._cells((image.shape[1], image.shape[2]))
         resized: Tensor = v2.functional.resize(
             image, [side * self._stride for side in cells], antialias=True
         )

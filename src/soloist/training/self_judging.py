@@ -62,7 +62,7 @@ MEASURED = 5
 """Images on which the pace of predicting is measured, after a first."""
 LEARNING, JUDGED = 4.0, 2.2
 """Time of learning from an image, and of predicting it with a judge, over that of predicting it
-with the start. Measured on nuclei by 1 and 2 cores (docs/fit.md); plans are corrected on the way."""
+with the start. Measured on nuclei with 1 and 2 cores; plans are corrected on the way."""
 SHARE = 0.9
 """Of the budget is planned with."""
 
