@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import ast
 import os
 import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,6 +130,31 @@ def test_a_lost_worker_is_told_in_one_line() -> None:
     told = lost_workers_told("counts", "starts over", RunError)
     with pytest.raises(RunError, match=r"^a process that counts died .* again starts over$"), told:
         list(done_ahead(die, end=2, workers=1))
+
+
+ORPHANED = """
+import os, signal
+import numpy as np
+from soloist.runtime.workers import done_ahead
+made = done_ahead(lambda number: (os.getpid(), np.zeros(10**6)), end=50, workers=2)
+print({next(made)[0] for _ in range(2)} | {next(made)[0]}, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="by /proc")
+def test_workers_end_when_the_process_that_started_them_was_killed() -> None:
+    """They wait for room in a pipe meanwhile: what they made is larger."""
+    done = subprocess.run(
+        [sys.executable, "-c", ORPHANED], stdout=subprocess.PIPE, text=True, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    workers = ast.literal_eval(done.stdout)
+    assert len(workers) == 2
+    end = time.monotonic() + 20
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < end
+        time.sleep(0.2)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,8 @@ _PLENTY = 2e9
 """Free bytes of shared memory above which nobody measures results."""
 _LARGER = 1.5
 """How much larger than the first result others may be."""
+_CHECKED = 1.0
+"""Seconds between looks whether the process that started a worker is still there."""
 _PATIENCE = 10.0
 """Seconds that a result is waited for once the process is asked to stop."""
 
@@ -247,6 +249,15 @@ def lost_workers_told(
 
 def _start_worker(_: int) -> None:
     stopping.ignore()
+    # One that waits for room in a pipe that nobody reads any more would wait for ever.
+    threading.Thread(target=_end_after, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_after(parent: int) -> None:
+    """Ends this process once its parent is gone, killed perhaps."""
+    while os.getppid() == parent:
+        time.sleep(_CHECKED)
+    os._exit(1)
 
 
 def _as_it_is(result: T) -> T:
