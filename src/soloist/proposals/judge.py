@@ -432,7 +432,9 @@ def learn_nodes(examples: Sequence[Example], *, seed: int = 0) -> NodeRanker:
         return functional.binary_cross_entropy_with_logits(logits, wanted.expand_as(logits))
 
     networks = Networks.learned(described, 1, loss, seed=seed)
-    return NodeRanker(networks, len(examples) / (len(examples) + PRIOR_IMAGES))
+    # As its record keeps it.
+    trust = torch.tensor(len(examples) / (len(examples) + PRIOR_IMAGES))
+    return NodeRanker(networks, float(trust))
 
 
 def learn_classes(examples: Sequence[Example], *, seed: int = 0) -> NodeClassifier | None:
