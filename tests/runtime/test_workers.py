@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -130,6 +131,27 @@ def test_a_lost_worker_is_told_in_one_line() -> None:
     told = lost_workers_told("counts", "starts over", RunError)
     with pytest.raises(RunError, match=r"^a process that counts died .* again starts over$"), told:
         list(done_ahead(die, end=2, workers=1))
+
+
+def test_no_worker_is_left_when_an_exception_ends_it() -> None:
+    """A traceback may keep the generator for long, and they would keep pipes open."""
+
+    def fail(number: int) -> int:
+        raise ZeroDivisionError(f"mine {number}")
+
+    made = done_ahead(fail, end=4, workers=2)
+    with pytest.raises(ZeroDivisionError) as caught:
+        list(made)
+    assert caught.tb is not None
+    assert multiprocessing.active_children() == []
+
+
+def test_no_worker_is_left_when_the_rest_is_not_wanted() -> None:
+    made = done_ahead(squared, end=40, workers=2)
+    next(made)
+    assert len(multiprocessing.active_children()) == 2
+    made.close()  # type: ignore[attr-defined]  # a generator
+    assert multiprocessing.active_children() == []
 
 
 ORPHANED = """

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import lzma
 import os
 import shutil
 import tarfile
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +19,16 @@ from typing import NamedTuple
 from soloist.data.kinds import is_image_name
 from soloist.errors import DataError
 from soloist.runtime.files import inner_path, kept_folder, one_line, shown
-from soloist.runtime.progress import track
 
 logger = logging.getLogger(__name__)
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 ZIPS = (".zip",)
+_DAMAGE = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError),
+    # A password that is missing, and a way to compress that is not known.
+    *(RuntimeError, NotImplementedError),
+)
 
 
 class _Member(NamedTuple):
@@ -58,6 +64,9 @@ def unpacked(archive: Path) -> list[tuple[Path, str]]:
     Raises:
         DataError: If it is damaged, holds no image, or more than there is room for.
     """
+    # It takes torch along, which exported networks are run without.
+    from soloist.runtime.progress import track
+
     known = hashlib.sha256(os.fsencode(archive.absolute())).hexdigest()[:8]
     room = kept_folder("soloist-archives-")
     folder = room / f"{archive.name.split('.')[0]}-{known}"
@@ -101,13 +110,8 @@ def _is_wanted(name: str) -> bool:
 def _told(archive: Path) -> Iterator[None]:
     try:
         yield
-    # zlib and lzma have errors of their own kinds, as has a password that is missing.
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:
+    except _DAMAGE as error:
         if isinstance(error, DataError):
-            raise
-        raise _damaged(archive, error) from error
-    except Exception as error:
-        if type(error).__name__ not in ("error", "LZMAError", "NotImplementedError"):
             raise
         raise _damaged(archive, error) from error
 

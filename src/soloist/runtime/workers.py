@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import queue
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -190,25 +191,33 @@ def _stoppable(loader: DataLoader[T | SoloistError]) -> Iterator[T | SoloistErro
             # Raised where the result is taken.
             arrived.put(error)
 
-    while True:
-        threading.Thread(target=wait, daemon=True).start()
-        asked_since: float | None = None
+    waiting = False
+    try:
         while True:
-            try:
-                result = arrived.get(timeout=1.0)
-                break
-            except queue.Empty:
-                if not stopping.is_asked():
-                    continue
-                asked_since = asked_since or time.monotonic()
-                if time.monotonic() - asked_since > _PATIENCE:
-                    _kill(getattr(results, "_workers", ()))
-                    raise stopping.stopped() from None
-        if result is None:
-            return
-        if isinstance(result, BaseException) and not isinstance(result, SoloistError):
-            raise result
-        yield result
+            waiting = True
+            threading.Thread(target=wait, daemon=True).start()
+            asked_since: float | None = None
+            while True:
+                try:
+                    result = arrived.get(timeout=1.0)
+                    waiting = False
+                    break
+                except queue.Empty:
+                    if not stopping.is_asked():
+                        continue
+                    asked_since = asked_since or time.monotonic()
+                    if time.monotonic() - asked_since > _PATIENCE:
+                        _kill(getattr(results, "_workers", ()))
+                        raise stopping.stopped() from None
+            if result is None:
+                return
+            if isinstance(result, BaseException) and not isinstance(result, SoloistError):
+                raise result
+            yield result
+    finally:
+        # A traceback may keep the loader; its workers would keep what they inherited.
+        if not waiting and hasattr(results, "_shutdown_workers"):
+            results._shutdown_workers()
 
 
 def _kill(workers: Sequence[BaseProcess]) -> None:
@@ -257,7 +266,7 @@ def _end_after(parent: int) -> None:
     """Ends this process once its parent is gone, killed perhaps."""
     while os.getppid() == parent:
         time.sleep(_CHECKED)
-    os._exit(1)
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 def _as_it_is(result: T) -> T:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from soloist.data.coco.encoded import EncodedMasks
 from soloist.data.drawing.pictures import (
-    LARGE_SIDE,
     draw_large,
     draw_masks,
     jpeg_bytes,
@@ -23,6 +22,8 @@ from soloist.structures import Instances
 if TYPE_CHECKING:
     from torch import Tensor
 
+MANY_PIXELS = 2**28
+"""Masks of more together are drawn one by one on a reduced picture, without scores."""
 _ENDING = ".overlay.jpg"
 
 
@@ -52,7 +53,8 @@ class OverlayWriter:
             instances: The objects.
         """
         shown = instances.filter(instances.scores >= self._score_threshold)
-        if isinstance(shown.masks, EncodedMasks) and max(shown.image_size) > LARGE_SIDE:
+        pixels_of_masks = len(shown) * shown.image_size[0] * shown.image_size[1]
+        if isinstance(shown.masks, EncodedMasks) and pixels_of_masks > MANY_PIXELS:
             drawn = draw_large(pixels, shown.masks.largest_first())
         else:
             whole = np.asarray(shown.cpu().masks)
