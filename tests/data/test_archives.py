@@ -98,6 +98,16 @@ def test_nothing_is_written_outside_the_folder(tmp_path: Path, name: str) -> Non
     assert found.name.endswith("out.png")
 
 
+def test_of_two_of_one_name_the_later_is_taken_and_that_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tar(tmp_path / "a.tar", {"a.png": png("red")})
+    tar(path, {"a.png": png("blue")}, "a")
+    (one,) = find_images(path)
+    assert one.path.read_bytes() == png("blue")
+    assert "1 images are replaced by later ones" in caplog.text
+
+
 def test_links_are_left_out(tmp_path: Path) -> None:
     path = tar(tmp_path / "a.tar", {"a.png": png("red")})
     with tarfile.open(path, "a") as archive:

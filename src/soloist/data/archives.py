@@ -71,7 +71,16 @@ def unpacked(archive: Path) -> list[tuple[Path, str]]:
     room = kept_folder("soloist-archives-")
     folder = room / f"{archive.name.split('.')[0]}-{known}"
     with _told(archive), _opened(archive) as every:
-        members = [one for one in every if _is_wanted(one.name)]
+        wanted = [one for one in every if _is_wanted(one.name)]
+        # What was added later under the same name takes its place, as when tar unpacks it.
+        places = {inner_path(one.name): one for one in wanted}
+        members = list(places.values())
+        if len(members) < len(wanted):
+            logger.warning(
+                "%s: %d images are replaced by later ones of the same name",
+                shown(archive),
+                len(wanted) - len(members),
+            )
         needed, free = sum(one.size for one in members), shutil.disk_usage(room).free
         if needed > free:
             raise DataError(

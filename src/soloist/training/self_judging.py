@@ -132,7 +132,8 @@ def fit_regions(
             f"the start is kept, for its masks are too unsteady to teach: mean IoU {steady:.2f} "
             f"with those at other scales, at least {TRUSTED:g} where that helps"
         )
-    chosen = on_main(partial(_on_time, chosen, run, wanted))
+    if not verdict:
+        chosen = on_main(partial(_on_time, chosen, run, wanted))
     for number in range(1, 1 if verdict else wanted.rounds + 1):
         sure = _of(chosen, _sure(taught, least))
         if len(sure) == 0:
