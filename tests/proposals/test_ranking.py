@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from tests.proposals.references import iou, mask_of, noise
 
 from soloist.proposals.hierarchy import Hierarchies, Tree, hierarchies
+from soloist.proposals.likeness import ranked
 from soloist.proposals.ranking import (
     CLEAR_FLOOR,
     LARGEST_SHARE,
@@ -21,7 +22,6 @@ from soloist.proposals.ranking import (
     attributes,
     candidates_at,
     object_scores,
-    ranked,
     tree_nms,
     without_overlaps,
 )
@@ -58,6 +58,12 @@ def test_attributes_are_those_of_masks(tree: Tree) -> None:
         assert known.growth[node] == pytest.approx(parent.sum() / area - 1)
         box_area = (box[2] - box[0]) * (box[3] - box[1])
         assert known.extent[node] == pytest.approx(area / box_area)
+        points = np.stack(np.nonzero(mask)) * 1.0
+        moments = np.cov(points, bias=True) + np.eye(2) / 12 if area > 1 else np.eye(2) / 12
+        fit = area / (4 * np.pi * np.sqrt(np.linalg.det(moments)))
+        assert known.ellipse[node] == pytest.approx(fit, rel=1e-5)
+        means = FOUND.lab[:, mask].mean(axis=1, dtype=float)
+        assert known.colors[node] == pytest.approx(means, rel=1e-4, abs=1e-4)
         if inner:
             resistance = (lengths / (graph.coarse[own] + CLEAR_FLOOR)).sum()
             assert known.clear[node] == pytest.approx(inner / resistance, rel=1e-4)
@@ -97,13 +103,14 @@ def test_scores_are_in_range_and_0_for_what_is_no_object(tree: Tree) -> None:
         ("share", 0.1, 0.01),
         ("growth", 1.0, 0.1),
         ("extent", 0.8, 0.3),
+        ("ellipse", 0.9, 0.5),
         ("border", 0.0, 0.5),
     ],
 )
 def test_each_attribute_counts(name: str, better: float, worse: float) -> None:
     plain = {field.name: np.full(2, 0.5) for field in fields(Attributes)}
     plain |= {"areas": np.full(2, 50.0), "sides": np.zeros(2), name: np.array([better, worse])}
-    plain["boxes"] = np.zeros((2, 4))
+    plain |= {"boxes": np.zeros((2, 4)), "colors": np.zeros((2, 3))}
     scores = object_scores(Attributes(**plain))
     assert scores[0] > scores[1] > 0
 

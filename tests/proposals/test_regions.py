@@ -16,16 +16,17 @@ from torch.nn import functional
 from soloist.config import RegionConfig
 from soloist.ops.features import unit_embeddings, unit_features
 from soloist.ops.masks import mask_iou, masks_to_boxes
-from soloist.proposals import regions
+from soloist.proposals import regions, scale
 from soloist.proposals.hierarchy import hierarchies
-from soloist.proposals.ranking import candidates_at, ranked
+from soloist.proposals.likeness import ranked
+from soloist.proposals.ranking import candidates_at
 from soloist.proposals.regions import (
     candidate_masks,
     encoded_regions,
     region_candidates,
     region_masks,
-    working_size,
 )
+from soloist.proposals.scale import working_size
 
 Pixels = NDArray[np.uint8]
 SIZE = (96, 128)
@@ -36,8 +37,8 @@ ALL = RegionConfig(score_threshold=0.0)
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Images are not enlarged to sizes that take long."""
-    monkeypatch.setattr(regions, "MIN_SIDE", 96)
-    monkeypatch.setattr(regions, "REFERENCE_SIDE", 96)
+    monkeypatch.setattr(scale, "MIN_SIDE", 96)
+    monkeypatch.setattr(scale, "REFERENCE_SIDE", 96)
 
 
 def picture(*objects: tuple[slice, slice, tuple[int, int, int]]) -> Pixels:
@@ -161,7 +162,7 @@ def test_masks_of_candidates_are_interpolated_nodes(size: tuple[int, int]) -> No
     ("options", "most"),
     [
         (RegionConfig(score_threshold=0.0, max_masks=3), 3),
-        (RegionConfig(score_threshold=0.999), 0),
+        (RegionConfig(score_threshold=0.99999), 0),
     ],
     ids=["max_masks", "score_threshold"],
 )

@@ -492,8 +492,9 @@ def read_judge(path: Path) -> Judge | None:
         return None if record is None else Judge.of_record(record)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"the record of the judge in {path} is damaged ({one_line(error)}); copy the whole "
-            "run again, or run `soloist finetune` again"
+            f"the record of the judge in {path} is damaged or of another version "
+            f"({one_line(error)}); copy the whole run again, or learn again with `soloist "
+            "finetune` or `soloist fit`"
         ) from error
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from soloist.proposals.hierarchy import Hierarchies
+from soloist.proposals.likeness import deviations, like_others
 from soloist.proposals.partition import Floats
 from soloist.proposals.pixels import (
     Agreement,
@@ -46,16 +47,18 @@ STEPS, LEARNING_RATE, WEIGHT_DECAY = 150, 1e-2, 1e-2
 RIGHT = 0.5
 """A candidate that overlaps an object (IoU) by less is worth nothing, else as much as it overlaps;
 so of several the best comes first."""
-PRIOR_IMAGES = 10.0
-"""The rank without learning counts as much as this many labelled images. Chosen on halves of
-`nuclei`: with 3 a judge of one image was seven points below the start (docs/photographs.md)."""
+PRIOR_IMAGES = 5.0
+"""The rank without learning counts as much as this many labelled images; chosen on `nuclei`
+(docs/photographs.md)."""
+DESCRIBED = len(FLOORS) + 15
+"""Values that `describe` a candidate."""
 CLASS_FLOOR = 0.05
 """Added to the shares of classes before logarithms are taken: no class is impossible."""
 LARGEST = 4.0
 """Standardised values are clipped to this."""
 ALIKE = 0.6
 """Nodes that overlap (IoU) by more are one candidate."""
-JUDGED_OVERLAP = 0.3
+JUDGED_OVERLAP = 0.4
 """Judged ones that overlap by more are one object: the better fit is kept."""
 
 
@@ -65,6 +68,7 @@ class Example:
 
     Attributes:
         described: (N, D) float32 of `describe`.
+        context: (N, D) float32 of `in_context`.
         prior: (N,) scores in [0, 1] without learning.
         overlaps: (N,) the best overlap (IoU) of each with a true mask.
         classes: (N,) the class of that mask, in [0, K).
@@ -72,6 +76,7 @@ class Example:
     """
 
     described: NDArray[np.float32]
+    context: NDArray[np.float32]
     prior: Floats
     overlaps: Floats
     classes: NDArray[np.int64]
@@ -261,7 +266,8 @@ class Judge:
         drawn = draw_candidates(found, image_size, most)
         if len(drawn.candidates) == 0:
             return found, drawn.candidates
-        scores = self.nodes.scores(drawn.described, drawn.candidates.scores)
+        known = np.hstack((drawn.described, drawn.context))
+        scores = self.nodes.scores(known, drawn.candidates.scores)
         judged = replace(drawn.candidates, scores=scores)
         judged = judged.filter(np.argsort(-scores, kind="stable"))
         return found, without_overlaps(judged, JUDGED_OVERLAP, within_trees=True)
@@ -269,7 +275,7 @@ class Judge:
     def scores(
         self, plain: Hierarchies, candidates: Candidates, image_size: tuple[int, int]
     ) -> Floats:
-        """(N,) scores in [0, 1] of nodes of an image's own trees, whose scores are the rank's.
+        """(N,) scores in [0, 1] of nodes of an image's own trees, whose scores are `ranked`'s.
 
         Args:
             plain: The trees.
@@ -278,7 +284,8 @@ class Judge:
         """
         found = replace(plain, maps=self.pixels.maps(plain.lab))
         described = describe(found, candidates, image_size, *known_of(found))
-        return self.nodes.scores(described, candidates.scores)
+        context = in_context(described, candidates)
+        return self.nodes.scores(np.hstack((described, context)), candidates.scores)
 
     def classes(
         self, found: Hierarchies, candidates: Candidates, image_size: tuple[int, int]
@@ -309,9 +316,15 @@ class Judge:
     def of_record(cls, record: Mapping[str, Any]) -> Judge:
         """The judge of such a record; raises as `Networks.of_record` does."""
         kinds = record.get("kinds")
+        nodes = NodeRanker.of_record(record["nodes"])
+        if (got := nodes.networks.mean.numel()) != 2 * DESCRIBED:
+            raise ValueError(
+                f"learned from {got} values of a region by another version, which had "
+                f"other than {2 * DESCRIBED}"
+            )
         return cls(
             PixelClassifier.of_record(record["pixels"]),
-            NodeRanker.of_record(record["nodes"]),
+            nodes,
             None if kinds is None else NodeClassifier(Networks.of_record(kinds)),
         )
 
@@ -323,10 +336,12 @@ class Drawn:
     Attributes:
         candidates: N of them; scores are those without learning.
         described: (N, D) float32 of `describe`.
+        context: (N, D) float32 of `in_context`.
     """
 
     candidates: Candidates
     described: NDArray[np.float32]
+    context: NDArray[np.float32]
 
 
 def draw_candidates(found: Hierarchies, image_size: tuple[int, int], most: int) -> Drawn:
@@ -353,8 +368,9 @@ def draw_candidates(found: Hierarchies, image_size: tuple[int, int], most: int) 
     for number, own in enumerate(prior):
         places = joined.trees == number
         scores[places] = own[joined.nodes[places]]
-    candidates = replace(joined, scores=scores)
-    return Drawn(candidates, describe(found, candidates, image_size, known, fits))
+    candidates = like_others(replace(joined, scores=scores), known)
+    described = describe(found, candidates, image_size, known, fits)
+    return Drawn(candidates, described, in_context(described, candidates))
 
 
 def known_of(found: Hierarchies) -> tuple[list[Attributes], list[Agreement]]:
@@ -392,22 +408,26 @@ def describe(
         known: The attributes of the nodes of each tree.
         fits: How they agree with the maps.
     """
-    rows = np.zeros((len(candidates), len(FLOORS) + 15), dtype=np.float32)
+    rows = np.zeros((len(candidates), DESCRIBED), dtype=np.float32)
     scale = np.log(image_size[0] * image_size[1] / (found.size[0] * found.size[1]))
     first_of_maps = len(found.trees) - found.trees_of_maps
     for number, (tree, own, fit) in enumerate(zip(found.trees, known, fits, strict=True)):
         places = np.flatnonzero(candidates.trees == number)
         nodes = candidates.nodes[places]
-        leaves = tree.partition
-        colors = tree.sums(leaves.colors * leaves.sizes[:, None]) / own.areas[:, None]
         rows[places] = np.column_stack(
             [np.log(getattr(own, name)[nodes] + floor + 1e-12) for name, floor in FLOORS.items()]
             + [own.border[nodes], own.sides[nodes]]
-            + [colors[nodes], colors[tree.parents[nodes]]]
+            + [own.colors[nodes], own.colors[tree.parents[nodes]]]
             + [fit.described[nodes], np.full(len(nodes), float(number >= first_of_maps))]
             + [np.log(own.areas[nodes]), np.log(own.areas[nodes]) + scale]
         )
     return rows
+
+
+def in_context(described: NDArray[np.float32], candidates: Candidates) -> NDArray[np.float32]:
+    """(N, D) `deviations` of described candidates from the surest of their image."""
+    apart: NDArray[np.float32] = deviations(described, candidates).astype(np.float32)
+    return apart
 
 
 def learn_nodes(examples: Sequence[Example], *, seed: int = 0) -> NodeRanker:
@@ -420,7 +440,8 @@ def learn_nodes(examples: Sequence[Example], *, seed: int = 0) -> NodeRanker:
     Raises:
         ValueError: If there is no candidate.
     """
-    described = torch.from_numpy(np.concatenate([one.described for one in examples]))
+    known = [np.hstack((one.described, one.context)) for one in examples]
+    described = torch.from_numpy(np.concatenate(known))
     if len(described) == 0:
         raise ValueError("networks learn from candidates, got none")
     prior = torch.from_numpy(np.concatenate([logit(one.prior) for one in examples])).float()

@@ -50,6 +50,7 @@ class Partition:
         sizes: (n,) pixels of each.
         colors: (n, 3) mean CIE-Lab colours.
         centers: (n, 2) mean rows and columns, in pixels.
+        products: (n, 3) means of their squares, and of their product.
         border: (n,) pixels on the image's border, those at corners twice.
         margins: (n, 4) distances of each region's box from the left, top, right and bottom, in
             pixels.
@@ -60,6 +61,7 @@ class Partition:
     sizes: Floats
     colors: Floats
     centers: Floats
+    products: Floats
     border: Floats
     margins: Floats
 
@@ -89,9 +91,9 @@ class Partition:
         sizes, border = (
             np.add.reduceat(values[order], starts) for values in (self.sizes, self.border)
         )
-        colors, centers = (
+        colors, centers, products = (
             np.add.reduceat((values * self.sizes[:, None])[order], starts) / sizes[:, None]
-            for values in (self.colors, self.centers)
+            for values in (self.colors, self.centers, self.products)
         )
         return Partition(
             labels=groups.astype(np.int32).take(self.labels),
@@ -99,6 +101,7 @@ class Partition:
             sizes=sizes,
             colors=colors,
             centers=centers,
+            products=products,
             border=border,
             margins=np.minimum.reduceat(self.margins[order], starts),
         )
@@ -121,9 +124,9 @@ def partition(
     flat = labels.ravel()
     sizes = np.bincount(flat).astype(np.float64)
     count = len(sizes)
-    rows = np.broadcast_to(np.arange(labels.shape[0])[:, None], labels.shape)
-    columns = np.broadcast_to(np.arange(labels.shape[1]), labels.shape)
-    planes = [*lab, rows, columns]
+    rows = np.broadcast_to(np.arange(labels.shape[0], dtype=np.float64)[:, None], labels.shape)
+    columns = np.broadcast_to(np.arange(labels.shape[1], dtype=np.float64), labels.shape)
+    planes = [*lab, rows, columns, rows * rows, columns * columns, rows * columns]
     sums = [np.bincount(flat, weights=plane.ravel(), minlength=count) for plane in planes]
     means = np.stack(sums, axis=1) / sizes[:, None]
     sides = np.concatenate((labels[0], labels[-1], labels[:, 0], labels[:, -1]))
@@ -132,7 +135,8 @@ def partition(
         graph=touching(labels, fine, coarse),
         sizes=sizes,
         colors=means[:, :3],
-        centers=means[:, 3:],
+        centers=means[:, 3:5],
+        products=means[:, 5:],
         border=np.bincount(sides, minlength=count).astype(np.float64),
         margins=_margins(labels, count),
     )

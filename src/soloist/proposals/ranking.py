@@ -19,16 +19,17 @@ MAX_SIDES = 3
 """Nor one that touches more sides of the image."""
 
 POWERS = {
-    "clear": 0.75,
-    "step": 0.65,
-    "compactness": 1.25,
-    "unlike": 0.7,
+    "clear": 0.8,
+    "step": 0.55,
+    "compactness": 1.05,
+    "unlike": 0.65,
     "share": 0.5,
-    "growth": 0.25,
-    "extent": 0.35,
+    "growth": 0.2,
+    "extent": 0.25,
+    "ellipse": 2.5,
 }
 """Powers of the attributes whose product is the rank; chosen on the sets of `photos/dev`."""
-BORDER_POWER = -0.85
+BORDER_POWER = -1.2
 """Power of e for the part of an outline that is the image's border."""
 MIDDLE, SLOPE = 4.15, 1.6
 """Of the logistic curve from the logarithm of that product to a score."""
@@ -58,8 +59,8 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.nodes)
 
-    def filter(self, keep: NDArray[np.bool_] | Integers) -> Candidates:
-        """Those that a (N,) bool mask or (K,) indices choose, in that order."""
+    def filter(self, keep: NDArray[np.bool_] | Integers | slice) -> Candidates:
+        """Those that a (N,) bool mask, (K,) indices or a slice choose, in that order."""
         return Candidates(**{field.name: getattr(self, field.name)[keep] for field in fields(self)})
 
     @classmethod
@@ -95,6 +96,9 @@ class Attributes:
         share: (N,) of the image.
         growth: (N,) by what share its parent is larger.
         extent: (N,) share of its box.
+        ellipse: (N,) its area over that of the ellipse of its second moments, at most about 1: a
+            measure of shape that does not depend on how ragged an outline is.
+        colors: (N, 3) mean CIE-Lab colours.
     """
 
     areas: Floats
@@ -108,6 +112,8 @@ class Attributes:
     share: Floats
     growth: Floats
     extent: Floats
+    ellipse: Floats
+    colors: Floats
 
 
 FLOORS = {
@@ -118,6 +124,7 @@ FLOORS = {
     "share": 0.0,
     "growth": 0.02,
     "extent": 0.01,
+    "ellipse": 0.02,
 }
 """Added to the attributes before logarithms are taken."""
 # Steps between pixels overstate the length of slanted outlines.
@@ -130,7 +137,12 @@ def attributes(tree: Tree) -> Attributes:
     leaves, parents = tree.partition, tree.parents
     height, width = leaves.labels.shape
     areas = tree.areas
-    means = tree.sums(leaves.colors * leaves.sizes[:, None]) / areas[:, None]
+    described = np.concatenate((leaves.colors, leaves.centers, leaves.products), axis=1)
+    described = tree.sums(described * leaves.sizes[:, None]) / areas[:, None]
+    means, (row, column, rows, columns, both) = described[:, :3], described[:, 3:].T
+    # A pixel has the second moments of a square, not of a point.
+    rows, columns = rows - row**2 + 1 / 12, columns - column**2 + 1 / 12
+    spread = np.maximum(rows * columns - (both - row * column) ** 2, 1 / 144)
     graph = leaves.graph
     lengths = tree.lengths
     inner = np.maximum(lengths, 1)
@@ -155,24 +167,9 @@ def attributes(tree: Tree) -> Attributes:
         share=areas / (height * width),
         growth=parent_areas / areas - 1,
         extent=areas / np.maximum(box_areas, 1),
+        ellipse=areas / (4 * np.pi * np.sqrt(spread)),
+        colors=means,
     )
-
-
-def ranked(
-    found: Hierarchies, most: int, nms_threshold: float, score_threshold: float = 0.0
-) -> Candidates:
-    """The best candidates of an image without learning, best first, near duplicates left out.
-
-    Args:
-        found: The trees.
-        most: How many.
-        nms_threshold: A node that overlaps a better one of its tree (IoU) by more is left out.
-        score_threshold: So is one of a lower score, first: it suppresses none of a higher one.
-    """
-    known = [attributes(tree) for tree in found.trees]
-    scores = [object_scores(one) for one in known]
-    sure = [np.where(own >= score_threshold, own, 0.0) for own in scores]
-    return best_nodes(found, known, sure, most, nms_threshold)
 
 
 def best_nodes(
@@ -189,7 +186,7 @@ def best_nodes(
         known: The attributes of the nodes of each.
         scores: Their (N,) scores in [0, 1]; those of 0 are left out.
         most: How many.
-        nms_threshold: As in `ranked`.
+        nms_threshold: A node that overlaps a better one of its tree (IoU) by more is left out.
     """
     parts = []
     for number, (tree, own, values) in enumerate(zip(found.trees, known, scores, strict=True)):
@@ -325,7 +322,14 @@ def _first_of_each(found: Candidates) -> Integers:
 def without_overlaps(
     found: Candidates, threshold: float, *, within_trees: bool = False
 ) -> Candidates:
-    """Candidates, best first, without those that overlap a better one.
+    """Candidates, best first, without those that overlap a better one; see `apart_from_better`."""
+    return found.filter(apart_from_better(found, threshold, within_trees=within_trees))
+
+
+def apart_from_better(
+    found: Candidates, threshold: float, *, within_trees: bool = False
+) -> NDArray[np.bool_]:
+    """Which candidates, best first, overlap no better one that is kept.
 
     By their boxes and areas: the overlap is taken to be the lesser of that of the boxes (IoU) and
     of the ratio of the areas.
@@ -334,6 +338,9 @@ def without_overlaps(
         found: N candidates.
         threshold: The overlap from which on they are left out, in (0, 1).
         within_trees: Compare those of one tree too, which `tree_nms` did exactly.
+
+    Returns:
+        (N,) bool.
     """
     left, top, right, bottom = found.boxes.T
     shared = np.maximum(np.minimum.outer(right, right) - np.maximum.outer(left, left), 0)
@@ -349,7 +356,7 @@ def without_overlaps(
     for place in np.flatnonzero(alike.sum(axis=1) > int(within_trees)):
         if kept[place]:
             kept[place + 1 :] &= ~alike[place, place + 1 :]
-    return found.filter(kept)
+    return kept
 
 
 def overlaps_with(found: Hierarchies, candidates: Candidates, masks: NDArray[np.bool_]) -> Floats:

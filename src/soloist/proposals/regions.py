@@ -15,29 +15,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms import v2
 
 from soloist.config import RegionConfig
 from soloist.data.coco.encoded import EncodedMasks
 from soloist.data.coco.rle import encode_part
 from soloist.ops.features import unit_embeddings, unit_features
 from soloist.ops.resize import Resizing, Window, linear_weights
-from soloist.proposals.hierarchy import Hierarchies, hierarchies
+from soloist.proposals.hierarchy import Hierarchies
 from soloist.proposals.judge import Judge
+from soloist.proposals.likeness import ranked
 from soloist.proposals.partition import Floats, Integers
-from soloist.proposals.ranking import Candidates, ranked, without_overlaps
+from soloist.proposals.ranking import Candidates, without_overlaps
+from soloist.proposals.scale import image_hierarchies
 from soloist.structures import Instances
 
 logger = logging.getLogger(__name__)
 
 Masks = TypeVar("Masks", Tensor, EncodedMasks)
 
-MIN_SIDE = 384
-"""Short side that smaller images are enlarged to before they are cut up, in pixels."""
-REFERENCE_SIDE = 320
-"""Larger ones are reduced half the way to this one, on a logarithmic scale."""
-MAX_PIXELS = 2**21
-"""None is cut up on more, which bounds memory; long and narrow ones are enlarged less."""
 POOL_THRESHOLD = 0.8
 """Nodes of one tree that overlap (IoU) by more are one candidate; chosen on `photos/dev`."""
 MAX_BYTES = 2**29
@@ -62,7 +57,7 @@ def region_masks(
 
     Returns:
         At most `config.max_masks` instances, best first: scores in [0, 1] are those of
-        `ranking.object_scores` or the judge's, embeddings the (E,) unit mean features interpolated
+        `likeness.ranked` or the judge's, embeddings the (E,) unit mean features interpolated
         over channels, labels those of a judge of several classes.
 
     Raises:
@@ -209,12 +204,9 @@ def _chosen(
     most = 2 * config.max_masks
     if judge is None:
         found, candidates = region_candidates(
-            pixels,
-            most=most,
-            nms_threshold=config.nms_threshold,
-            score_threshold=config.score_threshold,
+            pixels, most=most, score_threshold=config.score_threshold
         )
-        candidates = without_overlaps(candidates, config.nms_threshold)
+        candidates = without_overlaps(candidates, config.nms_threshold, within_trees=True)
     else:
         found, candidates = judge.candidates(image_hierarchies(pixels), image_size, most)
         candidates = candidates.filter(candidates.scores >= config.score_threshold)
@@ -244,49 +236,6 @@ def region_candidates(
     """
     found = image_hierarchies(pixels)
     return found, ranked(found, most, nms_threshold, score_threshold)
-
-
-def image_hierarchies(pixels: NDArray[np.uint8]) -> Hierarchies:
-    """The trees of an image of (H', W', 3) uint8 RGB, on its `working_size`.
-
-    Raises:
-        ValueError: If the shape or type is wrong.
-    """
-    return hierarchies(working_pixels(pixels))
-
-
-def working_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8: an image of (H', W', 3) uint8 RGB at its `working_size`.
-
-    Raises:
-        ValueError: If the shape or type is wrong.
-    """
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-        raise ValueError(f"pixels must be (H, W, 3) uint8, got {pixels.shape} {pixels.dtype}")
-    return _resized(pixels, working_size(pixels.shape[:2]))
-
-
-def working_size(size: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) on which an image is cut up.
-
-    Half-way, on a logarithmic scale, between its own short side and `REFERENCE_SIDE`: small
-    objects of large images stay, and details of photographs do not outweigh objects.
-    """
-    short = min(size)
-    scale = max((short * REFERENCE_SIDE) ** 0.5, MIN_SIDE) / short
-    scale = min(scale, (MAX_PIXELS / (size[0] * size[1])) ** 0.5)
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def _resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    planes = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-    # Reduced images keep what lies between the pixels, enlarged ones have no steps.
-    mode = (
-        v2.InterpolationMode.BICUBIC if size[0] > pixels.shape[0] else v2.InterpolationMode.BILINEAR
-    )
-    resized = v2.functional.resize(planes, list(size), interpolation=mode, antialias=True)
-    whole: NDArray[np.uint8] = resized.permute(1, 2, 0).contiguous().numpy()
-    return whole
 
 
 def candidate_masks(

@@ -39,7 +39,7 @@ from soloist.proposals.pixels import (
     with_maps,
 )
 from soloist.proposals.ranking import overlaps_with
-from soloist.proposals.regions import working_pixels
+from soloist.proposals.scale import working_pixels
 from soloist.runtime.files import shown
 from soloist.runtime.progress import track
 from soloist.runtime.workers import done_ahead, helpers, lost_workers_told
@@ -214,4 +214,4 @@ def example_of(one: LabelledImage, pixels: PixelClassifier) -> Example:
     if len(one.masks):
         best, classes = overlaps.max(axis=1), np.array(one.classes)[overlaps.argmax(axis=1)]
     means = class_shares(found, drawn.candidates)
-    return Example(drawn.described, drawn.candidates.scores, best, classes, means)
+    return Example(drawn.described, drawn.context, drawn.candidates.scores, best, classes, means)

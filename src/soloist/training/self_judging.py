@@ -34,7 +34,7 @@ from soloist.evaluation.quality import SCALES
 from soloist.inference.label import label_images
 from soloist.inference.segmenter import Segmenter
 from soloist.models.build import CONFIG_FILE, load_categories, load_judge, load_solo, save_solo
-from soloist.proposals.regions import working_size
+from soloist.proposals.scale import working_size
 from soloist.runtime.device import Runtime
 from soloist.runtime.distributed import on_main
 from soloist.runtime.progress import duration

@@ -1,0 +1,123 @@
+"""What the objects of an image have in common: a candidate is surer if it is like the surest ones.
+
+Cells, fruits, caps: where an image shows many objects they are alike in colour, size and shape,
+and what is not is mostly a part of one, several together, or background between them. Nothing is
+learned; each image tells by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soloist.proposals.hierarchy import Hierarchies
+from soloist.proposals.partition import Floats
+from soloist.proposals.ranking import (
+    FLOORS,
+    Attributes,
+    Candidates,
+    apart_from_better,
+    attributes,
+    best_nodes,
+    logit,
+    object_scores,
+)
+
+EXAMPLES = 40
+"""At most so many of the surest candidates tell what the objects of an image are like."""
+LOOKED_AT = 400
+"""They are found among so many, for those that overlap are one."""
+DISTINCT = 0.3
+"""Overlap (IoU) from which on they are."""
+BLUR = 0.5
+"""Share of the standard deviation of the candidates looked at that is added to the examples'."""
+FURTHEST = 4.0
+"""Deviations are clipped to this."""
+WEIGHT = 2.6
+"""What a mean deviation of one takes from the log-odds of a score; chosen on `photos/dev`."""
+BONUS = 3.0
+"""Added to the log-odds of all, so that scores mean on the average what they meant before."""
+EXAMPLE_SCORE = 0.05
+"""Candidates of a lower rank are no examples."""
+SHAPE = ("compactness", "ellipse")
+"""The attributes of shape that are compared."""
+POOL = 1500
+"""Nodes of an image that are compared, at least."""
+
+
+def ranked(
+    found: Hierarchies, most: int, nms_threshold: float, score_threshold: float = 0.0
+) -> Candidates:
+    """The best candidates of an image without learning, best first, near duplicates left out.
+
+    Args:
+        found: The trees.
+        most: How many.
+        nms_threshold: A node that overlaps a better one of its tree (IoU) by more is left out.
+        score_threshold: So is one of a lower score; no other score depends on it.
+    """
+    known = [attributes(tree) for tree in found.trees]
+    # What is as like the others as can be gets the bonus, and no more.
+    needed = 1 / (1 + np.exp(BONUS - logit(np.array(score_threshold))))
+    least = min(float(needed), EXAMPLE_SCORE)
+    scores = [np.where(own >= least, own, 0.0) for own in map(object_scores, known)]
+    best = best_nodes(found, known, scores, max(most, POOL), nms_threshold)
+    if len(best) == 0:
+        return best
+    best = like_others(best, known)
+    return best.filter(best.scores >= score_threshold).filter(slice(most))
+
+
+def like_others(found: Candidates, known: Sequence[Attributes]) -> Candidates:
+    """Candidates with scores that count how like the surest of the image each is, best first.
+
+    Args:
+        found: Candidates of one image, with scores of `object_scores`.
+        known: The attributes of the nodes of each tree.
+
+    Returns:
+        The same candidates in the order of their new scores.
+    """
+    apart = deviations(_looks(found, known), found).mean(axis=1)
+    scores = 1 / (1 + np.exp(WEIGHT * apart - BONUS - logit(found.scores)))
+    changed = replace(found, scores=np.where(found.scores > 0, scores, 0.0))
+    return changed.filter(np.argsort(-changed.scores, kind="stable"))
+
+
+def deviations(values: NDArray[np.floating], found: Candidates) -> Floats:
+    """How far candidates are from what the surest of their image have in common.
+
+    Args:
+        values: (N, D) what is known of each.
+        found: The N candidates, in any order.
+
+    Returns:
+        (N, D) distances from the mean of the examples, in their standard deviations, in
+        [0, `FURTHEST`]; 0 where there is no example.
+    """
+    order = np.argsort(-found.scores, kind="stable")[:LOOKED_AT]
+    order = order[found.scores[order] >= EXAMPLE_SCORE]
+    if len(order) == 0:
+        return np.zeros(values.shape)
+    kept = apart_from_better(found.filter(order), DISTINCT, within_trees=True)
+    chosen = order[kept][:EXAMPLES]
+    weights = found.scores[chosen] ** 2
+    weights = weights / weights.sum()
+    mean = weights @ values[chosen]
+    variance = weights @ (values[chosen] - mean) ** 2 + (BLUR * values[order].std(axis=0)) ** 2
+    distances: Floats = np.abs(values - mean) / np.sqrt(variance + 1e-6)
+    return np.minimum(distances, FURTHEST)
+
+
+def _looks(found: Candidates, known: Sequence[Attributes]) -> Floats:
+    """(N, 6) colours, size and shape of candidates."""
+    values = np.zeros((len(found), 6))
+    for number, own in enumerate(known):
+        places = np.flatnonzero(found.trees == number)
+        nodes = found.nodes[places]
+        shape = [np.log(getattr(own, name)[nodes] + FLOORS[name]) for name in SHAPE]
+        values[places] = np.column_stack((own.colors[nodes], np.log(own.areas[nodes]), *shape))
+    return values

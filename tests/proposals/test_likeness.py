@@ -1,0 +1,95 @@
+"""What the objects of an image have in common."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tests.proposals.references import noise
+
+from soloist.proposals.hierarchy import hierarchies
+from soloist.proposals.likeness import (
+    BLUR,
+    EXAMPLE_SCORE,
+    FURTHEST,
+    deviations,
+    like_others,
+    ranked,
+)
+from soloist.proposals.ranking import Candidates, attributes, best_nodes, object_scores
+from soloist.proposals.regions import region_candidates
+
+
+def apart(count: int, scores: list[float]) -> Candidates:
+    """Candidates of one tree side by side."""
+    left = 10.0 * np.arange(count)
+    boxes = np.stack((left, 0 * left, left + 8, 0 * left + 8), axis=1)
+    return Candidates(
+        np.zeros(count, int), np.arange(count), np.full(count, 64.0), boxes, np.array(scores)
+    )
+
+
+def dots() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Twelve light discs of one size on dark ground, one of another size and colour."""
+    rows, columns = np.mgrid[:160, :200]
+    pixels = np.full((160, 200, 3), 60, dtype=np.int64)
+    for row in (24, 64, 104):
+        for column in (24, 64, 104, 144):
+            pixels[(rows - row) ** 2 + (columns - column) ** 2 < 90] = (180, 180, 120)
+    pixels[(rows - 138) ** 2 + (columns - 170) ** 2 < 320] = (110, 60, 160)
+    pixels += np.random.default_rng(0).integers(-4, 5, pixels.shape)
+    return pixels.clip(0, 255).astype(np.uint8)
+
+
+def test_deviations_are_those_from_the_surest() -> None:
+    found = apart(4, [0.9, 0.9, 0.9, EXAMPLE_SCORE / 2])
+    values = np.array([[1.0], [2.0], [3.0], [9.0]])
+    # Only the first three are examples, of equal weight.
+    spread = np.sqrt(2 / 3 + (BLUR * values[:3].std()) ** 2)
+    wanted = np.minimum(np.abs(values - 2) / spread, FURTHEST)
+    assert deviations(values, found) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_examples_that_are_one_object_count_once() -> None:
+    found = apart(3, [0.9, 0.9, 0.9])
+    doubled = replace(found, boxes=found.boxes[[0, 1, 1]])
+    values = np.array([[1.0], [3.0], [100.0]])
+    assert deviations(values, doubled)[0] == pytest.approx(deviations(values, doubled)[1])
+
+
+def test_without_an_example_nothing_is_apart() -> None:
+    found = apart(3, [EXAMPLE_SCORE / 2] * 3)
+    assert not deviations(np.array([[1.0], [2.0], [3.0]]), found).any()
+
+
+def test_the_order_of_candidates_is_of_no_consequence() -> None:
+    values = np.random.default_rng(0).normal(size=(6, 2))
+    found = apart(6, [0.9, 0.4, 0.7, 0.35, 0.5, 0.8])
+    turned = np.array([3, 1, 5, 0, 4, 2])
+    there = deviations(values[turned], found.filter(turned))
+    assert there == pytest.approx(deviations(values, found)[turned])
+
+
+def test_what_is_like_the_others_loses_less() -> None:
+    found = hierarchies(dots())
+    known = [attributes(tree) for tree in found.trees]
+    before = best_nodes(found, known, [object_scores(one) for one in known], 400, 0.7)
+    after = like_others(before, known)
+    assert (np.diff(after.scores) <= 0).all()
+    assert after.scores.sum() < before.scores.sum()
+    odd = after.boxes[:, 2] - after.boxes[:, 0] > 30
+    assert not odd[:12].any()
+
+
+def test_scores_do_not_depend_on_the_threshold() -> None:
+    found = hierarchies(noise(40, 60, seed=1))
+    whole, part = (ranked(found, 50, 0.7, least) for least in (0.0, 0.1))
+    kept = whole.filter(whole.scores >= 0.1)
+    assert np.array_equal(kept.nodes, part.nodes)
+    assert np.array_equal(kept.scores, part.scores)
+
+
+def test_an_image_of_one_colour_has_no_candidate() -> None:
+    _, candidates = region_candidates(np.full((40, 50, 3), 90, dtype=np.uint8), most=10)
+    assert len(candidates) == 0
