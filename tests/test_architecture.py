@@ -35,7 +35,7 @@ LAYERS = (
     {"models"},
     {"proposals"},
     {"inference"},
-    {"inference.onnx"},
+    {"inference.onnx", "inference.video"},
     {"evaluation"},
     {"evaluation.explore"},
     {"training.data"},

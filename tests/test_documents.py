@@ -31,7 +31,7 @@ from soloist.cli.runs import DONE, SOME_FAILED
 from soloist.data.coco.read import load_coco
 from soloist.data.images import read_image
 from soloist.data.scenes import write_scenes
-from soloist.inference.video_files import VideoWriter
+from soloist.inference.video.files import VideoWriter
 
 pytestmark = pytest.mark.documents
 OWN_TESTS = {"datasets.md", "reproduce-coco.md"}

@@ -1,10 +1,11 @@
-"""Draws the pictures of docs/method.md and docs/beyond-the-paper.md, from generated scenes.
+"""Draws the pictures of README.md, docs/method.md and docs/beyond-the-paper.md.
 
     python tools/method_pictures.py [FOLDER]
 
-They go into docs/images; weights are the bundled ones. Nothing is touched up. The scenes are of
-parts of photographs that the weights were not learned from; which are shown was chosen by eye,
-the mistakes left in.
+They go into docs/images; weights are the bundled ones. Nothing is touched up. The photographs of
+the first are samples that scikit-image has in its package, in the public domain. The others are of
+generated scenes, of parts of photographs that the weights were not learned from. Which are shown
+was chosen by eye, the mistakes left in.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import skimage.data
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -33,6 +35,9 @@ Picture = NDArray[np.uint8]
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 SEED = 201
 QUERY_SCENES, COLOR_SCENES, REGION_SCENES = (8, 7, 4), (6, 10), (8, 7, 4, 12)
+PHOTOGRAPHS = ("coins", "immunohistochemistry", "coffee", "astronaut")
+HEIGHT = 300
+"""Of the photographs, in pixels."""
 MIN_SCORE = 0.2
 _TILE = (180, 240)  # (height, width) of a tile, in pixels.
 _GAP = 6
@@ -115,6 +120,26 @@ def affinity_rows(scenes: Sequence[Scene]) -> list[list[Picture]]:
     return rows
 
 
+def photograph_rows() -> list[Picture]:
+    """Photographs side by side, without and with the masks that `soloist predict` draws."""
+    segmenter = load(device="cpu")
+    plain: list[Picture] = []
+    drawn: list[Picture] = []
+    for name in PHOTOGRAPHS:
+        values = getattr(skimage.data, name)()
+        pixels = values if values.ndim == 3 else np.stack([values] * 3, axis=2)
+        result = segmenter.predict(pixels)[0].filter()
+        print(f"{name}: {len(result)} masks")
+        masks = result.masks.numpy()
+        sizes = [round(pixels.shape[1] * HEIGHT / pixels.shape[0]), HEIGHT]
+        for pictures, shown in ((plain, pixels), (drawn, draw_masks(pixels, masks))):
+            small = Image.fromarray(shown).resize(sizes, Image.Resampling.LANCZOS)
+            pictures.append(
+                np.pad(np.asarray(small), ((0, 0), (0, _GAP), (0, 0)), constant_values=255)
+            )
+    return [np.concatenate(row, axis=1)[:, :-_GAP] for row in (plain, drawn)]
+
+
 def inner_point(masks: NDArray[np.bool_]) -> tuple[int, int]:
     """(y, x) of the pixel of the largest mask that is nearest to its centre of mass."""
     largest = masks[masks.sum(axis=(1, 2)).argmax()]
@@ -173,6 +198,10 @@ def main(folder: Path = IMAGES) -> None:
         ("regions.jpg", region_rows(others)),
     ):
         (folder / name).write_bytes(jpeg_bytes(sheet(rows), quality=85))
+    above, below = photograph_rows()
+    line = np.full((_GAP, above.shape[1], 3), 255, dtype=np.uint8)
+    both = np.concatenate((above, line, below))
+    (folder / "photographs.jpg").write_bytes(jpeg_bytes(both, quality=85))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from soloist.data.coco.manifest import Manifest, write_manifest
 from soloist.data.sources import ImageRef
-from soloist.inference import label
+from soloist.inference import label, reading_ahead
 from soloist.inference.label_shards import ShardJob, label_shards
 from soloist.inference.merge import merge_shards
 from soloist.structures import Instances
@@ -72,7 +72,7 @@ def images(count: int) -> Iterator[ImageRef]:
         yield ImageRef(ROOT / name, name)
 
 
-def now_and_then() -> label.Labeler:
+def now_and_then() -> reading_ahead.Labeler:
     """One small mask on each tenth image."""
     calls = 0
 

@@ -17,8 +17,8 @@ from PIL import Image
 from soloist import api
 from soloist.data.sources import ImageRef, find_images
 from soloist.errors import DataError, RunError
-from soloist.inference import label
-from soloist.inference.label import Labelled, each_labelled
+from soloist.inference import reading_ahead
+from soloist.inference.reading_ahead import Labelled, each_labelled
 from soloist.structures import Instances
 
 COUNT = 9
@@ -65,7 +65,7 @@ def looked_at(pixels: NDArray[np.uint8]) -> tuple[float, int]:
 
 
 def by(monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
-    monkeypatch.setattr(label, "helpers", lambda items, bytes_each: workers)
+    monkeypatch.setattr(reading_ahead, "helpers", lambda items, bytes_each: workers)
 
 
 def test_helpers_prepare_and_this_process_finishes_in_order(

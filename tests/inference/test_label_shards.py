@@ -26,9 +26,11 @@ from soloist.data.coco.shards import ShardFolder
 from soloist.data.coco.types import CATEGORIES
 from soloist.data.sources import ImageRef, find_images
 from soloist.errors import ConfigError, DataError, RunError, StoppedError
-from soloist.inference.label import Labeler, LabelSummary, Objects, errors_beside, label_images
+from soloist.inference.label import LabelSummary, label_images
 from soloist.inference.label_shards import ERRORS, ShardJob, label_shards
 from soloist.inference.merge import merge_shards
+from soloist.inference.output_file import errors_beside
+from soloist.inference.reading_ahead import Labeler, Objects
 from soloist.runtime.lock import claimed
 from soloist.runtime.stopping import listening
 

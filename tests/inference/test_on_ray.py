@@ -20,10 +20,12 @@ import ray
 from soloist.data.coco.shards import ShardFolder
 from soloist.data.sources import find_images
 from soloist.errors import RunError
-from soloist.inference.label import Labeler, errors_beside, label_images
+from soloist.inference.label import label_images
 from soloist.inference.label_shards import ERRORS, ShardJob, label_shards
 from soloist.inference.merge import merge_shards
 from soloist.inference.on_ray import work_on_ray
+from soloist.inference.output_file import errors_beside
+from soloist.inference.reading_ahead import Labeler
 from soloist.structures import Instances
 
 SETTINGS = {"command": "masks"}

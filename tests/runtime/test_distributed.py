@@ -21,8 +21,9 @@ from soloist.config.presets import load_config
 from soloist.data.coco.read import load_coco
 from soloist.data.sources import find_images
 from soloist.errors import ConfigError
-from soloist.inference.label import LabelSummary, errors_beside, label_images
+from soloist.inference.label import LabelSummary, label_images
 from soloist.inference.merge import merge_shards
+from soloist.inference.output_file import errors_beside
 from soloist.proposals.extract import FreeMaskExtractor
 from soloist.runtime.device import Runtime
 from soloist.runtime.distributed import (

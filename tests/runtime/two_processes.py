@@ -23,8 +23,10 @@ from soloist.config.presets import load_config, override
 from soloist.data.coco.read import load_coco
 from soloist.data.sources import find_images
 from soloist.errors import ConfigError, SoloistError
-from soloist.inference.label import Labeler, Objects, errors_beside, label_images
+from soloist.inference.label import label_images
 from soloist.inference.label_shards import ShardJob, label_shards
+from soloist.inference.output_file import errors_beside
+from soloist.inference.reading_ahead import Labeler, Objects
 from soloist.models.build import build_backbone
 from soloist.models.densecl import DenseCL, DenseCLEncoder
 from soloist.proposals.extract import FreeMaskExtractor

@@ -16,7 +16,7 @@ from soloist.data.datasets.labels import Reading
 from soloist.data.sources import find_images
 from soloist.errors import ConfigError, require
 from soloist.evaluation.evaluate import load_ground_truth
-from soloist.inference.label import opened_output
+from soloist.inference.output_file import opened_output
 from soloist.inference.segmenter import load
 from soloist.report.predictions import write_prediction_report
 from soloist.report.run import MAX_IMAGES, rewrite_report

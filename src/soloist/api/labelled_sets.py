@@ -14,16 +14,9 @@ from soloist.data.datasets.frames import check_stated
 from soloist.data.drawing.overlays import OverlayWriter
 from soloist.data.sources import ImageRef, find_images
 from soloist.errors import ConfigError, require
-from soloist.inference.label import (
-    Labeler,
-    LabelSummary,
-    changes_since,
-    errors_path,
-    is_made,
-    label_images,
-    opened_output,
-    report_labels,
-)
+from soloist.inference.label import LabelSummary, label_images, report_labels
+from soloist.inference.output_file import changes_since, errors_path, is_made, opened_output
+from soloist.inference.reading_ahead import Labeler
 from soloist.runtime.error_log import read_errors
 from soloist.runtime.launch import launched
 

@@ -27,14 +27,9 @@ from soloist.config.presets import override
 from soloist.data.coco.read import load_coco
 from soloist.data.inputs import state_of
 from soloist.errors import ConfigError, require
-from soloist.inference.label import (
-    Labeler,
-    LabelSummary,
-    check_output,
-    opened_output,
-    refuse_other,
-    report_labels,
-)
+from soloist.inference.label import LabelSummary, report_labels
+from soloist.inference.output_file import check_output, opened_output, refuse_other
+from soloist.inference.reading_ahead import Labeler
 from soloist.inference.segmenter import Segmenter, load
 from soloist.inference.tiles import TiledLabeler
 from soloist.proposals.extract import FreeMaskExtractor, settings_of
@@ -239,7 +234,7 @@ def predict_video(
     Raises:
         SoloistError: For what a caller can cause.
     """
-    from soloist.inference.label_video import label_video
+    from soloist.inference.video.label import label_video
 
     require("av", extra="video", wanted="reading videos")
     if launched().world_size > 1:

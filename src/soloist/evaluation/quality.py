@@ -36,7 +36,9 @@ from soloist.evaluation.agreement import (
     spearman,
 )
 from soloist.evaluation.matching import overlaps
-from soloist.inference.label import Objects, changes_since, is_made, label_images
+from soloist.inference.label import label_images
+from soloist.inference.output_file import changes_since, is_made
+from soloist.inference.reading_ahead import Objects
 from soloist.inference.segmenter import Segmenter
 from soloist.proposals.regions import Regions
 from soloist.runtime.error_log import ErrorLog

@@ -25,7 +25,8 @@ from soloist.data.coco.types import CATEGORIES
 from soloist.data.inputs import FileState, changes_between, states_of
 from soloist.data.sources import ImageRef
 from soloist.errors import DataError, RunError
-from soloist.inference.label import Labeler, LabelSummary, OnResult, labelled_rows
+from soloist.inference.label import LabelSummary, OnResult, labelled_rows
+from soloist.inference.reading_ahead import Labeler
 from soloist.runtime.distributed import on_main, run_on_all_ranks
 from soloist.runtime.error_log import error_line
 from soloist.runtime.files import plain_json, shown, write_text

@@ -9,7 +9,8 @@ from soloist.data.coco.shard_rows import facts_of_all, write_shards
 from soloist.data.coco.shards import ShardFolder
 from soloist.data.coco.write import embeddings_path
 from soloist.errors import DataError
-from soloist.inference.label import LabelSummary, check_output
+from soloist.inference.label import LabelSummary
+from soloist.inference.output_file import check_output
 from soloist.runtime.files import shown
 from soloist.runtime.lock import locked_output
 from soloist.runtime.progress import track

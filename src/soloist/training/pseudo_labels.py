@@ -15,13 +15,8 @@ from numpy.typing import NDArray
 from soloist.config import Config, SelfTrainingConfig
 from soloist.data.sources import ImageRef, spread
 from soloist.errors import DataError
-from soloist.inference.label import (
-    Objects,
-    SplitLabeler,
-    each_labelled,
-    label_images,
-    report_labels,
-)
+from soloist.inference.label import label_images, report_labels
+from soloist.inference.reading_ahead import Objects, SplitLabeler, each_labelled
 from soloist.inference.segmenter import Segmenter
 from soloist.models.build import load_solo
 from soloist.runtime.device import Runtime

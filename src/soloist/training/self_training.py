@@ -18,7 +18,8 @@ from soloist.data.coco.read import load_coco
 from soloist.data.coco.types import CATEGORIES
 from soloist.data.sources import ImageRef, find_images, spread
 from soloist.evaluation.evaluate import Metrics, evaluate, load_ground_truth
-from soloist.inference.label import Labeler, LabelSummary, label_images, report_labels
+from soloist.inference.label import LabelSummary, label_images, report_labels
+from soloist.inference.reading_ahead import Labeler
 from soloist.models.build import CONFIG_FILE, copy_solo, load_categories
 from soloist.proposals.extract import FreeMaskExtractor, settings_of, without_floor
 from soloist.proposals.propose import decoded_side

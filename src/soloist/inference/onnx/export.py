@@ -20,7 +20,6 @@ from soloist.config import Config
 from soloist.config.checks import Compat
 from soloist.data.scenes import make_scene
 from soloist.errors import ConfigError, require
-from soloist.inference.label import check_output
 from soloist.inference.onnx.numpy_postprocess import RawOutputs
 from soloist.inference.onnx.runtime import (
     EXTRA,
@@ -31,6 +30,7 @@ from soloist.inference.onnx.runtime import (
     OnnxSegmenter,
     load,
 )
+from soloist.inference.output_file import check_output
 from soloist.inference.segmenter import Segmenter
 from soloist.models.build import normalize, solo_record
 from soloist.models.solo import SOLO

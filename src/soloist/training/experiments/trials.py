@@ -17,7 +17,9 @@ from soloist.data.coco.read import load_coco
 from soloist.data.sources import ImageRef, find_images
 from soloist.errors import RunError
 from soloist.evaluation.evaluate import Metrics, evaluate
-from soloist.inference.label import Labeler, label_images, opened_output
+from soloist.inference.label import label_images
+from soloist.inference.output_file import opened_output
+from soloist.inference.reading_ahead import Labeler
 from soloist.inference.segmenter import Segmenter
 from soloist.models.build import CONFIG_FILE, build_backbone, load_solo, model_folder
 from soloist.proposals.extract import FreeMaskExtractor, without_floor

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from soloist.config import TrackConfig
 from soloist.data.coco.rle import encode_masks
 from soloist.errors import ConfigError
-from soloist.inference.tracking import Linker
+from soloist.inference.video.tracking import Linker
 
 SIZE = (60, 120)
 RED, BLUE = np.array([1.0, 0.2]), np.array([0.2, 1.0])

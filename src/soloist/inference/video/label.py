@@ -20,9 +20,10 @@ from soloist.data.coco.shard_rows import ShardRow, facts_of_all, write_shards
 from soloist.data.coco.types import CATEGORIES, CocoImage
 from soloist.data.drawing.pictures import draw_masks, mask_colors
 from soloist.errors import DataError
-from soloist.inference.label import Labeler, LabelSummary, row_of
-from soloist.inference.tracking import Linker
-from soloist.inference.video_files import Frame, VideoReader, VideoWriter
+from soloist.inference.label import LabelSummary, row_of
+from soloist.inference.reading_ahead import Labeler
+from soloist.inference.video.files import Frame, VideoReader, VideoWriter
+from soloist.inference.video.tracking import Linker
 from soloist.runtime.error_log import ErrorLog
 from soloist.runtime.files import atomic_path, plain_json
 from soloist.runtime.progress import track

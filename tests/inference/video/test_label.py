@@ -20,14 +20,14 @@ from soloist.data.coco.read import load_coco
 from soloist.data.coco.types import CocoAnnotation, CocoFile
 from soloist.errors import DataError
 from soloist.inference.label import LabelSummary
-from soloist.inference.label_video import label_video
-from soloist.inference.tracking import Linker
+from soloist.inference.video.label import label_video
+from soloist.inference.video.tracking import Linker
 from soloist.ops.masks import masks_to_boxes
 from soloist.runtime.error_log import ErrorLog
 from soloist.structures import Instances
 
 pytest.importorskip("av")
-from soloist.inference.video_files import VideoFacts, VideoReader, VideoWriter  # needs it
+from soloist.inference.video.files import VideoFacts, VideoReader, VideoWriter  # needs it
 
 SIZE = (64, 128)
 FRAMES = 16

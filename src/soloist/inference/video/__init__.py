@@ -1,0 +1,1 @@
+"""Videos: their frames, objects followed from frame to frame, and what is written of them."""
