@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py [--counts 100 1000] [--out FOLDER]
 
-Each command runs as a process of its own over a folder of so many pictures: a few generated scenes
+Each command runs as a process of its own over a folder of N images: a few generated scenes
 under many names. They are kept small, so that thousands take minutes: what is looked for is what
 grows with their number, not what one picture needs. Linux and macOS only.
 """
@@ -85,7 +85,7 @@ def _write(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _repeated(scenes: Path, folder: Path, count: int) -> Path:
-    """A folder of so many names for a few pictures."""
+    """A folder of N names for a few images."""
     pictures = sorted(scenes.iterdir())
     folder.mkdir()
     for number in range(count):

@@ -151,7 +151,7 @@ def relinked(text: str, source: Path, pages: dict[str, Path]) -> str:
         return f"{before}{name}{anchor}{after}"
 
     parts = _FENCE.split(text)
-    # What stands in fences is code.
+    # What is in fences is code.
     parts[::2] = [_LINK.sub(lead, part) for part in parts[::2]]
     return "".join(parts)
 

@@ -28,11 +28,11 @@ class RunError(SoloistError):
 
 
 class TrainingError(SoloistError):
-    """A training that cannot go on, such as a loss that is not finite."""
+    """A training that cannot continue, such as a loss that is not finite."""
 
 
 class StoppedError(SoloistError):
-    """Work that ended early because it was asked to; the same command goes on from there."""
+    """Work that ended early because it was asked to; the same command resumes from there."""
 
 
 def near_names(name: str, known: Iterable[str], *, most: int = 20) -> str:

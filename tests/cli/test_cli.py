@@ -292,7 +292,7 @@ def test_a_stopped_command_tells_how_to_go_on(run: Run, monkeypatch: pytest.Monk
     monkeypatch.setattr(plans, "load_config", stop)
     outcome = run("masks", "photos", "--out", "new.json")
     assert outcome.status == 130
-    assert outcome.err == "soloist: stopped; the same command again goes on from here\n"
+    assert outcome.err == "soloist: stopped; the same command resumes\n"
 
 
 def test_a_message_of_several_lines_is_joined(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,7 +392,7 @@ def test_pictures_of_any_size_are_done(
     how = fast if verb == "masks" else ("--model", model_folder, "--precision", "fp32")
     outcome = run(verb, "odd", "--out", "new.json", *how, "--overlays", "drawn")
     coco = load_coco("new.json")
-    # Nothing found is told by the status.
+    # Nothing found shows in the exit status.
     assert outcome.status == (DONE if coco.annotations[1] else SOME_FAILED)
     assert (coco.images[0].height, coco.images[0].width) == size
     for annotation in coco.annotations[1]:

@@ -73,7 +73,7 @@ def test_free_masks_and_networks_that_find_nothing(arguments: list[str]) -> None
     assert first["AR100 mean"] == second["AR100 mean"] == masks["the preset"]["AR100 mean"]
     text = Path("tables/selftrain.md").read_text()
     assert "- one round: no pseudo-label of score 0.9999 or more (seed 0)" in text
-    assert "- two rounds: what it goes on from has no network (seed 0)" in text
+    assert "- two rounds: what it resumes from has no network (seed 0)" in text
 
 
 def test_a_dry_run_names_the_trials_and_writes_nothing(

@@ -110,7 +110,7 @@ def ask_to_stop(where: str) -> None:
 
 
 def small_shared_memory(size: int) -> None:
-    """The command has a /dev/shm of its own, of so many bytes, as containers have; needs root."""
+    """The command has a /dev/shm of its own, of N bytes, as containers have; needs root."""
     system = ctypes.CDLL(None, use_errno=True)
     new_mounts, private = 0x0002_0000, 0x4_4000  # CLONE_NEWNS; MS_PRIVATE | MS_REC.
     options = f"size={size}".encode()

@@ -37,7 +37,7 @@ KILLS = 3
 
 
 def has_more_rows(metrics: Path, count: int) -> bool:
-    """Whether a training took more than so many steps."""
+    """Whether a training took more than N steps."""
     return metrics.is_file() and len(metrics.read_text().splitlines()) > count
 
 
@@ -114,7 +114,7 @@ def test_a_lost_worker_is_reported_in_one_line(
         outcome = running.wait()
         row.injected += 1
         assert outcome.status == 1, outcome.err
-        assert logged_once(outcome, "a process that prepares batches died", "goes on")
+        assert logged_once(outcome, "a process that prepares batches died", "resumes")
         assert_finishes(server, [*command, str(out)], out, whole, row)
 
 
@@ -152,9 +152,9 @@ def test_a_command_asked_to_stop_saves_and_goes_on(
     os.killpg(running.pid, number)
     outcome = running.wait()
     row.injected += 1
-    if "goes on from here" in outcome.err:
+    if "resumes from here" in outcome.err:
         assert outcome.status == 0
-        assert logged_once(outcome, f"stopped by {number.name}; the same command again goes on")
+        assert logged_once(outcome, f"stopped by {number.name}; the same command resumes")
         assert_finishes(server, command, out, whole, row)
     else:
         # It was about to end.
@@ -229,7 +229,7 @@ def test_a_command_on_ray_asked_to_stop_keeps_finished_shards(
     outcome = running.wait()
     row.injected += 1
     assert outcome.status == 0, outcome.err
-    assert logged_once(outcome, "stopped by SIGTERM; the same command again goes on from here")
+    assert logged_once(outcome, "stopped by SIGTERM; the same command resumes")
     kept = {path: path.stat().st_mtime_ns for path in out.glob("shards/[0-9]*")}
     assert 0 < len(kept) < 100
     outcome = server.run(*command)

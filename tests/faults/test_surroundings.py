@@ -58,7 +58,7 @@ def test_little_shared_memory_is_gone_on_without(
     row.injected += 1
     row.lost += outcome.status != 0
     assert outcome.status == 0, outcome.err
-    assert "going on with 0; give the container more (docker run --shm-size 2g)" in outcome.err
+    assert "continuing with 0; give the container more (docker run --shm-size 2g)" in outcome.err
     left = result(out_of(tmp_path, verb))
     row.differing += left != whole.result
     assert left == whole.result
@@ -85,7 +85,7 @@ def test_a_wait_that_never_ends_ends_when_asked(
     outcome = running.wait()
     assert time.monotonic() - asked < 60
     assert outcome.status == 0, outcome.err
-    assert logged_once(outcome, "stopped by SIGTERM; the same command again goes on")
+    assert logged_once(outcome, "stopped by SIGTERM; the same command resumes")
     assert_finishes(server, command, out, whole, row)
 
 

@@ -109,7 +109,7 @@ def test_a_helper_that_dies_is_told_in_one_line(
     def die(pixels: NDArray[np.uint8]) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(RunError, match=r"a process that looks at images died .* goes on with what"):
+    with pytest.raises(RunError, match=r"a process that looks at images died .* continues with"):
         list(each_labelled(photos, Split(die), None))
 
 

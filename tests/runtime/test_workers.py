@@ -84,7 +84,7 @@ def test_little_shared_memory_is_gone_on_with_and_said(
 
     made = done_ahead(make, first=2, end=5, workers=2)
     assert [int(batch[0]) for batch in made] == [2, 3, 4]
-    assert "going on with 0" in caplog.text
+    assert "continuing with 0" in caplog.text
     assert "--shm-size" in caplog.text
 
 

@@ -63,7 +63,7 @@ def truth(scenes: Path) -> Path:
 
 @pytest.fixture
 def finetuned(tmp_path: Path, truth: Path, tiny_options: dict[str, Any]) -> Finetuned:
-    """Finetunes on the scenes, going on where an earlier call of the name was killed."""
+    """Finetunes on the scenes, resuming where an earlier call of the name was killed."""
 
     def start(
         name: str,

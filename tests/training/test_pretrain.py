@@ -39,7 +39,7 @@ def changed(config: Config, **options: object) -> Config:
 
 
 def run_in(path: Path, config: Config, images: Path) -> RunFolder:
-    """Pretrains in a folder, going on where an earlier call was killed."""
+    """Pretrains in a folder, resuming where an earlier call was killed."""
     runtime = Runtime(device=torch.device("cpu"), precision="fp32")
     with open_run(path, command="pretrain", inputs={}, config=config, overwrite=False) as run:
         pretrain(find_images(images), run, config, runtime)
@@ -203,7 +203,7 @@ def test_a_run_that_is_stopped_ends_as_an_unbroken_one(
 ) -> None:
     calls = count(1)
     monkeypatch.setattr(pretrain_module, "is_asked", lambda: next(calls) == 3)
-    with pytest.raises(StoppedError, match="the same command again goes on"):
+    with pytest.raises(StoppedError, match="the same command resumes"):
         run_in(tmp_path / "run", config, scenes / "images")
     assert not (tmp_path / "run" / "model").exists()
     assert result(run_in(tmp_path / "run", config, scenes / "images")) == unbroken(config)

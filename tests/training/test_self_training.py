@@ -54,7 +54,7 @@ def truth(tmp_path_factory: pytest.TempPathFactory, scenes: Path) -> Path:
 def fit_in(
     path: Path, config: Config, images: Path, truth: Path | None = None
 ) -> tuple[RunFolder, FitResult]:
-    """Fits in a folder, going on where an earlier call was killed."""
+    """Fits in a folder, resuming where an earlier call was killed."""
     with open_run(path, command="fit", inputs={}, config=config, overwrite=False) as run:
         return run, fit(find_images(images), run, config, RUNTIME, ground_truth=truth)
 

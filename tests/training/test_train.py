@@ -72,7 +72,7 @@ def opened(path: Path, config: Config) -> RunFolder:
 
 @pytest.fixture
 def trained(scenes: Path, labels: CocoFile, runtime: Runtime) -> Callable[..., RunFolder]:
-    """Trains in a folder, going on where an earlier call was killed."""
+    """Trains in a folder, resuming where an earlier call was killed."""
 
     def start(
         path: Path, config: Config, *, images: Path | None = None, **options: Any
@@ -428,7 +428,7 @@ def test_a_run_that_is_stopped_ends_as_an_unbroken_one(
     step: int,
 ) -> None:
     asked_at(monkeypatch, step)
-    with pytest.raises(StoppedError, match="the same command again goes on"):
+    with pytest.raises(StoppedError, match="the same command resumes"):
         trained(tmp_path / "run", config)
     assert load_state(tmp_path / "run" / "checkpoints" / "round-0.pt")["step"] == step
     assert not (tmp_path / "run" / "model").exists()

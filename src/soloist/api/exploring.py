@@ -107,8 +107,8 @@ def estimate(
         out: JSON file for the estimates; the masks go to `NAME.masks.json` beside it.
         against: A second model; its masks count as one more view.
         ground_truth: COCO file of the true masks, to compare the estimates with.
-        select: Pick so many images to label first (`evaluation.explore.selection`): `selected` of
-            the report, and a list of their paths in `NAME.selected.txt` beside it.
+        select: How many images to pick for labelling first (`evaluation.explore.selection`):
+            `selected` of the report, and a list of their paths in `NAME.selected.txt` beside it.
         overwrite: Replace finished estimates.
         setup: `model`, `preset`, `device` and `precision`: `soloist.api.plans.ModelSetup`.
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from soloist.inference.label_shards import ShardJob, Work
 
 MAX_IMAGES_IN_ONE_FILE = 100_000
-"""Above so many images one JSON file is slow to make and to read."""
+"""Above N images one JSON file is slow to make and to read."""
 
 logger = logging.getLogger(__name__)
 

@@ -400,7 +400,7 @@ class _Opened:
             result = learn(run)
             warning = None if result is None else on_main(result.warning)
             run.finish()
-            # What failed in an earlier session stands in the main process's file alone.
+            # What failed in an earlier session is in the main process's file alone.
             failed = on_main(lambda: run.errors.count)
             metrics = {} if result is None else result.metrics
             return Learned(run.path, self.runtime, metrics, warning, failed, run.errors.path)

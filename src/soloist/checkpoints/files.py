@@ -134,8 +134,8 @@ def resumed_from(path: Path) -> Iterator[None]:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(
-            f"{path} does not fit this training ({one_line(error)[:200]}); go on with the version "
-            "and options that wrote it, or remove it to train from the start"
+            f"{path} does not fit this training ({one_line(error)[:200]}); continue with the "
+            "version and options that wrote it, or remove it to train from the start"
         ) from error
 
 

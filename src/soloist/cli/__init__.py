@@ -123,7 +123,7 @@ def run_command(arguments: list[str]) -> int:
         _tell(" ".join(str(error).split()))
         return SOME_FAILED if isinstance(error, TrainingError) else USER_ERROR
     except KeyboardInterrupt:
-        _tell("stopped; the same command again goes on from here")
+        _tell("stopped; the same command resumes")
         return 130
     return status if isinstance(status, int) else DONE
 

@@ -30,7 +30,7 @@ def studio(
 
     Args:
         out: Folder for labels, models and exports; without it `runs/studio/NAME` after the first of
-            the images. The same folder again goes on with what is in it.
+            the images. The same folder again continues with what is in it.
         model: What offers masks until it has learned: as for `predict`; without it the segmenter
             that comes with the package.
         order: File of `soloist estimate`; without it pictures whose masks have low scores come

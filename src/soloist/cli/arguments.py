@@ -65,7 +65,7 @@ DryRun = Annotated[
 ShardSize = Annotated[
     int | None,
     Parameter(
-        help="For very large sets: --out is a folder of Parquet files of so many images each, "
+        help="For very large sets: --out is a folder of Parquet files of N images each, "
         "which any number of commands fill together; `soloist merge` makes it one file."
     ),
 ]

@@ -203,7 +203,7 @@ def estimate(
         out: JSON file for the estimates; the masks go to `NAME.masks.json` beside it.
         against: A second model, such as the run's `rounds/0`; its masks count as one more view.
         gt: COCO file of the true masks, to compare the estimates with; they do not depend on it.
-        select: Pick so many images that are worth labelling first: different ones, doubtful before
+        select: Pick N images that are worth labelling first: different ones, doubtful before
             others. `NAME.selected.txt` lists them; `soloist studio --order` begins with them.
     """
     from soloist import api

@@ -306,7 +306,7 @@ class SelfTrainingConfig:
     score_threshold: float = 0.3
     """Least score of a pseudo-label (released)."""
     masks_per_image: float = 0.0
-    """Estimate that least score anew in each round, so that an image has so many pseudo-labels in
+    """Estimate that least score anew in each round, so that an image has N pseudo-labels in
     the mean; 0 keeps `score_threshold` (ours)."""
     max_per_image: int = 20
     """Most pseudo-labels per image (released)."""

@@ -16,7 +16,7 @@ class TrackConfig:
     score: float = 0.3
     """Leave out masks of a lower score in videos."""
     gap: int = 5
-    """An identity ends when it was not seen in so many frames that were read, one after the other,
+    """An identity ends when it was not seen in N frames that were read, one after the other,
     and more."""
     overlap_weight: float = 0.5
     """Weight of the masks' overlap (IoU) in how well two masks fit; the rest is the cosine of their

@@ -15,7 +15,7 @@ from soloist.runtime.files import shown
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BYTES_PER_PIXEL = 64
-"""Largest file read: so many bytes for each pixel that a picture may have."""
+"""Largest file read: N bytes for each pixel that an image may have."""
 _ORIENTATION = 274
 
 

@@ -1,6 +1,6 @@
 """Images at http and https addresses, fetched for as long as the process runs.
 
-Only what a user names is fetched: addresses that stand in lists and COCO files are never asked.
+Only what a user names is fetched: addresses that are in lists and COCO files are never asked.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def to_detections(
 
     names = list(categories.values())
     labels = np.zeros(len(found), dtype=np.int64)
-    # As in COCO files: of a network whose classes have no names none are told.
+    # As in COCO files: of a network whose classes have no names none are given.
     if found.labels is not None and len(names) > 1:
         labels = np.array(found.labels, dtype=np.int64)
     boxes = np.array(found.boxes, dtype=np.float32)

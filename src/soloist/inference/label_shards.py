@@ -191,7 +191,7 @@ def _work_here(job: ShardJob, labeler: Labeler, shards: ShardFolder, tracker: Tr
 
 
 def _needs_plan(folder: Path, *, overwrite: bool) -> bool:
-    """Whether there is no manifest to go on with; checks that the folder is ours or new."""
+    """Whether there is no manifest to continue with; checks that the folder is ours or new."""
     if folder.exists() and not folder.is_dir():
         raise RunError(f"--shard-size makes a folder, --out {shown(folder)} is a file")
     if (folder / MANIFEST).is_file():

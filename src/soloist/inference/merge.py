@@ -15,7 +15,7 @@ from soloist.runtime.files import shown
 from soloist.runtime.lock import locked_output
 from soloist.runtime.progress import track
 
-# A message names at most so many missing shards.
+# A message names up to N missing shards.
 _NAMED = 10
 
 

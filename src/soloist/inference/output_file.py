@@ -79,7 +79,7 @@ def is_made(out: Path, settings: Mapping[str, Any]) -> bool:
 
 
 def refuse_other(out: Path, settings: Mapping[str, Any], *, overwrite: bool) -> None:
-    """Checks that a file may be written, or goes on with what a command of these settings made.
+    """Checks that a file may be written, or continues with what a command of these settings made.
 
     Args:
         out: The file.

@@ -110,7 +110,7 @@ def _prepared_ahead(
             return error, None
         return found, labeler.prepare(found.pixels, found.size)
 
-    told = lost_workers_told("looks at images", "goes on with what is left", RunError)
+    told = lost_workers_told("looks at images", "continues with what is left", RunError)
     with told, threads(max(1, torch.get_num_threads() - workers)):
         ahead = done_ahead(
             prepared, end=len(images), workers=workers, ahead=READ_AHEAD, tensors=False

@@ -72,7 +72,7 @@ segmenter.predict("photo.jpg")[0].filter().save("masks.png")
 # So many masks, of at least this score, may confirm a region, whatever is asked of the result.
 CONFIRMING_MASKS, CONFIRMING_SCORE = 100, 0.05
 
-# Trained on images alone; its recipe stands beside it.
+# Trained on images alone; its recipe is next to it.
 BUNDLED = Path(str(files("soloist") / "weights" / "segmenter"))
 
 

@@ -1,6 +1,6 @@
 """Objects of a picture from those of its tiles: what borders cut is joined, duplicates go.
 
-A mask that reaches a border inside the picture is *cut*: the object may go on in the next tile.
+A mask that reaches a border inside the picture is *cut*: the object may continue in the next tile.
 Where two tiles overlap both see the same pixels, so that two masks of one object agree there.
 
 - A cut mask that agrees with an uncut one of another tile, and lies mostly within it, goes.
@@ -53,7 +53,7 @@ class Cut:
     strip: Box
 
     def is_closed_by(self, tile: Box) -> bool:
-        """Whether a tile goes on beyond the border and shows most of the strip."""
+        """Whether a tile continues beyond the border and shows most of the strip."""
         beyond = tile[self.side] < self.border if self.side < 2 else tile[self.side] > self.border
         common = _common(tile, self.strip)
         return beyond and common is not None and _size(common) > _COVERED * _size(self.strip)
@@ -71,7 +71,7 @@ class Piece:
         embedding: (E,) float32.
         label: Its class.
         tiles: Numbers of the tiles it was seen in; none: on the whole picture.
-        cuts: Where the object may go on beyond these tiles.
+        cuts: Where the object may continue beyond these tiles.
     """
 
     rle: dict[str, Any]

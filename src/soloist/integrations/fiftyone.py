@@ -73,7 +73,7 @@ def detections(found: Result[Any, Any]) -> Detections:
     names = list(found.categories.values())
     boxes = np.asarray(found.boxes, dtype=np.int64).tolist()
     scores = np.asarray(found.scores).tolist()
-    # Of a network whose classes have no names none are told.
+    # Of a network whose classes have no names none are given.
     labels: Sequence[int] = [0] * len(found)
     if found.labels is not None and len(names) > 1:
         labels = np.asarray(found.labels).tolist()

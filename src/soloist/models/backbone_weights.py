@@ -18,7 +18,7 @@ from soloist.errors import CheckpointError, ConfigError, near_names
 
 logger = logging.getLogger(__name__)
 
-# What the bundled file holds; its recipe stands beside it.
+# What the bundled file holds; its recipe is next to it.
 BUNDLED_NAME = "resnet18"
 BUNDLED_FILE = "weights/resnet18-densecl.safetensors"
 

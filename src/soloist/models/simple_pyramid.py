@@ -72,7 +72,7 @@ def _width(channels: int, doublings: int) -> int:
 
 
 def _scaled(channels: int, doublings: int) -> nn.Sequential:
-    """Doubles a map so many times, with norm and GELU between; halves it where negative."""
+    """Doubles a map N times, with norm and GELU between; halves it where negative."""
     layers: list[nn.Module] = []
     for step in range(doublings):
         if step > 0:

@@ -19,7 +19,7 @@ def is_plain(name: str) -> bool:
     """Whether all feature maps of a network have one stride."""
     network = _without_values(name, features_only=True)
     if network is None:
-        # Why is told when it is built in earnest.
+        # Why is reported when it is really built.
         return False
     whole = getattr(network, "model", None)
     one_stride = len(set(network.feature_info.reduction())) == 1

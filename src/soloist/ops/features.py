@@ -31,7 +31,7 @@ def unit_embeddings(sums: Tensor, size: int) -> Tensor:
 
     Args:
         sums: (K, C) float32.
-        size: E; channels are interpolated to so many.
+        size: E; channels are interpolated to E.
 
     Returns:
         (K, E) float32 of length 1, or 0 where the sum is 0.

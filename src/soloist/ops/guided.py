@@ -83,7 +83,7 @@ def _reduced(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _covering(many: int, few: int) -> Tensor:
-    """(few, many) matrix whose product with a line is its means over so many parts."""
+    """(few, many) matrix whose product with a line is its means over `few` parts."""
     places, parts = torch.arange(many), torch.arange(few)[:, None]
     inside = (places >= parts * many // few) & (places < -(-(parts + 1) * many // few))
     return inside / inside.sum(dim=1, keepdim=True)

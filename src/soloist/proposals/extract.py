@@ -58,7 +58,7 @@ class FreeMaskExtractor:
     def __init__(self, config: Config, runtime: Runtime) -> None:
         self._config = config
         self._runtime = runtime
-        # Random weights, where there are no others, are the seed's too: a resumed pass goes on
+        # Random weights, where there are no others, are the seed's too: a resumed pass continues
         # with the network it began with.
         with seeded(config.seed):
             self.backbone = build_backbone(config.backbone).to(runtime.device).eval()

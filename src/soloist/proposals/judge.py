@@ -256,7 +256,7 @@ class Judge:
 
         Args:
             plain: Its trees.
-            image_size: (height, width) of the image itself, whose pixels sizes are told in.
+            image_size: (height, width) of the image itself, in whose pixels sizes are given.
             most: Nodes that are judged, once the best without learning, once by the pixels.
 
         Returns:
@@ -404,7 +404,7 @@ def describe(
     Args:
         found: The trees they are nodes of.
         candidates: N of them.
-        image_size: (height, width) of the image itself, whose pixels sizes are told in.
+        image_size: (height, width) of the image itself, in whose pixels sizes are given.
         known: The attributes of the nodes of each tree.
         fits: How they agree with the maps.
     """

@@ -27,9 +27,9 @@ from soloist.proposals.ranking import (
 )
 
 EXAMPLES = 40
-"""At most so many of the surest candidates tell what the objects of an image are like."""
+"""Up to N of the surest candidates tell what the objects of an image are like."""
 LOOKED_AT = 400
-"""They are found among so many, for those that overlap are one."""
+"""They are found among the N best, of which those that overlap are one."""
 DISTINCT = 0.3
 """Overlap (IoU) from which on they are."""
 BLUR = 0.5

@@ -133,7 +133,7 @@ def sample_pixels(
         labels: n classes, each in [0, classes).
         classes: K.
         generator: Draws them.
-        count: At most so many.
+        count: How many at most.
     """
     wanted = np.zeros((classes + 1, *lab.shape[1:]), dtype=bool)
     for mask, label in zip(masks, labels, strict=True):

@@ -26,7 +26,7 @@ again, reduced so much less that it has as many as the second. Chosen on three l
 FINER = 1.3
 """It must have been reduced by more than this, or it is not worth the time."""
 SURE, FEWEST = 0.3, 8
-"""Objects of this score tell, if there are so many."""
+"""The median is over objects of at least this score, and counts if there are at least N."""
 
 
 def image_hierarchies(pixels: NDArray[np.uint8]) -> Hierarchies:

@@ -1,4 +1,4 @@
-"""The report's columns: files of masks, where the images stand in them, where sliders begin."""
+"""The report's columns: files of masks, where the images are in them, where sliders begin."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def score_range(file: CocoFile, masks_per_image: int) -> ScoreRange | None:
 
     Args:
         file: The file.
-        masks_per_image: Best masks left where it begins, so many an image on average, or a few
+        masks_per_image: Best masks left where it begins, N an image on average, or a few
             more, since sliders have steps.
     """
     scores = sorted(

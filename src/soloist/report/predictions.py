@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MASKS_PER_IMAGE = 10
-"""The slider begins where so many masks an image are left: a file is looked at, not compared."""
+"""The slider begins where N masks an image are left: a file is looked at, not compared."""
 _BEST_COUNT = 100  # Predictions an image that count, as COCO has it.
 
 

@@ -98,7 +98,7 @@ def core_share() -> int:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Torch works with so many threads: those that wait would take the cores of other processes."""
+    """Torch works with N threads: those that wait would take the cores of other processes."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -17,7 +17,7 @@ from soloist.errors import StoppedError
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
-GOES_ON = "the same command again goes on from here"
+RESUMES = "the same command resumes"
 STARTS_OVER = "the same command again starts over"
 
 _noted: list[str] = []
@@ -26,7 +26,7 @@ _remedies: list[str] = []
 
 
 @contextmanager
-def listening(remedy: str = GOES_ON) -> Iterator[None]:
+def listening(remedy: str = RESUMES) -> Iterator[None]:
     """Notes the signals instead of dying of them.
 
     Only work that resumes, or leaves nothing behind, may be done inside. Threads other than the
@@ -83,7 +83,7 @@ def is_asked() -> bool:
 def stopped() -> StoppedError:
     """What work raises once everything is saved."""
     by = f" by {_noted[0]}" if _noted else ""
-    return StoppedError(f"stopped{by}; {_remedies[-1] if _remedies else GOES_ON}")
+    return StoppedError(f"stopped{by}; {_remedies[-1] if _remedies else RESUMES}")
 
 
 def stop_if_asked() -> None:

@@ -159,7 +159,7 @@ def _fitting_workers(size: int, workers: int, ahead: int) -> int:
     if fitting < workers:
         logger.warning(
             "wanted room for what %d workers make in /dev/shm, got %.0f MB free for batches of "
-            "%.1f MB: going on with %d; give the container more (docker run --shm-size 2g)",
+            "%.1f MB: continuing with %d; give the container more (docker run --shm-size 2g)",
             workers,
             free / 1e6,
             size / 1e6,
@@ -232,7 +232,7 @@ def _kill(workers: Sequence[BaseProcess]) -> None:
 @contextmanager
 def lost_workers_told(
     what: str = "prepares batches",
-    remedy: str = "goes on from the last checkpoint",
+    remedy: str = "resumes from the last checkpoint",
     kind: type[SoloistError] = TrainingError,
 ) -> Iterator[None]:
     """Around all of the work: torch tells of a lost worker wherever this process happens to be.

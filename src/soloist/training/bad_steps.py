@@ -25,7 +25,7 @@ BatchContent = Mapping[str, Tensor | list[int]]
 
 
 class BadSteps:
-    """Keeps one bad batch from spoiling a training, and a training that is spoilt from going on.
+    """Keeps one bad batch from spoiling a training, and a training that is spoilt from continuing.
 
     A step that is undone leaves nothing: no gradient, and the network's buffers (statistics of
     batch norms, queues) as they were. The first bad batch in a row is written to the run folder.
@@ -48,7 +48,7 @@ class BadSteps:
 
     @property
     def state(self) -> dict[str, int]:
-        """What a resumed training goes on from, for its checkpoint."""
+        """What a resumed training resumes from, for its checkpoint."""
         return {"skipped": self.skipped, "in_a_row": self._in_a_row}
 
     @property

@@ -47,7 +47,7 @@ from soloist.runtime.workers import done_ahead, helpers, lost_workers_told
 logger = logging.getLogger(__name__)
 
 CANDIDATES = 800
-"""Candidates of an image that a judge learns from: so many of each kind at most."""
+"""Candidates of an image that a judge learns from: up to N of each kind."""
 MAX_IMAGES = 64
 """From more labelled images a network learns better; a judge sees this many at most."""
 HELPER_BYTES = 5e8

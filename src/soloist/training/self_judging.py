@@ -300,7 +300,7 @@ def _on_time(images: Sequence[ImageRef], run: RunFolder, wanted: Wanted) -> list
             known = max(min(FEWEST, known), sum(needed <= left for needed in seconds))
         if known < len(images):
             logger.warning(
-                "behind the budget after %s: going on with %d of %d images",
+                "behind the budget after %s: continuing with %d of %d images",
                 duration(used),
                 known,
                 len(images),
@@ -353,7 +353,7 @@ def _seconds_per_image(segmenter: Segmenter, images: Sequence[ImageRef]) -> floa
 
 
 def _seconds(count: int, shown: int, rounds: int, per_image: float) -> float:
-    """Of learning from so many images, comparing the models, and showing two of them."""
+    """Of learning from `count` images, comparing the models, and showing two of them."""
     # What the first judge finds is looked at even if no other learns from it.
     learning = count * (rounds * LEARNING + 1 + (max(rounds, 2) - 1) * JUDGED)
     comparing = min(count, COMPARED) * (1 + len(SCALES)) * (1 + rounds * JUDGED)
@@ -383,7 +383,7 @@ def _labelled(
 
 
 def _labelling(number: int) -> str:
-    """The stage of labelling before so many judges were learned from."""
+    """The stage of labelling before N judges were learned from."""
     return f"pseudo-labels {number}"
 
 

@@ -1,6 +1,6 @@
 """From images to a trained segmenter: masks, training, pseudo-labels, training again.
 
-The stages of one run folder, each with its file, so that a killed run goes on where it stopped:
+The stages of one run folder, each with its file, so that a killed run resumes where it stopped:
 free_masks.json -> rounds/0 -> pseudo_labels_1.json -> rounds/1 -> ... -> model.
 """
 

@@ -212,7 +212,7 @@ class TrainingState:
         self._bad_steps = bad_steps
 
     def at(self, step: int) -> dict[str, Any]:
-        """The state after so many steps, for `save_state`."""
+        """The state after N steps, for `save_state`."""
         return {
             "step": step,
             "model": self._network.state_dict(),

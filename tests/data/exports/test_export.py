@@ -1,4 +1,4 @@
-"""The folder of an export: whole files, going on after a kill, refusing what is not its own."""
+"""The folder of an export: whole files, resuming after a kill, refusing what is not its own."""
 
 from __future__ import annotations
 

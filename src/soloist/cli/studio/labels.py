@@ -238,7 +238,7 @@ class LabelStore:
         if not self._journal.is_file():
             return
         lines = self._journal.read_bytes().split(b"\n")
-        # What follows the last line break was cut off by a kill; nobody was told that it is done.
+        # What follows the last line break was cut off by a kill; it was never reported as done.
         for number, line in enumerate(lines[:-1], start=1):
             try:
                 self._replay(json.loads(line))

@@ -33,7 +33,7 @@ MAX_CANDIDATES = 20_000
 MAX_OFFERED, MIN_OFFERED = 500, 0.05
 """Masks that are offered before anyone points at them, and the least score of one."""
 MAX_TRIED = 2_000
-"""The best so many are looked through for these."""
+"""The N best are searched for these."""
 COVERED = 0.3
 """What better ones cover by more of its pixels is not offered."""
 SHOWN_SIDE = 4096

@@ -36,7 +36,7 @@ KEPT_OPEN = 3
 MAX_DOUBTED = 500
 """Pictures that are looked at ahead, to find those of most doubt."""
 TOLERANCE = 2500
-"""Outlines are drawn to one part in so many of the long side of the picture."""
+"""Outlines are drawn to one part in N of the long side of the picture."""
 MAX_OUTLINES = 5000
 """Outlines that are remembered."""
 STATE = "studio.json"

@@ -116,7 +116,7 @@ class Manifest:
 
     @property
     def head(self) -> bytes:
-        """What it says of itself, as it stands in the file."""
+        """What it says of itself, as it is in the file."""
         head: bytes = self._file.metadata.metadata[_KEY]
         return head
 

@@ -35,7 +35,7 @@ from soloist.runtime.files import (
 logger = logging.getLogger(__name__)
 
 MAX_FILES = 5_000
-"""Shards beside an output; up to so many images, each is one of its own."""
+"""Shards beside an output; up to N images, each is one of its own."""
 
 
 class PartialShards:
@@ -64,7 +64,7 @@ class PartialShards:
         self._files = [self._name(shard) for shard in range(len(self._entries))]
 
     def open(self, settings: Mapping[str, Any], *, resume: bool = True) -> None:
-        """Makes the folder; what an earlier command left there stays if it can be gone on with.
+        """Makes the folder; what an earlier command left there stays if it can be continued.
 
         Images that could not be read are tried again. Of several processes one calls this, before
         the others write.
@@ -279,7 +279,7 @@ def _is_same(record: Mapping[str, Any], image: ImageRef) -> bool:
 def is_finished(target: Path) -> bool:
     """Whether an output file is there, and not by a process that was killed before it tidied up.
 
-    That one left its shards, which began before the file. It is gone on with like any other.
+    That one left its shards, which began before the file. It is continued like any other.
     """
     if not target.exists():
         return False

@@ -63,7 +63,7 @@ def encode_part(
     Returns:
         What `encode_masks` of the whole picture gives.
     """
-    # No run goes on from one column to the next past a row of background.
+    # No run continues from one column to the next past a row of background.
     columns = np.zeros((mask.shape[1], mask.shape[0] + 1), dtype=np.bool_)
     columns[:, :-1] = mask.T
     flat = np.concatenate(([False], columns.ravel()))

@@ -19,7 +19,7 @@ from soloist.runtime.files import shown
 _SUFFIXES = {".png", ".tif", ".tiff"}
 _WHITE = 255
 _FEW_SHADES = 8
-"""From so many values between 0 and 255 on they may be shades, if most pixels are 255."""
+"""From N values between 0 and 255 on they may be shades, if most pixels are 255."""
 
 
 def label_map_splits(path: Path) -> tuple[str, ...]:

@@ -19,11 +19,11 @@ from soloist.runtime.files import atomic_path, write_text
 
 TASKS, CONFIGURATION = "tasks.json", "label_config.xml"
 MANY_BRUSHES = 50
-"""Above so many on an image its page becomes slow: each is a picture of its own."""
+"""Above N on an image its page becomes slow: each is a picture of its own."""
 
 _TAGS = {"mask": "BrushLabels", "polygon": "PolygonLabels"}
 _DIGITS = 5  # Of percent: a thousandth of a pixel of an image of 10,000.
-# A run is a flag, which of these sizes it has, its length less one in so many bits, and the value.
+# A run is a flag, which of these sizes it has, its length less one in N bits, and the value.
 _LENGTH_BITS = (3, 4, 8, 16)
 _VALUE_BITS = 8
 _CHANNELS = 4

@@ -37,7 +37,7 @@ class ExportOptions:
     min_area: int = 0
     """Leave out masks of fewer pixels."""
     max_per_image: int | None = None
-    """Keep so many masks of an image, those of the best scores."""
+    """Keep up to N masks of an image, those of the best scores."""
     segmentation: Segmentation | None = None
     """`mask` loses nothing, `polygon` can be edited; without it what the tool takes best."""
     tolerance: float = 1.0

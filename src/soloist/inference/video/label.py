@@ -29,7 +29,7 @@ from soloist.runtime.files import atomic_path, plain_json
 from soloist.runtime.progress import track
 from soloist.runtime.stopping import stop_if_asked
 
-# Results of so many frames wait in memory for being written together.
+# Results of N frames wait in memory for being written together.
 FRAMES_PER_SHARD = 50
 
 

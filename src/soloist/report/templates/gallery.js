@@ -241,7 +241,7 @@
     picture.layers.forEach((layer, place) => {
       layer.svg.addEventListener("click", () => open(picture, place));
       if (truthAt < 0 || place === truthAt) return;
-      // The true masks stand in the page once; here they are outlines on demand.
+      // The true masks are in the page once; here they are outlines on demand.
       const group = find(".truth", picture.layers[truthAt].figure);
       group.id = `truth-${picture.place}`;
       const use = document.createElementNS(SVG, "use");

@@ -303,7 +303,7 @@ def _trials(row: Row) -> list[Trial]:
 
 
 def _minutes(row: Row, outcomes: Outcomes) -> str:
-    """Time of a row's own trials, the mean of its seeds; what they go on from is not in it."""
+    """Time of a row's own trials, the mean of its seeds; what they resume from is not in it."""
     seconds = [
         [outcomes[trial].seconds for trial in trials if trial in outcomes]
         for trials in row.trials.values()

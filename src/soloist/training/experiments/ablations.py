@@ -29,7 +29,7 @@ class Trial:
         kind: `free masks` of the validation images; a `training` of SOLO; `predictions` of the
             network of `after` with other options; a `finetuning` of it with some true labels.
         config: Options, with the seed and the steps.
-        after: The training it goes on from. A training that goes on from one learns from its
+        after: The training it resumes from. A training that resumes from one learns from its
             pseudo-labels.
     """
 
@@ -201,7 +201,7 @@ def plan_tables(
 
 
 def trials_of(tables: Sequence[Table]) -> list[Trial]:
-    """Each trial of the tables once, seed by seed, none before what it goes on from."""
+    """Each trial of the tables once, seed by seed, none before what it resumes from."""
     found: dict[Trial, None] = {}
     for table in tables:
         for row in table.rows:
@@ -375,7 +375,7 @@ def _columns(kind: Kind, columns: Sequence[tuple[str, str]]) -> tuple[Column, ..
 
 
 def with_steps(config: Config, steps: int) -> Config:
-    """A configuration whose trainings have so many steps; their warm-ups shrink or grow with them.
+    """A configuration whose trainings have N steps; their warm-ups shrink or grow with them.
 
     Raises:
         ConfigError: If that leaves no step.

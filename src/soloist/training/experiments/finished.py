@@ -26,7 +26,7 @@ def results_of(
         folder: The run folder.
         settings: What it is to be made with.
         title: What the log says before it is made.
-        make: Makes it, or goes on where an earlier call was killed.
+        make: Makes it, or resumes where an earlier call was killed.
 
     Returns:
         Its results.json.

@@ -36,7 +36,7 @@ from soloist.training.stages import Stage
 from soloist.training.train import train
 
 RESULTS = "results.json"
-NO_NETWORK = "what it goes on from has no network"
+NO_NETWORK = "what it resumes from has no network"
 SEGMENTER, FINETUNED = "segmenter", "finetuned_by_class"
 """Stages of a run's results.json that trials are measured by."""
 
@@ -112,7 +112,7 @@ def do_trial(trial: Trial, materials: Materials, folder: Path, runtime: Runtime)
     """Does a trial, or what is left of it, and writes its record.
 
     Args:
-        trial: The trial; what it goes on from is done.
+        trial: The trial; what it resumes from is done.
         materials: What it is made from.
         folder: Of all trials.
         runtime: Device and precision.
