@@ -73,8 +73,8 @@ def _fitted(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Hierarchies |
     area = _usual_area(found)
     if area >= SMALL_AREA:
         return working, found
-    factor = min(math.sqrt(WANTED_AREA / area), finest[0] / first[0])
-    return _resized(pixels, _scaled(first, factor)), None
+    finer = _scaled(first, math.sqrt(WANTED_AREA / area))
+    return _resized(pixels, min(finer, finest)), None
 
 
 def _usual_area(found: Hierarchies) -> float:
