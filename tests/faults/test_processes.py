@@ -152,7 +152,7 @@ def test_a_command_asked_to_stop_saves_and_goes_on(
     os.killpg(running.pid, number)
     outcome = running.wait()
     row.injected += 1
-    if "resumes from here" in outcome.err:
+    if "the same command resumes" in outcome.err:
         assert outcome.status == 0
         assert logged_once(outcome, f"stopped by {number.name}; the same command resumes")
         assert_finishes(server, command, out, whole, row)

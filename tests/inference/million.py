@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from soloist.data.coco.manifest import Manifest, write_manifest
 from soloist.data.sources import ImageRef
-from soloist.inference import label, reading_ahead
+from soloist.inference import reading_ahead
 from soloist.inference.label_shards import ShardJob, label_shards
 from soloist.inference.merge import merge_shards
 from soloist.structures import Instances
@@ -34,7 +34,7 @@ ROOT = Path("/data/photos")
 
 
 def main(folder: Path, planned: int, labelled: int) -> None:
-    setattr(label, "read_with_size", read)  # noqa: B010  # a stand-in, as monkeypatch would
+    setattr(reading_ahead, "read_with_size", read)  # noqa: B010  # a stand-in, as monkeypatch would
     start = peak()
     facts: dict[str, Any] = {"start": {"megabytes": round(start)}}
 

@@ -28,7 +28,7 @@ from soloist.evaluation.steadiness import steadiness
 from soloist.inference.segmenter import BUNDLED, load
 from soloist.proposals import judge as judge_module
 from soloist.proposals import pixels as pixels_module
-from soloist.proposals import regions as regions_module
+from soloist.proposals import scale
 from soloist.structures import Instances
 from soloist.training import self_judging
 from soloist.training.run_folder import RunFolder, open_run
@@ -63,7 +63,7 @@ def fitted(folder: Path, out: Path, **more: Any) -> soloist.Segmenter:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pixels_module, "STEPS", 40)
         patch.setattr(judge_module, "STEPS", 40)
-        patch.setattr(regions_module, "MIN_SIDE", 96)
+        patch.setattr(scale, "MIN_SIDE", 96)
         return soloist.fit(folder, out, options=few, **{**CPU, **more})
 
 
