@@ -107,7 +107,7 @@ def on_main(make: Callable[[], T]) -> T:
 
 
 def run_on_all_ranks(make: Callable[[], T]) -> T:
-    """Does something on every process, and resumes when all have done it.
+    """Does something on every process, and continues when all have done it.
 
     Raises:
         SoloistError: On every process the same one, if any process raised it.

@@ -48,7 +48,7 @@ class BadSteps:
 
     @property
     def state(self) -> dict[str, int]:
-        """What a resumed training resumes from, for its checkpoint."""
+        """What a resumed training starts from, for its checkpoint."""
         return {"skipped": self.skipped, "in_a_row": self._in_a_row}
 
     @property
