@@ -9,18 +9,16 @@ import torch
 from numpy.typing import NDArray
 
 from soloist.ops.masks import mask_iou
-from soloist.proposals.hierarchy import PixelMaps
-from soloist.proposals.judge import (
-    JUDGED_OVERLAP,
+from soloist.proposals.candidate_networks import (
     PRIOR_IMAGES,
     Example,
-    Judge,
     NodeRanker,
-    class_shares,
-    draw_candidates,
     learn_classes,
     learn_nodes,
 )
+from soloist.proposals.descriptions import DESCRIBED, class_shares, draw_candidates
+from soloist.proposals.hierarchy import PixelMaps
+from soloist.proposals.judge import JUDGED_OVERLAP, Judge
 from soloist.proposals.partition import Floats
 from soloist.proposals.pixels import learn_pixels, sample_pixels, with_maps
 from soloist.proposals.ranking import overlaps_with
@@ -60,20 +58,16 @@ def example(seed: int, count: int = 200) -> Example:
     return one_class(described, generator.uniform(0.1, 0.5, count), overlaps)
 
 
-def ranked_by(one: Example) -> NDArray[np.float32]:
-    return np.hstack((one.described, one.context))
-
-
 def one_class(described: NDArray[np.float32], prior: Floats, overlaps: Floats) -> Example:
     count = len(prior)
     classes, means = np.zeros(count, dtype=np.int64), np.ones((count, 1), dtype=np.float32)
-    return Example(described, np.zeros_like(described), prior, overlaps, classes, means)
+    return Example(described, prior, overlaps, classes, means)
 
 
 def test_networks_learn_what_the_prior_does_not_know() -> None:
     judge = learn_nodes([example(seed) for seed in range(8)])
     new = example(99)
-    scores = judge.scores(ranked_by(new), new.prior)
+    scores = judge.scores(new.described, new.prior)
     right = new.overlaps > 0.5
     assert scores[right].mean() > 3 * scores[~right].mean()
     assert new.prior[right].mean() < 1.2 * new.prior[~right].mean()
@@ -113,7 +107,7 @@ def test_what_cannot_be_an_object_stays_none() -> None:
     new = example(1)
     prior = new.prior.copy()
     prior[:50] = 0
-    scores = learn_nodes([new]).scores(ranked_by(new), prior)
+    scores = learn_nodes([new]).scores(new.described, prior)
     assert (scores[:50] == 0).all()
     assert ((scores[50:] > 0) & (scores[50:] < 1)).all()
 
@@ -122,9 +116,9 @@ def test_two_learn_the_same_and_a_record_keeps_it() -> None:
     first, second = (learn_nodes([example(3)], seed=5) for _ in range(2))
     read = NodeRanker.of_record(json.loads(json.dumps(first.record())))
     new = example(4)
-    wanted = first.scores(ranked_by(new), new.prior)
-    assert np.array_equal(second.scores(ranked_by(new), new.prior), wanted)
-    assert np.allclose(read.scores(ranked_by(new), new.prior), wanted, atol=1e-6)
+    wanted = first.scores(new.described, new.prior)
+    assert np.array_equal(second.scores(new.described, new.prior), wanted)
+    assert np.allclose(read.scores(new.described, new.prior), wanted, atol=1e-6)
 
 
 def test_without_a_candidate_there_is_nothing_to_learn_from() -> None:
@@ -135,7 +129,7 @@ def test_without_a_candidate_there_is_nothing_to_learn_from() -> None:
 
 def test_a_record_whose_shapes_do_not_fit_is_refused() -> None:
     record = learn_nodes([example(3)]).record()
-    with pytest.raises(ValueError, match=r"hidden must be \(4, 10, 32\)"):
+    with pytest.raises(ValueError, match=r"hidden must be \(4, 5, 32\)"):
         NodeRanker.of_record({**record, "hidden": record["output"]})
     with pytest.raises(KeyError):
         NodeRanker.of_record({name: value for name, value in record.items() if name != "mean"})
@@ -159,8 +153,10 @@ def test_descriptions_are_finite_and_tell_sizes_in_pixels_of_the_image() -> None
     small, large = (draw_candidates(found, size, 60).described for size in (SIZE, (960, 1280)))
     assert np.isfinite(small).all()
     assert small.shape == large.shape
-    assert np.array_equal(small[:, :-1], large[:, :-1])
-    assert np.allclose(large[:, -1] - small[:, -1], np.log(100), atol=1e-4)
+    in_pixels = DESCRIBED - 1
+    others = [np.delete(one, in_pixels, axis=1) for one in (small, large)]
+    assert np.allclose(*others, atol=1e-4)
+    assert np.allclose(large[:, in_pixels] - small[:, in_pixels], np.log(100), atol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +174,6 @@ def judge() -> Judge:
     overlaps = overlaps_with(informed, drawn.candidates, masks)
     example = Example(
         drawn.described,
-        drawn.context,
         drawn.candidates.scores,
         overlaps.max(axis=1),
         np.array([0, 0, 1])[overlaps.argmax(axis=1)],

@@ -20,8 +20,8 @@ from soloist.data.coco.types import CocoAnnotation, CocoFile, CocoImage
 from soloist.data.images import read_image
 from soloist.data.sources import ImageRef, find_images
 from soloist.errors import ConfigError
+from soloist.proposals.candidate_networks import Example
 from soloist.proposals.hierarchy import normalised_lab
-from soloist.proposals.judge import Example
 from soloist.proposals.pixels import learn_pixels, sample_pixels
 from soloist.training.finetuning import Labelled, learns_regions
 from soloist.training.judging import (

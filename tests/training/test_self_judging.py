@@ -26,9 +26,8 @@ from soloist.errors import ConfigError, StoppedError
 from soloist.evaluation import steadiness as steadiness_module
 from soloist.evaluation.steadiness import steadiness
 from soloist.inference.segmenter import BUNDLED, load
-from soloist.proposals import judge as judge_module
+from soloist.proposals import candidate_networks, scale
 from soloist.proposals import pixels as pixels_module
-from soloist.proposals import scale
 from soloist.structures import Instances
 from soloist.training import self_judging
 from soloist.training.run_folder import RunFolder, open_run
@@ -62,7 +61,7 @@ def fitted(folder: Path, out: Path, **more: Any) -> soloist.Segmenter:
     few = {"regions": {"max_masks": 30}, "inference": {"short_side": 128, "max_side": 256}}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pixels_module, "STEPS", 40)
-        patch.setattr(judge_module, "STEPS", 40)
+        patch.setattr(candidate_networks, "STEPS", 40)
         patch.setattr(scale, "MIN_SIDE", 96)
         return soloist.fit(folder, out, options=few, **{**CPU, **more})
 

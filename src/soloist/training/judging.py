@@ -20,15 +20,10 @@ from soloist.data.sources import ImageRef, spread
 from soloist.errors import DataError
 from soloist.models.build import load_solo, save_solo
 from soloist.ops.resize import HalfCovered
+from soloist.proposals.candidate_networks import Example, learn_classes, learn_nodes
+from soloist.proposals.descriptions import class_shares, draw_candidates
 from soloist.proposals.hierarchy import hierarchies, normalised_lab
-from soloist.proposals.judge import (
-    Example,
-    Judge,
-    class_shares,
-    draw_candidates,
-    learn_classes,
-    learn_nodes,
-)
+from soloist.proposals.judge import Judge
 from soloist.proposals.pixels import (
     MAX_SAMPLES,
     SAMPLES,
@@ -214,4 +209,4 @@ def example_of(one: LabelledImage, pixels: PixelClassifier) -> Example:
     if len(one.masks):
         best, classes = overlaps.max(axis=1), np.array(one.classes)[overlaps.argmax(axis=1)]
     means = class_shares(found, drawn.candidates)
-    return Example(drawn.described, drawn.context, drawn.candidates.scores, best, classes, means)
+    return Example(drawn.described, drawn.candidates.scores, best, classes, means)
