@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from soloist.proposals.hierarchy import Hierarchies, Tree, hierarchies
 from soloist.proposals.likeness import ranked
 from soloist.proposals.ranking import (
     CLEAR_FLOOR,
+    DOUBT,
     LARGEST_SHARE,
     MAX_SIDES,
     MIN_PIXELS,
@@ -21,6 +22,7 @@ from soloist.proposals.ranking import (
     Candidates,
     attributes,
     candidates_at,
+    doubting_groups,
     object_scores,
     tree_nms,
     without_overlaps,
@@ -239,6 +241,18 @@ def test_overlaps_are_those_of_a_plain_loop() -> None:
     fast = without_overlaps(found, 0.6)
     assert len(slow) < len(found)
     assert np.array_equal(fast.scores, found.scores[slow])
+
+
+def test_what_holds_a_surer_object_is_less_sure() -> None:
+    object_, group, part = (0, 0, 10, 10), (0, 0, 30, 12), (2, 2, 6, 6)
+    apart = (50, 50, 60, 60)
+    found = candidates_of((0, 1, object_), (0, 1, group), (1, 1, part), (1, 1, apart))
+    found = replace(found, scores=np.array([0.9, 0.8, 0.7, 0.6]))
+    doubted = doubting_groups(found)
+    # The group loses by its surest object; the object keeps its score for all its part's.
+    assert doubted.boxes[:, 2].tolist() == [10, 6, 60, 30]
+    assert doubted.scores == pytest.approx([0.9, 0.7, 0.6, 0.8 * (1 - DOUBT * 0.9)])
+    assert len(doubting_groups(Candidates.none())) == 0
 
 
 def test_ranked_candidates_are_the_best_first_and_no_duplicates_of_a_tree() -> None:

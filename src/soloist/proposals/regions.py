@@ -25,7 +25,7 @@ from soloist.proposals.hierarchy import Hierarchies
 from soloist.proposals.judge import Judge
 from soloist.proposals.likeness import ranked
 from soloist.proposals.partition import Floats, Integers
-from soloist.proposals.ranking import Candidates, without_overlaps
+from soloist.proposals.ranking import Candidates, doubting_groups, without_overlaps
 from soloist.proposals.scale import image_hierarchies
 from soloist.structures import Instances
 
@@ -209,7 +209,8 @@ def _chosen(
         candidates = without_overlaps(candidates, config.nms_threshold, within_trees=True)
     else:
         found, candidates = judge.candidates(image_hierarchies(pixels), image_size, most)
-        candidates = candidates.filter(candidates.scores >= config.score_threshold)
+    candidates = doubting_groups(candidates)
+    candidates = candidates.filter(candidates.scores >= config.score_threshold)
     return found, candidates.filter(np.arange(min(len(candidates), config.max_masks)))
 
 
