@@ -137,7 +137,7 @@ def extraction() -> Prepared:
 
 
 def extraction_of_the_paper() -> Prepared:
-    """The same by the paper's configuration, for one picture; the weights are random."""
+    """The same by the paper's configuration, for one image; the weights are random."""
     path = Path(tempfile.mkdtemp()) / "scene.jpg"
     scene = Image.fromarray(make_scene(0, seed=1, long_side=640).image)
     scene.resize((640, 427)).save(path, quality=90)
@@ -413,7 +413,7 @@ CASES: Mapping[str, Case] = {
         Case("extraction", "`masks`, preset tiny, 4 images", extraction),
         Case(
             "extraction_paper",
-            "`masks`, ResNet-50 (random weights), one picture of 427 x 640 at 800 pixels",
+            "`masks`, ResNet-50 (random weights), one image of 427 x 640 at 800 pixels",
             extraction_of_the_paper,
         ),
         Case(

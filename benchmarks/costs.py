@@ -31,7 +31,7 @@ VIEWS = 2
 IMAGE_BYTES = 150_000
 """Of a JPEG of 640 x 480 pixels, roughly."""
 SIZES = {"paper-r50": (800, 1088), "small": (576, 768), "tiny": (576, 768)}
-"""(height, width) Free Mask's backbone sees of a 480 x 640 picture, by preset."""
+"""(height, width) Free Mask's backbone sees of a 480 x 640 image, by preset."""
 
 app = App(help=__doc__)
 
@@ -68,10 +68,10 @@ def main(*, products: float = 300.0, ratio: float = 1.6) -> None:
 
 
 def operations(config: Config) -> tuple[float, float, float]:
-    """Multiplications and additions of a picture of 480 x 640.
+    """Multiplications and additions of an image of 480 x 640.
 
     Returns:
-        Of Free Mask's backbone, of training on the picture once, and of prediction's network.
+        Of Free Mask's backbone, of training on the image once, and of prediction's network.
     """
     preset = next(name for name in SIZES if load_config(name) == config)
     with torch.device("meta"):

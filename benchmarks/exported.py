@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/exported.py model.onnx [--model RUN] [--pictures 50]
 
-Pictures are generated scenes of 320 pixels, of the split `val`. Times are of processor time (which
+Images are generated scenes of 320 pixels, of the split `val`. Times are of processor time (which
 other work on the machine disturbs little) for pixels in memory: resizing, network, post-processing;
-of each picture the least of several runs, of those the median.
+of each image the least of several runs, of those the median.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main(file: Path, *, model: str | None = None, pictures: int = 50) -> None:
     exact = soloist.load(model, device="cpu", precision="fp32")
     print(compare(exact, exported, scenes).summary())
     print(f"{file.stat().st_size / 1e6:.1f} MB\n")
-    print("| runs by | ms a picture | of that the network |")
+    print("| runs by | ms an image | of that the network |")
     print("|---|---|---|")
     timed = scenes[:TIMED]
     batches = [exported.batch(pixels)[0] for pixels in timed]

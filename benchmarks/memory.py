@@ -4,7 +4,7 @@
 
 Each command runs as a process of its own over a folder of N images: a few generated scenes
 under many names. They are kept small, so that thousands take minutes: what is looked for is what
-grows with their number, not what one picture needs. Linux and macOS only.
+grows with their number, not what one image needs. Linux and macOS only.
 """
 
 from __future__ import annotations

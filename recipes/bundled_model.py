@@ -2,7 +2,7 @@
 
     python recipes/bundled_model.py STAMPS OUT [--quick] [--install]
 
-STAMPS is the stamps benchmark: the pictures of its folder `train` are used, its labels are not.
+STAMPS is the stamps benchmark: the images of its folder `train` are used, its labels are not.
 OUT is a folder for the runs; each step resumes. The photographs come from Debian's package
 gcompris-qt-data, which `apt-get` fetches unless OUT/photographs is there.
 """
@@ -23,7 +23,7 @@ from soloist.data.scenes import write_scenes
 WEIGHTS = Path(__file__).parents[1] / "src" / "soloist" / "weights"
 SCENES, SCENES_SEED, SCENES_TO_FIT = 1600, 100, 300
 PRETRAIN_STEPS, TRAIN_STEPS = 900, 2000
-# A quick run takes one picture in so many, and these numbers of steps.
+# A quick run takes one image in so many, and these numbers of steps.
 QUICK_PICTURES, QUICK_PRETRAIN_STEPS, QUICK_TRAIN_STEPS = 8, 150, 100
 
 app = App(help=__doc__, result_action="return_value")
@@ -36,7 +36,7 @@ def make(stamps: Path, out: Path, *, quick: bool = False, install: bool = False)
     Args:
         stamps: Folder of the stamps benchmark.
         out: Folder for the data and the runs.
-        quick: Far fewer pictures and steps, to see that the recipe runs.
+        quick: Far fewer images and steps, to see that the recipe runs.
         install: Put the results into the package, in place of those there.
     """
     photographs = fetch_photographs(out)
@@ -79,7 +79,7 @@ def pictures_in(folder: Path) -> list[Path]:
 
 
 def listed(path: Path, pictures: list[Path]) -> Path:
-    """Writes a list of pictures that the verbs read."""
+    """Writes a list of images that the verbs read."""
     path.write_text("\n".join(str(picture.absolute()) for picture in pictures), encoding="utf-8")
     return path
 

@@ -45,14 +45,14 @@ def pictures(resources: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def is_photograph(content: bytes) -> bool:
-    """Whether a file is a whole picture of some size, without transparent parts."""
+    """Whether a file is a whole image of some size, without transparent parts."""
     try:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
             opaque = "A" not in image.getbands() or image.getchannel("A").getextrema()[0] == 255
             return opaque and min(image.size) >= MIN_SIDE
     except (OSError, SyntaxError):
-        # A thumbnail inside a picture, or bytes that look like the start of one.
+        # A thumbnail inside an image, or bytes that look like the start of one.
         return False
 
 

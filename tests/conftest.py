@@ -256,7 +256,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network without training that finds something on every picture."""
+    """A network without training that finds something on every image."""
     seen = {
         "category_threshold": 0.0,
         "score_threshold": 0.0,

@@ -45,7 +45,7 @@ DRY = {"bench", "finetune", "fit", "pretrain", "train"}
 LEARNED = {(TUTORIAL, "finetune"), ("README.md", "pretrain"), ("README.md", "train")}
 TINY = {"fit", "masks", "pretrain", "train"}
 
-# Values that suit a few small pictures, and a network that knows nothing.
+# Values that suit a few small images, and a network that knows nothing.
 INSTEAD = {("fit", "--budget"): "5s"}
 ADDED = {"cluster": ["--groups", "2", "--min-score", "0"]}
 # What is not run at all, by page and beginning. A command of Soloist's is parsed all the same.
@@ -126,7 +126,7 @@ def furniture(
     model_folder: Path,
     tiny_defaults: Mapping[str, Any],
 ) -> Path:
-    """Pictures, masks, labels and runs under the names that the pages give them."""
+    """Images, masks, labels and runs under the names that the pages give them."""
     root = tmp_path_factory.mktemp("furniture")
     for folder in ("photos", "shared/photos"):
         shutil.copytree(scenes / "images", root / folder)
@@ -249,7 +249,7 @@ def test_the_tutorial_leads_from_pictures_to_labels(capsys: pytest.CaptureFixtur
     assert [command[1] for command in commands if command[0] == "soloist"] == [
         *("doctor", "predict", "studio", "finetune", "predict", "convert", "convert")
     ]
-    # As if all pictures had been finished in the studio.
+    # As if all images had been finished in the studio.
     labels = json.loads(Path("scenes/annotations.json").read_text(encoding="utf-8"))
     Path("runs/studio/photos").mkdir(parents=True)
     Path("runs/studio/photos/labels.json").write_text(

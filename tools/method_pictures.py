@@ -1,4 +1,4 @@
-"""Draws the pictures of README.md, docs/method.md and docs/beyond-the-paper.md.
+"""Draws the images of README.md, docs/method.md and docs/beyond-the-paper.md.
 
     python tools/method_pictures.py [FOLDER]
 
@@ -157,7 +157,7 @@ def ramp(values: NDArray[np.float32]) -> Picture:
 
 
 def with_point(pixels: Picture, point: tuple[int, int]) -> Picture:
-    """A picture with a red dot, ringed in white."""
+    """An image with a red dot, ringed in white."""
     drawn = pixels.copy()
     rows, columns = np.ogrid[: pixels.shape[0], : pixels.shape[1]]
     distance = np.hypot(rows - point[0], columns - point[1])
@@ -167,7 +167,7 @@ def with_point(pixels: Picture, point: tuple[int, int]) -> Picture:
 
 
 def sheet(rows: Sequence[Sequence[Picture]]) -> Picture:
-    """Rows of pictures as one, each fitted into a white tile."""
+    """Rows of images as one, each fitted into a white tile."""
     lines = []
     for row in rows:
         tiles = []
@@ -185,7 +185,7 @@ def sheet(rows: Sequence[Sequence[Picture]]) -> Picture:
 
 
 def main(folder: Path = IMAGES) -> None:
-    """Writes the pictures."""
+    """Writes the images."""
     shown = [make_scene(index, seed=SEED, split="val") for index in QUERY_SCENES]
     others = [make_scene(index, seed=SEED, split="val") for index in REGION_SCENES]
     large = [

@@ -64,7 +64,7 @@ def draw_sheet(
 
 
 def _masked(pixels: Picture, annotations: Sequence[CocoAnnotation]) -> Picture:
-    """A reduced picture with masks over it; they are decoded one by one, there may be many."""
+    """A reduced image with masks over it; they are decoded one by one, there may be many."""
     small = thumbnail(pixels, SIDE)
     size = (small.shape[0], small.shape[1])
     masks = np.zeros((len(annotations), *size), dtype=np.bool_)

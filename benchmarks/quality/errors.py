@@ -107,7 +107,7 @@ class Overlap:
         if self.iou[number].max() >= FOUND:
             return "found"
         several = (self.of_object >= MOSTLY).sum(axis=0) >= 2
-        # A mask of nearly the whole picture holds everything and says nothing.
+        # A mask of nearly the whole image holds everything and says nothing.
         if (several & (self.of_object[number] >= MOSTLY) & (self.iou[number] >= POOR)).any():
             return "merged"
         if self.iou[number].max() >= POOR:

@@ -5,7 +5,7 @@
 A row for each kind of `errors.py`: of the objects (merged, poor outline, split, missed) and of the
 best-scored masks (part, background) in BEFORE. In each row stand, of the examples in order of
 size, the ones at a quarter, the half and three quarters: nobody chooses them. Each is a pair,
-BEFORE left and AFTER right: as many best masks as the picture has objects, tinted; in white the
+BEFORE left and AFTER right: as many best masks as the image has objects, tinted; in white the
 object that is lost, or the outline of the mask that is wrong.
 """
 
@@ -30,7 +30,7 @@ from soloist.data.images import read_image
 KINDS = ("merged", "poor outline", "split", "missed", "part", "background")
 PLACES = (0.25, 0.5, 0.75)
 TILE = (150, 200)
-"""(height, width) of a picture, in pixels."""
+"""(height, width) of an image, in pixels."""
 GAP, TITLE = 6, 20
 WHITE = (255, 255, 255)
 
@@ -53,7 +53,7 @@ class Example:
 def main(
     truth: Path, images: Path, before: Path, after: Path, *, out: Path = Path("failures.jpg")
 ) -> None:
-    """Writes the picture and prints how many examples each kind has.
+    """Writes the image and prints how many examples each kind has.
 
     Args:
         truth: COCO file of the true masks.
@@ -115,7 +115,7 @@ def drawn(example: Example, truth: CocoFile, found: CocoFile, images: Path) -> P
 
 
 def sheet(rows: list[tuple[str, list[Picture]]]) -> Picture:
-    """Titled rows of pictures, pair by pair."""
+    """Titled rows of images, pair by pair."""
     height, width = TILE
     pair = 2 * width + GAP
     size = (len(PLACES) * (pair + 3 * GAP), len(rows) * (TITLE + height + GAP))

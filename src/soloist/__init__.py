@@ -1,4 +1,4 @@
-"""Soloist learns to segment objects from images that nobody labelled.
+"""Unsupervised instance segmentation: finds objects, learned from unlabelled images.
 
 The names below are imported on first use, because torch takes seconds to import.
 """

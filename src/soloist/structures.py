@@ -41,7 +41,7 @@ class Stored:
 class Instances(Generic[Rows, Masks]):
     """Objects of one image; parallel fields move together through `filter`.
 
-    Masks and rows are tensors, unless its parameters say otherwise: of a large picture the masks
+    Masks and rows are tensors, unless its parameters say otherwise: of a large image the masks
     are run lengths (`data.coco.encoded.EncodedMasks`), without torch all is arrays.
 
     A field with a row an object is an output of it. What `metadata` says of one is enough for it to

@@ -66,7 +66,7 @@ def _working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
     put(Path("photos/a.jpg"))
-    Path("notes.txt.jpg").write_text("no picture")
+    Path("notes.txt.jpg").write_text("no image")
     Path("no-objects.json").write_text('{"images": [], "annotations": []}')
     Path("typo.yaml").write_text("free_mask: {max_maks: 3}")
     Path("broken.yaml").write_text("free_mask: [")
@@ -93,7 +93,7 @@ def fast(options: Path) -> tuple[str | Path, ...]:
 
 
 def put(path: Path, size: tuple[int, int] = (40, 50), seed: int = 0) -> Path:
-    """A noisy picture of (height, width)."""
+    """A noisy image of (height, width)."""
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
@@ -342,7 +342,7 @@ def test_a_truncated_image_is_listed_and_the_others_are_done(
 
 
 def test_an_image_mended_is_no_failure_any_more(run: Run, fast: tuple[str | Path, ...]) -> None:
-    Path("photos/b.jpg").write_text("no picture")
+    Path("photos/b.jpg").write_text("no image")
     assert run("masks", "photos", "--out", "new.json", *fast).status == SOME_FAILED
     put(Path("photos/b.jpg"))
     outcome = run("masks", "photos", "--out", "new.json", *fast, "--overwrite")
@@ -354,7 +354,7 @@ def test_an_image_mended_is_no_failure_any_more(run: Run, fast: tuple[str | Path
 def test_a_refused_output_keeps_its_account_of_failures(
     run: Run, fast: tuple[str | Path, ...]
 ) -> None:
-    Path("photos/b.jpg").write_text("no picture")
+    Path("photos/b.jpg").write_text("no image")
     run("masks", "photos", "--out", "new.json", *fast)
     other = ("--free-mask.max-masks", "3")
     assert run("masks", "photos", "--out", "new.json", *fast, *other).status == USER_ERROR
@@ -486,7 +486,7 @@ def test_an_image_that_failed_is_tried_again_when_it_has_changed(
     run: Run, fast: tuple[str | Path, ...]
 ) -> None:
     broken = Path("photos/b.jpg")
-    broken.write_text("no picture")
+    broken.write_text("no image")
     command = ("masks", "photos", "--out", "new.json", *fast)
     assert run(*command).status == SOME_FAILED
     made = Path("new.json").stat().st_mtime_ns

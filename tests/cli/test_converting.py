@@ -92,7 +92,7 @@ def test_a_killed_conversion_goes_on_without_predicting_again(
     model_folder: Path, killed_at: KilledAt, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = f"predict photos --out masks.json --format yolo {FAST} --model {model_folder}"
-    Path("photos/000003.jpg").write_text("no picture")
+    Path("photos/000003.jpg").write_text("no image")
     with killed_at(yolo, "write_text", 3):
         run(command)
     made = Path("masks.json").stat().st_mtime_ns

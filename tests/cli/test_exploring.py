@@ -60,7 +60,7 @@ def test_backbone_features_need_no_embeddings_but_the_images(
     masks = write_masks(embedded=False)
     config = tmp_path / "tiny.yaml"
     config.write_text(yaml.safe_dump(tiny_options), encoding="utf-8")
-    (tmp_path / "images" / "1.png").write_text("no picture")
+    (tmp_path / "images" / "1.png").write_text("no image")
     command = ("cluster", masks, "--groups", 2, "--features", "backbone", "--config", config)
     assert run(*command, "--device", "cpu", "--precision", "fp32") == SOME_FAILED
     written = load_coco(tmp_path / "masks-groups.json")

@@ -32,7 +32,7 @@ def test_a_run_is_exported_with_other_options(
     options = "--to onnx --inference.max-per-image 3"
     assert run(f"export {classes_folder} {options} --out {out}") == DONE
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].startswith("compared with torch: 6 objects on 2 pictures")
+    assert printed[0].startswith("compared with torch: 6 objects on 2 images")
     assert printed[1:] == [str(out)]
     assert onnx_runtime.load(out).config.max_per_image == 3
     assert run(f"export {classes_folder} --out {out}") == USER_ERROR

@@ -41,7 +41,7 @@ def run(command: str, *more: str | Path) -> int:
 @pytest.mark.parametrize("verb", ["masks", "predict"])
 def test_the_merged_file_is_the_one_without_shards(verb: str, model_folder: Path) -> None:
     how = ["--config", "tiny.yaml"] if verb == "masks" else ["--model", str(model_folder)]
-    Path("photos/000003.jpg").write_text("no picture")
+    Path("photos/000003.jpg").write_text("no image")
     plain = run(f"{verb} photos --out plain/all.json {FAST}", *how)
     shards = run(f"{verb} photos --out shards --shard-size 2 {FAST}", *how)
     assert (plain, shards) == (SOME_FAILED, SOME_FAILED)
@@ -245,7 +245,7 @@ def test_nothing_found_or_shown_is_reported_and_in_the_exit_status(
 def test_lines_of_json_are_all_that_is_printed(
     model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path("photos/000003.jpg").write_text("no picture")
+    Path("photos/000003.jpg").write_text("no image")
     how = f"--model {scored_model(model_folder, recommended_score=0.0)} {FAST}"
     assert run(f"predict photos --out new.json --json {how}") == SOME_FAILED
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -20,7 +20,7 @@ RED, GREEN, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (255, 255, 255), (0, 0, 0)
 
 
 def put(path: Path, size: tuple[int, int] = (4, 3)) -> Path:
-    """A red picture of (width, height) at a path whose folders are made."""
+    """A red image of (width, height) at a path whose folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, RED).save(path)
     return path

@@ -206,7 +206,7 @@ def test_the_command_estimates_compares_and_lists_what_failed(
     scenes: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = tmp_path / "broken.jpg"
-    broken.write_text("no picture")
+    broken.write_text("no image")
     out = tmp_path / "estimate.json"
     truth = scenes / "annotations.json"
     first, second = (scenes / "images" / f"00000{number}.jpg" for number in (1, 2))

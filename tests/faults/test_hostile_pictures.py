@@ -1,4 +1,4 @@
-"""Pictures and names of files that somebody made up to do harm."""
+"""Images and names of files that somebody made up to do harm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tiny set for what labels shards: pictures, and a labeler that takes no time."""
+"""A tiny set for what labels shards: images, and a labeler that takes no time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def toy_labeler() -> Callable[[NDArray[np.uint8], tuple[int, int]], Instances]:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """A folder of eleven pictures, the first of them without objects, one of them broken."""
+    """A folder of eleven images, the first of them without objects, one of them broken."""
     folder = tmp_path / "pictures"
     random = np.random.default_rng(0)
     for number in range(PICTURES):
@@ -45,5 +45,5 @@ def pictures(tmp_path: Path) -> Path:
         path = folder / f"{number % 3}" / f"ü{number:02d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
-    (folder / "1" / "ü04.png").write_text("no picture")
+    (folder / "1" / "ü04.png").write_text("no image")
     return folder

@@ -44,7 +44,7 @@ KilledAt = Callable[[Any, str, int], AbstractContextManager[None]]
 def label(
     pictures: Path, out: Path, labeler: Labeler, *, seen: list[str] | None = None, **options: Any
 ) -> LabelSummary:
-    """Labels the pictures into shards of three."""
+    """Labels the images into shards of three."""
 
     def note(image: ImageRef, *_: object) -> None:
         if seen is not None:
@@ -424,7 +424,7 @@ def test_a_damaged_shard_is_reported_before_the_work(
 
 def test_when_no_image_can_be_read_it_is_reported(tmp_path: Path, toy_labeler: Labeler) -> None:
     (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "a.png").write_text("no picture")
+    (tmp_path / "pictures" / "a.png").write_text("no image")
     with pytest.raises(DataError, match=r"none of the 1 images could be read; see .*errors.jsonl"):
         label(tmp_path / "pictures", tmp_path / "out", toy_labeler)
     assert "a.png" in (tmp_path / "out" / ERRORS).read_text()

@@ -473,7 +473,7 @@ def test_a_folder_gets_a_picture_of_the_images_name(
 
 @pytest.mark.parametrize("name", ["masks", "masks.foo", "masks.hdf"])
 def test_a_picture_of_no_kind_is_refused(result: Either, tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataError, match=r"wanted a picture such as masks.png, masks.json or a"):
+    with pytest.raises(DataError, match=r"wanted an image such as masks.png, masks.json or a"):
         result.save(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 

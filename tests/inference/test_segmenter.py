@@ -41,7 +41,7 @@ def segmenter(model_folder: Path) -> Segmenter:
 
 @pytest.fixture(scope="module")
 def pixels() -> NDArray[np.uint8]:
-    """A picture of 70 x 90 pixels with a bright square."""
+    """An image of 70 x 90 pixels with a bright square."""
     picture = np.random.default_rng(0).integers(0, 60, (70, 90, 3), dtype=np.uint8)
     picture[20:50, 30:60] += 150
     return picture
@@ -196,7 +196,7 @@ def test_images_of_any_size_are_segmented(segmenter: Segmenter, size: tuple[int,
 
 
 def test_what_cannot_be_read_is_reported(tmp_path: Path, segmenter: Segmenter) -> None:
-    (tmp_path / "a.jpg").write_text("no picture")
+    (tmp_path / "a.jpg").write_text("no image")
     with pytest.raises(DataError, match="it is not an image"):
         segmenter.predict(tmp_path / "a.jpg")
     with pytest.raises(DataError, match="does not exist"):

@@ -151,7 +151,7 @@ def test_nothing_found_is_empty() -> None:
 
 
 def test_a_thing_that_only_the_whole_picture_shows_is_found() -> None:
-    """A labeler that cannot see what fills more than half of its picture."""
+    """A labeler that cannot see what fills more than half of its image."""
 
     def nearsighted(pixels: Pixels, size: tuple[int, int]) -> Instances:
         found = find_colours(pixels, size)
@@ -235,7 +235,7 @@ def test_what_the_labeler_leaves_doubled_in_a_tile_stays() -> None:
 
 
 def test_reduced_pixels_are_refused() -> None:
-    with pytest.raises(ValueError, match="whole picture"):
+    with pytest.raises(ValueError, match="whole image"):
         TiledLabeler(find_colours, TILES)(scene((80, 80)), (160, 160))
 
 

@@ -1,4 +1,4 @@
-"""A real Label Studio: masks are seen on the picture, and corrected ones are learned from.
+"""A real Label Studio: masks are seen on the image, and corrected ones are learned from.
 
 It is no dependency: the test wants its command in the path, or its place in the environment
 variable SOLOIST_LABEL_STUDIO, best from an environment of its own
@@ -60,7 +60,7 @@ class Studio(NamedTuple):
 
 
 def squares(number: int) -> NDArray[np.bool_]:
-    """The masks of a picture: two squares."""
+    """The masks of an image: two squares."""
     masks = np.zeros((2, *SIZE), dtype=np.bool_)
     masks[0, 20 : 60 + number, 20:70] = True
     masks[1, 70:110, 90 : 140 + number] = True
@@ -116,7 +116,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
 
 @pytest.fixture(scope="module")
 def project(studio: Studio, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
-    """A project with the masks of two pictures as predictions, as docs/formats.md makes it."""
+    """A project with the masks of two images as predictions, as docs/formats.md makes it."""
     folder = tmp_path_factory.mktemp("masks")
     photos = studio.root / "files" / "photos"
     entries: list[dict[str, Any]] = []
@@ -192,7 +192,7 @@ def test_masks_are_seen_on_the_picture(
         bare = np.abs(pixels - COLOR).max(axis=2) <= 2
         if ground.sum() > 20_000 and bare.sum() < 0.02 * ground.sum():
             break
-        assert time.monotonic() < end, f"no masks over the picture: {picture}"
+        assert time.monotonic() < end, f"no masks over the image: {picture}"
 
 
 def test_corrected_masks_come_back(
@@ -201,7 +201,7 @@ def test_corrected_masks_come_back(
     number, _ = project
     for place, task in enumerate(tasks_of(studio, number)):
         (prediction,) = studio.ask(f"/api/predictions?task={task['id']}")
-        # Somebody throws one of the two masks of the second picture away.
+        # Somebody throws one of the two masks of the second image away.
         kept = prediction["result"][: 2 - place]
         studio.ask(f"/api/tasks/{task['id']}/annotations", {"result": kept})
     exported = studio.ask(f"/api/projects/{number}/export?exportType=JSON")

@@ -1,4 +1,4 @@
-"""The guided filter against its definition, and on a picture with one edge."""
+"""The guided filter against its definition, and on an image with one edge."""
 
 from __future__ import annotations
 

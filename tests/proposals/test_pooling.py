@@ -37,7 +37,7 @@ def test_every_mask_has_the_feature_under_it_and_failed_images_are_listed(
 ) -> None:
     file = load_coco(write_masks())
     paths = {number + 1: tmp_path / "images" / f"{number}.png" for number in range(4)}
-    paths[2].write_text("no picture")
+    paths[2].write_text("no image")
     del paths[4]
     errors = ErrorLog(None)
     pooled = pool_features(file, paths, FreeMaskExtractor(tiny_config, runtime), errors)

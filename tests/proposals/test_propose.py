@@ -79,7 +79,7 @@ def columns(
     embedding: float,
     labels: bool = True,
 ) -> Instances:
-    """Masks that span columns of a picture of 4 x 100; row k has the embedding of number k."""
+    """Masks that span columns of an image of 4 x 100; row k has the embedding of number k."""
     numbers = torch.arange(100)
     masks = torch.stack([((numbers >= a) & (numbers < b)).expand(4, -1) for a, b in spans])
     rows = torch.arange(len(spans))

@@ -19,7 +19,7 @@ from soloist.report.content import ImageVerdict, ReportContent, ReportStage
 from soloist.report.html import write_report
 
 NAMES = ["a.png", "b.png", "c.png", "</script><img src=x onerror=window.hit=1>.png"]
-# Scores of the masks of each picture: sure and doubtful ones, many and none.
+# Scores of the masks of each image: sure and doubtful ones, many and none.
 FIRST = [[0.9, 0.8, 0.7], [0.5], [], [0.6, 0.95]]
 LAST = [[0.99, 0.98], [0.55, 0.45, 0.52], [0.9], []]
 SIZE = (60, 80)
@@ -101,24 +101,24 @@ def live(browser_page: Any, report: Path) -> Live:
 
 
 def test_sliders_choose_masks_and_say_how_many_remain(live: Live, report: Path) -> None:
-    assert live.remaining == "12 of 12 masks shown, on 4 of 4 pictures"
+    assert live.remaining == "12 of 12 masks shown, on 4 of 4 images"
     assert (live.masks(0), live.masks(1), live.masks(2)) == (6, 6, 3)
     live.slide(".least-score[data-column='1']", 900)
     assert (live.masks(0), live.masks(1), live.masks(2)) == (6, 3, 3)
-    assert live.remaining == "9 of 12 masks shown, on 4 of 4 pictures"
+    assert live.remaining == "9 of 12 masks shown, on 4 of 4 images"
     slider = live.page.locator(".least-score[data-column='1']")
     assert slider.get_attribute("aria-valuetext") == "0.9"
     assert live.page.get_by_role("status").first.inner_text() == live.remaining
-    # The largest square has 21 % of the picture, the next 5.3 %, the third 1.3 %.
+    # The largest square has 21 % of the image, the next 5.3 %, the third 1.3 %.
     live.slide("#min-area", 30)
     assert (live.masks(0), live.masks(1)) == (5, 3)
     live.slide("#min-area", 50)
     assert (live.masks(0), live.masks(1)) == (3, 2)
     live.slide("#largest-area", 55)
     assert (live.masks(0), live.masks(1)) == (0, 0)
-    assert live.remaining == "0 of 12 masks shown, on 0 of 4 pictures"
+    assert live.remaining == "0 of 12 masks shown, on 0 of 4 images"
     live.page.get_by_role("button", name="All masks").click()
-    assert live.remaining == "12 of 12 masks shown, on 4 of 4 pictures"
+    assert live.remaining == "12 of 12 masks shown, on 4 of 4 images"
     assert live.page.evaluate("window.hit") is None
     assert live.complaints == []
     assert [url for url in live.requests if not url.startswith("data:")] == [report.as_uri()]
@@ -148,7 +148,7 @@ def test_pictures_are_sorted_and_hidden(live: Live) -> None:
     assert order("count-high") == [a, d, b, c]
     live.page.check("#hide-empty")
     assert live.names == [a, d, b]
-    assert live.remaining == "6 of 6 masks shown, on 3 of 4 pictures"
+    assert live.remaining == "6 of 6 masks shown, on 3 of 4 images"
 
 
 def test_keys_lead_from_picture_to_picture_and_into_one(live: Live) -> None:

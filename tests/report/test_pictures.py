@@ -57,7 +57,7 @@ def test_a_page_of_the_worst_pictures_keeps_its_budget(
     content = ReportContent(
         "Noise", stages=[ReportStage("x", "X", load_coco(tmp_path / "m.json"))], images=refs
     )
-    # Two pictures in this budget have as much room as 500 in the real one.
+    # Two images in this budget have as much room as 500 in the real one.
     budget = 2 * PAGE_BYTES // 500
     monkeypatch.setattr("soloist.report.pictures.PAGE_BYTES", budget)
     frame = len(render_report(ReportContent("Noise", stages=content.stages)))

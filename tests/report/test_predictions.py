@@ -32,7 +32,7 @@ def sections_in(page: Path) -> list[str]:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """A folder of three pictures."""
+    """A folder of three images."""
     folder = tmp_path / "images"
     folder.mkdir()
     for name in ("a.png", "b.png", "c.png"):
@@ -42,7 +42,7 @@ def images(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def masks(tmp_path: Path, images: Path) -> Path:
-    """A COCO file of two masks on the first picture and one on the second."""
+    """A COCO file of two masks on the first image and one on the second."""
     mask = np.zeros((2, *SIZE), dtype=np.bool_)
     mask[0, 5:20, 5:20] = True
     mask[1, 2:8, 25:38] = True
@@ -80,7 +80,7 @@ def test_a_file_of_masks_becomes_a_page_beside_it(masks: Path) -> None:
 
 def test_true_objects_bring_figures_and_cases(masks: Path, tmp_path: Path) -> None:
     content = json.loads(masks.read_text())
-    # The first picture is right, the mask of the second lies elsewhere.
+    # The first image is right, the mask of the second lies elsewhere.
     true = [content["annotations"][0], {**content["annotations"][0], "id": 9, "image_id": 2}]
     for image in content["images"]:
         image["file_name"] = f"val/{image['file_name']}"

@@ -99,7 +99,7 @@ def write_masks(
 
 
 def drawn(page: Page) -> list[str | None]:
-    """What each picture of the gallery is called, aloud."""
+    """What each image of the gallery is called, aloud."""
     named = [one.get("aria-label") for one in page.attributes("svg") if one.get("viewbox")]
     charts = {"Masks, stage by stage", "Scores of all masks", "Sum of the losses"}
     return [one for one in named if one not in charts | {"Category", "Learning rate"}]

@@ -140,7 +140,7 @@ def two(
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(options), encoding="utf-8")
     shutil.copytree(scenes / "images", folder / "images")
-    (folder / "images" / "000002.jpg").write_text("no picture")
+    (folder / "images" / "000002.jpg").write_text("no image")
     config = load_config("tiny", folder / "tiny.yaml")
     # One process began a file, and was killed after three images.
     with pytest.raises(KeyboardInterrupt):

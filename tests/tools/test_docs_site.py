@@ -63,12 +63,12 @@ def test_links_lead_to_pages_of_the_site() -> None:
     pages = docs_site.sources()
     text = (
         "[card](../src/soloist/weights/MODEL_CARD.md) [part](results.md#stamps) [here](#below)\n"
-        "![picture](images/studio.jpg) [notebook](quickstart.ipynb) [away](https://example.org)\n"
+        "![image](images/studio.jpg) [notebook](quickstart.ipynb) [away](https://example.org)\n"
         "```python\nrows[0](results.md)\n```\n"
     )
     assert docs_site.relinked(text, docs_site.ROOT / "docs" / "method.md", pages) == (
         "[card](model-card.md) [part](results.md#stamps) [here](#below)\n"
-        "![picture](images/studio.jpg) [notebook](quickstart.md) [away](https://example.org)\n"
+        "![image](images/studio.jpg) [notebook](quickstart.md) [away](https://example.org)\n"
         "```python\nrows[0](results.md)\n```\n"
     )
     readme = docs_site.relinked("[a](docs/studio.md)", docs_site.ROOT / "README.md", pages)

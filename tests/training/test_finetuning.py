@@ -411,7 +411,7 @@ def test_objects_teach_their_own_class(
         for number in batch_indices(0, batch_size=2, length=6, seed=0)
         for one in labels.annotations[labels.images[number].id]
     ]
-    # Whole pictures of the size they have: no object is lost.
+    # Whole images of the size they have: no object is lost.
     assert batch.labels.tolist() == [list(CATEGORIES).index(key) for key in ids]
     seen: list[Tensor] = []
 

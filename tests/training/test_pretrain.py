@@ -214,7 +214,7 @@ def test_unreadable_images_are_listed_once_and_skipped(
 ) -> None:
     folder = tmp_path / "images"
     shutil.copytree(scenes / "images", folder)
-    (folder / "000004.jpg").write_text("no picture")
+    (folder / "000004.jpg").write_text("no image")
     run = run_in(tmp_path / "run", config, folder)
     lines = (run.path / "errors.jsonl").read_text(encoding="utf-8").splitlines()
     assert [(json.loads(line)["image"], json.loads(line)["stage"]) for line in lines] == [
@@ -224,7 +224,7 @@ def test_unreadable_images_are_listed_once_and_skipped(
 
 def test_no_readable_image_is_told(tmp_path: Path, config: Config) -> None:
     (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.jpg").write_text("no picture")
+    (tmp_path / "images" / "a.jpg").write_text("no image")
     with pytest.raises(DataError, match="none of the 1 images can be read"):
         run_in(tmp_path / "run", config, tmp_path / "images")
 

@@ -86,7 +86,7 @@ def test_an_estimated_threshold_leaves_so_many_masks_an_image(
 def test_an_estimate_needs_one_image_that_can_be_read(
     model_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "1.jpg").write_text("no picture")
+    (tmp_path / "1.jpg").write_text("no image")
     segmenter = load(model_folder, device="cpu", precision="fp32")
     with pytest.raises(DataError, match="none of the 1 images that the threshold"):
         estimated_threshold(segmenter, find_images(tmp_path), SelfTrainingConfig())

@@ -151,7 +151,7 @@ def test_a_resumed_run_keeps_to_its_images(
     (run.checkpoints / "round-0.pt").write_text("kept")
     assert opened(tmp_path / "run", images=first).own(first) == first
     assert "since the run began" not in caplog.text
-    (tmp_path / "photos" / "b.jpg").write_text("another picture")
+    (tmp_path / "photos" / "b.jpg").write_text("another image")
     (tmp_path / "photos" / "a.jpg").unlink()
     now = photos(tmp_path / "photos", "b.jpg", "c.jpg", "d.jpg")
     again = opened(tmp_path / "run", images=now)

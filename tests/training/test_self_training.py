@@ -251,7 +251,7 @@ def test_an_image_that_fails_in_every_stage_is_listed_once(
     tmp_path: Path, config: Config, scenes: Path
 ) -> None:
     shutil.copytree(scenes / "images", tmp_path / "images")
-    (tmp_path / "images" / "000003.jpg").write_text("no picture")
+    (tmp_path / "images" / "000003.jpg").write_text("no image")
     run, _ = fit_in(tmp_path / "run", config, tmp_path / "images")
     lines = (run.path / "errors.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["image"] for line in lines] == ["000003.jpg"]

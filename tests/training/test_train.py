@@ -461,7 +461,7 @@ def damaged_images(tmp_path: Path, scenes: Path) -> Path:
     shutil.copytree(scenes / "images", folder)
     whole = (folder / "000002.jpg").read_bytes()
     (folder / "000002.jpg").write_bytes(whole[: len(whole) // 3])
-    (folder / "000005.jpg").write_text("no picture")
+    (folder / "000005.jpg").write_text("no image")
     return folder
 
 
@@ -495,8 +495,8 @@ def test_images_without_masks_are_left_out(
     """An image without a mask, and one the file does not name, are never opened."""
     folder = tmp_path / "images"
     shutil.copytree(scenes / "images", folder)
-    (folder / "000003.jpg").write_text("no picture")
-    (folder / "stranger.jpg").write_text("no picture")
+    (folder / "000003.jpg").write_text("no image")
+    (folder / "stranger.jpg").write_text("no image")
     annotations = {
         image.id: () if image.file_name == "000003.jpg" else labels.annotations[image.id]
         for image in labels.images

@@ -124,8 +124,8 @@ class Labelling:
         short_side: As in `label_images`.
         reading: How images are read.
         settings: What the result depends on.
-        overlays: Folder for pictures of the masks; None for none.
-        score: Masks of a lower score are not in the pictures.
+        overlays: Folder for images of the masks; None for none.
+        score: Masks of a lower score are not in the images.
         categories: Names of the labeler's classes.
         sharding: Of a folder of shards; None for one COCO file.
         overwrite: Replace a finished file.

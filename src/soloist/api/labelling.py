@@ -61,7 +61,7 @@ def extract_masks(
         images: Images, folders, glob patterns, lists or COCO files.
         out: The COCO file; embeddings go beside it, failed images to `<stem>.errors.jsonl`. With
             sharding a folder.
-        overlays: Folder for pictures of the masks.
+        overlays: Folder for images of the masks.
         sharding: For very large sets.
         overwrite: Replace a finished file.
         setup: `preset`, `file`, `options`, `device` and `precision`: `soloist.api.plans.Setup`.
@@ -166,8 +166,8 @@ def predict(
         images: Images, folders, glob patterns, lists or COCO files.
         out: The COCO file; embeddings go beside it. With sharding a folder.
         how: Options of the segmenter, and tiles.
-        overlays: Folder for pictures of the masks.
-        overlay_score: Masks of a lower score are not in the pictures; None for the model's
+        overlays: Folder for images of the masks.
+        overlay_score: Masks of a lower score are not in the images; None for the model's
             recommended score.
         sharding: For very large sets.
         overwrite: Replace a finished file.

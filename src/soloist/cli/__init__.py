@@ -34,7 +34,7 @@ from soloist.runtime.launch import launched
 app = App(
     name="soloist",
     version=__version__,
-    help="Learns to cut every object out of a picture, from images nobody labelled.",
+    help="Unsupervised instance segmentation: finds every object, learned from unlabelled images.",
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )

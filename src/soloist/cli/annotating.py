@@ -24,7 +24,7 @@ def studio(
     port: int = 0,
     browser: Annotated[bool, Parameter(help="Open the page in a browser.")] = True,
 ) -> int:
-    """Keep and correct the objects of your pictures, on a page in the browser: this machine only.
+    """Keep and correct the objects of your images, on a page in the browser: this machine only.
 
     What is under the pointer lights up, a click keeps it, and the model learns from what you did.
 
@@ -33,7 +33,7 @@ def studio(
             the images. The same folder again continues with what is in it.
         model: What offers masks until it has learned: as for `predict`; without it the segmenter
             that comes with the package.
-        order: File of `soloist estimate`; without it pictures whose masks have low scores come
+        order: File of `soloist estimate`; without it images whose masks have low scores come
             first.
         port: Where the page is served; 0 for any that is free.
     """

@@ -194,11 +194,11 @@ class Shards:
 class Shown:
     """What people and scripts see of masks beside their file."""
 
-    overlays: Annotated[Path | None, Parameter(help="Folder for pictures of the masks.")] = None
+    overlays: Annotated[Path | None, Parameter(help="Folder for images of the masks.")] = None
     overlay_score: Annotated[
         float | None,
         Parameter(
-            help="Masks of a lower score are in the file, but not in the pictures; without it "
+            help="Masks of a lower score are in the file, but not in the images; without it "
             "--min-score, else the model's recommended score."
         ),
     ] = None

@@ -100,7 +100,7 @@ def export(
     """Write a segmenter as one file that runs without torch.
 
     soloist.inference.onnx.runtime.load(FILE) runs it. The file is compared with torch on generated
-    pictures before it appears.
+    images before it appears.
 
     Args:
         out: File to write, such as model.onnx; it is complete, with options and categories.

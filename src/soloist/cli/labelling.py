@@ -61,7 +61,7 @@ def masks(
 
     Args:
         out: COCO file to write; its embeddings go beside it. With --shard-size, a folder.
-        overlays: Folder for pictures of the masks.
+        overlays: Folder for images of the masks.
     """
     from soloist import api
 
@@ -90,11 +90,11 @@ def predict(
     tile: Annotated[TileOptions, ForTiles] = TileOptions(),  # noqa: B008  # immutable
     options: Annotated[PredictOptions, Flat] = PredictOptions(),  # noqa: B008  # immutable
 ) -> int:
-    """Segment images, or a video: COCO JSON and pictures out.
+    """Segment images, or a video: COCO JSON and overlays out.
 
     Args:
         out: COCO file to write; its embeddings go beside it. With --shard-size, a folder. Without
-            it `runs/predict/NAME/masks.json` after the first of the images, pictures beside it;
+            it `runs/predict/NAME/masks.json` after the first of the images, overlays next to it;
             `NAME-2` and so on where there is one already.
         format: Write the masks in the format of another tool too, to a folder `NAME-FORMAT` beside
             the COCO file, as `soloist convert` does.

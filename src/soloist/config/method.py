@@ -56,7 +56,7 @@ class FreeMaskConfig:
     largest_part: bool = False
     """Keep only the largest connected part of each mask (ours)."""
     outline_radius: float = 0.0
-    """Outlines follow the picture's colours by a guided filter of this radius, as a share of the
+    """Outlines follow the image's colours by a guided filter of this radius, as a share of the
     short side; 0 leaves them as they are (ours)."""
     embedding_size: int = 128
     """Queries are interpolated over channels to this many values (released)."""
@@ -226,7 +226,7 @@ class AugmentConfig:
     color_jitter: float = 0.8
     """Probability of jitter of brightness, contrast, saturation and hue (strong view; MoCo v2)."""
     gray: float = 0.2
-    """Probability of a grey picture (strong view; MoCo v2)."""
+    """Probability of a grey image (strong view; MoCo v2)."""
     blur: float = 0.5
     """Probability of a Gaussian blur (strong view; MoCo v2)."""
     erase: float = 0.3
@@ -284,7 +284,7 @@ class InferenceConfig:
     """`regions`: nodes of the image's hierarchies in their own order; `reranked`: in that of what
     the network says of them, and behind them its masks that are none of those (ours)."""
     outline_radius: float = 0.0
-    """The network's masks follow the picture's colours by a guided filter of this radius, as a
+    """The network's masks follow the image's colours by a guided filter of this radius, as a
     share of the short side; 0 leaves them as they are (ours)."""
     compat: Compat = "none"
     """`released`: its boxes, and its embeddings, which are scrambled (docs/fidelity.md)."""

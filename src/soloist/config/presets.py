@@ -30,7 +30,7 @@ from soloist.runtime.files import one_line
 
 T = TypeVar("T")
 
-# Photographs at large: nothing says that the sky is on top; a mask that spans the picture in
+# Photographs at large: nothing says that the sky is on top; a mask that spans the image in
 # either direction is background. Selected on generated scenes (docs/results.md).
 GENERAL_FREE_MASK = FreeMaskConfig(
     mask_threshold=0.55,

@@ -18,14 +18,14 @@ class ReadingConfig:
     """Channels to take as red, green and blue, or one as grey, counted from 0 (`0 1 2`); needed
     where a file has other numbers of them than 1, 3 or, with transparency, 4 (ours)."""
     stretch: Stretch = "auto"
-    """What becomes black and white: `minmax` the least and the greatest value of the picture,
+    """What becomes black and white: `minmax` the least and the greatest value of the image,
     `percentile` two percentiles of each channel, `none` the ends of what the file can hold (floats:
     0 and 1). `auto`: 8 bits as they are, colour of 16 bits as `none`, all else as `minmax`
     (ours)."""
     percentiles: tuple[float, float] = (2.0, 98.0)
     """The two percentiles (ours)."""
     max_pixels: int = 178_956_970
-    """Larger pictures are refused before they fill the memory; the default is the size above which
+    """Larger images are refused before they fill the memory; the default is the size above which
     Pillow suspects an attack (ours)."""
 
     def __post_init__(self) -> None:

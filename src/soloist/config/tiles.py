@@ -1,4 +1,4 @@
-"""How large pictures are cut into tiles; no part of a model's own options."""
+"""How large images are cut into tiles; no part of a model's own options."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from soloist.config.checks import at_least, check, share
 
 @dataclass(frozen=True)
 class TileConfig:
-    """Tiles of a large picture."""
+    """Tiles of a large image."""
 
     size: int = 1024
-    """Cut pictures into overlapping tiles of this side in pixels, for objects that are small in a
-    large picture; each tile is then resized as a picture is."""
+    """Cut images into overlapping tiles of this side in pixels, for objects that are small in a
+    large image; each tile is then resized as an image is."""
     overlap: int | None = None
     """Pixels that neighbouring tiles share at least; by default an eighth of their side."""
     agreement: float = 0.5
@@ -22,7 +22,7 @@ class TileConfig:
     duplicates: float = 0.5
     """Of masks of several tiles that overlap (IoU) by more than this the better one stays."""
     whole: bool = True
-    """Look at the whole picture too, at reduced size, for objects larger than a tile."""
+    """Look at the whole image too, at reduced size, for objects larger than a tile."""
 
     def __post_init__(self) -> None:
         at_least(64, self, "tile", "size")

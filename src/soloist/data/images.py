@@ -290,7 +290,7 @@ def _open_header(file: BinaryIO) -> Image.Image:
 
 
 def _is_other_tiff(path: str | Path) -> bool:
-    """Whether a file that Pillow does not know is a TIFF with a picture all the same."""
+    """Whether a file that Pillow does not know is a TIFF with an image all the same."""
     if not is_tiff(path):
         return False
     try:

@@ -311,7 +311,7 @@ def _shadow(rng: np.random.Generator, alpha: Floats, side: float, angle: float) 
 
 
 def _develop(rng: np.random.Generator, canvas: Floats) -> NDArray[np.uint8]:
-    """Uneven light, slight softness and sensor noise over the whole (H, W, 3) picture."""
+    """Uneven light, slight softness and sensor noise over the whole (H, W, 3) image."""
     height, width = canvas.shape[:2]
     field = scene_textures.smooth_field(rng, (height, width))
     light = 1.0 + rng.uniform(0.0, 0.35) * (field - 0.5)

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from soloist.config.reading import ReadingConfig, Stretch
 
 _BLOCK = 2**20
-"""Values computed with at a time, as float64: a large picture is never held as such."""
+"""Values computed with at a time, as float64: a large image is never held as such."""
 _MAX_SORTED = 2**22
-"""Pixels that percentiles are taken of: every n-th of a larger picture."""
+"""Pixels that percentiles are taken of: every n-th of a larger image."""
 
 
 def to_rgb8(

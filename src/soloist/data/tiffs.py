@@ -26,7 +26,7 @@ def is_tiff(path: str | Path) -> bool:
 
 
 def tiff_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) of the first picture, upright.
+    """(height, width) of the first image, upright.
 
     Raises:
         ValueError: If it has none.
@@ -38,14 +38,14 @@ def tiff_size(path: str | Path) -> tuple[int, int]:
 
 
 def read_tiff(path: str | Path, *, max_pixels: int) -> tuple[NDArray[Any], bool]:
-    """The first picture of a file, upright, with all its channels.
+    """The first image of a file, upright, with all its channels.
 
     Of times, depths and pages the first is read; the channels of ImageJ and OME files, planes and
     samples are channels here.
 
     Args:
         path: The file.
-        max_pixels: Larger pictures are refused.
+        max_pixels: Larger images are refused.
 
     Returns:
         values: (H, W, C) of the file's type.
@@ -53,7 +53,7 @@ def read_tiff(path: str | Path, *, max_pixels: int) -> tuple[NDArray[Any], bool]
 
     Raises:
         DataError: If it is too large, or needs a decoder that is not installed.
-        ValueError: If it has no picture. Damaged files raise much else.
+        ValueError: If it has no image. Damaged files raise much else.
     """
     with tifffile.TiffFile(path) as file:
         series = file.series[0]
@@ -81,7 +81,7 @@ def read_tiff(path: str | Path, *, max_pixels: int) -> tuple[NDArray[Any], bool]
 def _size(series: tifffile.TiffPageSeries) -> tuple[int, int]:
     sizes = dict(zip(series.axes, series.shape, strict=True))
     if "Y" not in sizes or "X" not in sizes or 0 in series.shape:
-        raise ValueError(f"it has no picture, but axes {series.axes} of {series.shape}")
+        raise ValueError(f"it has no image, but axes {series.axes} of {series.shape}")
     return sizes["Y"], sizes["X"]
 
 

@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
-"""Kinds of pictures that are written; Pillow names others, some of which it cannot write."""
+"""Kinds of images that are written; Pillow names others, some of which it cannot write."""
 SHOWN_SIDE = 480
-"""Pixels of the long side of a picture in a notebook."""
-_MAX_SCORES = 20  # More of them hide a small picture.
+"""Pixels of the long side of an image in a notebook."""
+_MAX_SCORES = 20  # More of them hide a small image.
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Result(Instances[Rows, Masks]):
 
     The objects' own fields are those of `soloist.structures.Instances`. Of `predict(..., tile=...)`
     the masks stay compressed: `masks[k]` decodes the k-th one, and `plot` draws on a reduced
-    picture, without scores. Of an exported network all fields are arrays.
+    image, without scores. Of an exported network all fields are arrays.
 
     Attributes:
         path: The image file; None when pixels were given.
@@ -70,7 +70,7 @@ class Result(Instances[Rows, Masks]):
 
     @classmethod
     def of(cls, found: Instances[Rows, Masks], **picture: Any) -> Result[Rows, Masks]:
-        """Objects with their picture: `path`, `pixels` and what else is no output of an object."""
+        """Objects with their image: `path`, `pixels` and what else is no output of an object."""
         outputs = {name: getattr(found, name) for name in found.present()}
         return Result(image_size=found.image_size, **outputs, **picture)
 
@@ -132,7 +132,7 @@ class Result(Instances[Rows, Masks]):
         return f"<{type(self).__name__}: {self._summary()}>"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: a small picture with the masks, and a line about them."""
+        """What a notebook shows: a small image with the masks, and a line about them."""
         lines = [f"<div>{escape(self._summary())}</div>"]
         try:
             data = b64encode(jpeg_bytes(self._small_picture())).decode("ascii")
@@ -177,17 +177,17 @@ class Result(Instances[Rows, Masks]):
         return Image.fromarray(drawn)
 
     def save(self, path: str | Path) -> Path:
-        """Writes `plot()` as a picture, or, to a path that ends in `.json`, the COCO file.
+        """Writes `plot()` as an image, or, to a path that ends in `.json`, the COCO file.
 
         Args:
             path: Where to; its folder is made if needed. In a folder (one that is there, or whose
-                name ends in a slash) the picture is called as its image, with `.png`.
+                name ends in a slash) the drawing is called as its image, with `.png`.
 
         Returns:
             The path of the file.
 
         Raises:
-            DataError: If pictures of that suffix cannot be written, or as `plot`.
+            DataError: If images of that suffix cannot be written, or as `plot`.
         """
         is_folder = str(path).endswith(("/", os.sep)) or Path(path).is_dir()
         path = Path(path, f"{Path(self._name()).stem}.png") if is_folder else Path(path)
@@ -203,7 +203,7 @@ class Result(Instances[Rows, Masks]):
             return path
         if path.suffix.lower() not in PICTURE_SUFFIXES:
             raise DataError(
-                f"wanted a picture such as masks.png, masks.json or a folder, got {shown(path)}; "
+                f"wanted an image such as masks.png, masks.json or a folder, got {shown(path)}; "
                 "end its name in .png, .jpg or .json, or a folder's in a slash"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -287,18 +287,18 @@ class Result(Instances[Rows, Masks]):
         return DataFrame(rows) if rows else DataFrame(columns=first)
 
     def show(self) -> None:
-        """Opens `plot()` in the system's viewer of pictures; in a notebook name the result."""
+        """Opens `plot()` in the system's viewer of images; in a notebook name the result."""
         self.plot().show(title=self._name())
 
     def crops(self, *, margin: int = 0, cut: bool = True) -> list[Image.Image]:
-        """The objects as pictures of their own.
+        """The objects as images of their own.
 
         Args:
             margin: Pixels around each box, as far as the image goes.
             cut: Pixels outside of the mask are transparent; else the whole box is shown.
 
         Returns:
-            A picture an object in their order: RGBA if cut, else RGB.
+            An image an object in their order: RGBA if cut, else RGB.
 
         Raises:
             DataError: As `plot`.
@@ -344,7 +344,7 @@ class Result(Instances[Rows, Masks]):
         Args:
             detections: With masks; those without a confidence have a score of 1.
             image: What they were found on: a path, or pixels as `predict` takes them. Needed for
-                pictures, and where there is no mask to tell the size.
+                images, and where there is no mask to tell the size.
             categories: Names by category id; class id k is the k-th of them. None takes the names
                 that the detections have, with the class id plus one as category id.
 

@@ -58,7 +58,7 @@ MODEL_CARD = """---
 {{ card_data }}
 ---
 
-Cuts every object out of a picture; learned without labels by Soloist (`pip install soloist`),
+Cuts every object out of an image; learned without labels by Soloist (`pip install soloist`),
 after FreeSOLO (arXiv 2202.12181).
 
 ```python

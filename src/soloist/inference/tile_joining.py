@@ -1,13 +1,13 @@
-"""Objects of a picture from those of its tiles: what borders cut is joined, duplicates go.
+"""Objects of an image from those of its tiles: what borders cut is joined, duplicates go.
 
-A mask that reaches a border inside the picture is *cut*: the object may continue in the next tile.
+A mask that reaches a border inside the image is *cut*: the object may continue in the next tile.
 Where two tiles overlap both see the same pixels, so that two masks of one object agree there.
 
 - A cut mask that agrees with an uncut one of another tile, and lies mostly within it, goes.
 - Else masks that agree are joined if a border cuts one of them, the best agreement first; a joined
   mask has at most one of each tile.
 - Among all that is whole now, of two masks of different tiles that overlap too much the better goes
-  on. A mask seen on the whole, reduced picture yields to a finer one, which takes over its score if
+  on. A mask seen on the whole, reduced image yields to a finer one, which takes over its score if
   that is better.
 - What is still cut goes if it lies mostly within something whole.
 """
@@ -30,7 +30,7 @@ from soloist.data.coco.rle import box_mask, joined_mask, mask_area, mask_box_xyw
 from soloist.structures import Instances
 
 Box = tuple[int, int, int, int]
-"""xyxy with an exclusive end, in pixels of the picture."""
+"""xyxy with an exclusive end, in pixels of the image."""
 
 _BORDER = 100
 """A mask that comes as near to a tile's border as this part of its side is cut by it."""
@@ -40,11 +40,11 @@ _COVERED = 0.5
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a border of a tile, inside the picture, cuts a mask.
+    """Where a border of a tile, inside the image, cuts a mask.
 
     Attributes:
         side: 0 left, 1 top, 2 right, 3 bottom.
-        border: Where that side of the tile is, in pixels of the picture.
+        border: Where that side of the tile is, in pixels of the image.
         strip: Box around what the mask has of the tile's last pixels there.
     """
 
@@ -64,13 +64,13 @@ class Piece:
     """A mask of one tile, or of several that were joined.
 
     Attributes:
-        rle: The mask at the picture's size.
+        rle: The mask at the image's size.
         box: Tight around it.
         area: Pixels.
         score: In [0, 1].
         embedding: (E,) float32.
         label: Its class.
-        tiles: Numbers of the tiles it was seen in; none: on the whole picture.
+        tiles: Numbers of the tiles it was seen in; none: on the whole image.
         cuts: Where the object may continue beyond these tiles.
     """
 
@@ -96,8 +96,8 @@ def pieces_of(
 
     Args:
         found: N objects.
-        rles: Their masks at the picture's size.
-        tile: Its number; None for the whole picture.
+        rles: Their masks at the image's size.
+        tile: Its number; None for the whole image.
         tiles: The tiles by their numbers.
         overlap: Pixels that neighbouring tiles share at least.
     """
@@ -125,12 +125,12 @@ def join_pieces(
     embedding_size: int,
     labelled: bool,
 ) -> Instances[Tensor, EncodedMasks]:
-    """The objects of a picture.
+    """The objects of an image.
 
     Args:
-        pieces: What was found on tiles, and on the whole picture.
+        pieces: What was found on tiles, and on the whole image.
         tiles: The tiles by their numbers.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
         config: Thresholds.
         embedding_size: E.
         labelled: Objects have classes.

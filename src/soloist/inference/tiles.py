@@ -1,4 +1,4 @@
-"""Large pictures cut into tiles: each is labelled by itself, and what borders cut is joined."""
+"""Large images cut into tiles: each is labelled by itself, and what borders cut is joined."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from soloist.structures import Instances
 
 
 class TiledLabeler:
-    """Gives the objects of a picture of any size, from a labeler of pictures of usual size.
+    """Gives the objects of an image of any size, from a labeler of images of usual size.
 
-    A picture that fits into one tile is labelled as if there were no tiles. Memory follows the
-    picture's pixels, the masks of one tile, and the outlines of what was found.
+    An image that fits into one tile is labelled as if there were no tiles. Memory follows the
+    image's pixels, the masks of one tile, and the outlines of what was found.
 
     Args:
         labeler: Pixels (H', W', 3) and the (height, width) of the masks to instances.
@@ -40,7 +40,7 @@ class TiledLabeler:
     def __call__(
         self, pixels: NDArray[np.uint8], size: tuple[int, int]
     ) -> Instances[Tensor, EncodedMasks]:
-        """Objects of a picture.
+        """Objects of an image.
 
         Args:
             pixels: (H, W, 3) uint8 RGB, not reduced.
@@ -50,7 +50,7 @@ class TiledLabeler:
             ValueError: If the pixels are of another size.
         """
         if pixels.shape[:2] != size:
-            raise ValueError(f"tiles need the whole picture {size}, got {pixels.shape[:2]}")
+            raise ValueError(f"tiles need the whole image {size}, got {pixels.shape[:2]}")
         tiles = tile_boxes(size, self._config)
         if len(tiles) == 1:
             return encoded(self._labeler(pixels, size))
@@ -76,7 +76,7 @@ class TiledLabeler:
         )
 
     def _whole(self, pixels: NDArray[np.uint8], size: tuple[int, int]) -> list[Piece]:
-        """What is seen on the whole picture; its masks are made as large as a tile at most.
+        """What is seen on the whole image; its masks are made as large as a tile at most.
 
         What is no larger than the overlap is left out: some tile shows all of it, and better.
         """
@@ -96,13 +96,13 @@ class TiledLabeler:
 
 
 def tile_boxes(size: tuple[int, int], config: TileConfig) -> list[Box]:
-    """The tiles of a picture, row by row: xyxy with an exclusive end, in pixels.
+    """The tiles of an image, row by row: xyxy with an exclusive end, in pixels.
 
-    All have the side of `config.size`, or the picture's where that is shorter, and are spread
+    All have the side of `config.size`, or the image's where that is shorter, and are spread
     evenly, so that neighbours share at least `config.shared` pixels.
 
     Args:
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
         config: Size and overlap.
     """
     (height, rows), (width, columns) = (
@@ -114,12 +114,12 @@ def tile_boxes(size: tuple[int, int], config: TileConfig) -> list[Box]:
 def enlarged_mask(
     mask: NDArray[np.bool_], box: NDArray[np.floating], size: tuple[int, int]
 ) -> dict[str, object]:
-    """A mask of the reduced picture at full size, encoded; only its box is ever held in pixels.
+    """A mask of the reduced image at full size, encoded; only its box is ever held in pixels.
 
     Args:
         mask: (h, w) bool.
         box: xyxy around it, in its pixels.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
     """
     scales = (size[1] / mask.shape[1], size[0] / mask.shape[0])  # x, y
     # One pixel more on each side: interpolated, a border moves by less.
@@ -134,7 +134,7 @@ def enlarged_mask(
 
 
 def _starts(side: int, config: TileConfig) -> list[int]:
-    """Where tiles begin along one side of the picture."""
+    """Where tiles begin along one side of the image."""
     room = side - config.size
     if room <= 0:
         return [0]

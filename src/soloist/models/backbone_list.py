@@ -29,7 +29,7 @@ KNOWN = {
     "vit_small_patch14_reg4_dinov2.lvd142m": "photographs; registers keep the map clean",
     "vit_base_patch14_reg4_dinov2.lvd142m": "the same, larger; wants a GPU",
     "vit_small_patch16_dinov3.lvd1689m": "photographs of any size and shape",
-    "vit_large_patch16_dinov3.sat493m": "satellite pictures; wants a GPU",
+    "vit_large_patch16_dinov3.sat493m": "satellite images; wants a GPU",
     "resnet50": "comparison only: timm learned it with ImageNet's labels",
 }
 

@@ -1,4 +1,4 @@
-"""The guided filter: maps smoothed along the edges of a picture, not across them."""
+"""The guided filter: maps smoothed along the edges of an image, not across them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from soloist.ops.resize import linear_weights
 EPSILON = 1e-3
 """Variance of colours in [0, 1] under which a window counts as flat."""
 MIN_RADIUS = 4
-"""Models are fitted on a picture reduced so far that their window has about this radius."""
+"""Models are fitted on an image reduced so far that their window has about this radius."""
 
 
 def guided_filter(maps: Tensor, guide: Tensor, radius: int) -> Tensor:
-    """Maps as locally linear functions of a picture's colours (He et al., TPAMI 2013).
+    """Maps as locally linear functions of an image's colours (He et al., TPAMI 2013).
 
     In each window the map is fitted by an affine function of the colours; the functions of all
     windows a pixel lies in are averaged there. They are fitted on reduced maps (He and Sun, 2015),
     so that the time does not grow with the radius.
 
     Args:
-        maps: (N, H', W') bool or float32, of the whole picture at any size.
+        maps: (N, H', W') bool or float32, of the whole image at any size.
         guide: (3, H, W) float32 colours in [0, 1].
         radius: Of the square windows, in pixels of the guide; at least 1.
 

@@ -1,4 +1,4 @@
-"""Pictures and soft masks at other sizes."""
+"""Images and soft masks at other sizes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Window = tuple[slice, slice]
 
 
 def reduced(pixels: NDArray[np.uint8], short_side: int) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 pixels at a short side; a smaller picture stays as it is."""
+    """(H, W, 3) uint8 pixels at a short side; a smaller image stays as it is."""
     height, width = pixels.shape[:2]
     scale = short_side / min(height, width)
     if scale >= 1:

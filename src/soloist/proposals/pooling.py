@@ -73,7 +73,7 @@ def mean_under(features: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         features: (C, h, w) float32.
-        mask: (H, W) bool with at least one pixel, over the same picture.
+        mask: (H, W) bool with at least one pixel, over the same image.
 
     Returns:
         (C,) float32; zero for an empty mask.

@@ -14,18 +14,18 @@ from soloist.ops.resize import linear_weights, reduced, resized_masks
 from soloist.structures import Instances
 
 PICTURE_SIDE = 256
-"""Short side of the picture that outlines follow, in pixels."""
+"""Short side of the image that outlines follow, in pixels."""
 
 
 def refine_with_guided_filter(
     found: Instances, pixels: NDArray[np.uint8], radius: float
 ) -> Instances:
-    """Masks whose outlines are drawn to the edges of the picture by a guided filter.
+    """Masks whose outlines are drawn to the edges of the image by a guided filter.
 
     Args:
         found: N instances.
         pixels: (H', W', 3) uint8 RGB, perhaps reduced.
-        radius: Of the filter, as a share of the picture's short side, in [0, 1]; 0 leaves masks as
+        radius: Of the filter, as a share of the image's short side, in [0, 1]; 0 leaves masks as
             they are.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The report's worst and best images: what was there and what was found, in one picture each."""
+"""The report's worst and best images: what was there and what was found, in one drawing each."""
 
 from __future__ import annotations
 

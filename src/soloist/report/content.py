@@ -36,7 +36,7 @@ class ImageVerdict:
 
 @dataclass(frozen=True)
 class ReportStage:
-    """A file of masks: one view of the pictures, one series of the histogram.
+    """A file of masks: one view of the images, one series of the histogram.
 
     Attributes:
         key: As in `results`.

@@ -1,7 +1,7 @@
-"""The report's gallery: pictures with the masks of each stage, and what chooses among them.
+"""The report's gallery: images with the masks of each stage, and what chooses among them.
 
 Doubt, one of the orders, is the number of masks whose score is near the least score that the slider
-stands at: those are the pictures to look at while choosing it. `gallery.js` counts them.
+stands at: those are the images to look at while choosing it. `gallery.js` counts them.
 
 Without a script the gallery shows the best masks of all stages side by side.
 """
@@ -26,13 +26,13 @@ _ORDERS = (
     ("doubt", "Doubt, most first"),
 )
 _JUDGED_ORDERS = (("worst", "Worst first, by true objects"), ("best", "Best first"))
-_AREA_END = 100  # Of the sliders; `gallery.js` knows which share of a picture each place is.
+_AREA_END = 100  # Of the sliders; `gallery.js` knows which share of an image each place is.
 
 
 def gallery_data(
     content: ReportContent, columns: Sequence[Column], pictures: Sequence[Picture]
 ) -> dict[str, Any] | None:
-    """What the section shows; None without pictures.
+    """What the section shows; None without images.
 
     Args:
         content: What the report tells.
@@ -104,7 +104,7 @@ def _note(content: ReportContent, columns: Sequence[Column], pictures: Sequence[
             "An object is found if one of a stage's 100 best masks has an IoU of 0.5 with it, "
             "wherever the sliders stand."
         )
-    note.append("Colours tell masks of one picture apart and mean nothing else.")
+    note.append("Colours tell masks of one image apart and mean nothing else.")
     return " ".join(note)
 
 

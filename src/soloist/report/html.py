@@ -90,7 +90,7 @@ def render_report(content: ReportContent, advance: Callable[[], None] = lambda: 
     results = {key: metrics for key, metrics in content.results.items() if metrics}
     sections = [
         _Section("results", "Results", results_data(results)),
-        _Section("gallery", "Pictures", gallery_data(content, columns, pictures)),
+        _Section("gallery", "Images", gallery_data(content, columns, pictures)),
         _Section("cases", "Worst and best", cases_data(content, columns, pictures, *cases)),
         _Section("scores", "Scores", scores_data(content)),
         _Section("training", "Training", training_data(content.metrics)),

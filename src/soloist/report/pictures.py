@@ -1,4 +1,4 @@
-"""The report's pictures: small JPEGs and outlines over them, together within a budget of bytes."""
+"""The report's images: small JPEGs and outlines over them, together within a budget of bytes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from soloist.report.shapes import svg_path
 logger = logging.getLogger(__name__)
 
 PAGE_BYTES = 28_000_000
-"""What all pictures with their masks may take, so that a page stays below 30 MB."""
+"""What all images with their masks may take, so that a page stays below 30 MB."""
 DRAWING_SIDE = 512
 """Largest side of a drawing in its own units; outlines have no finer detail."""
 
-# Pillow's quality for the largest side of a picture in pixels; the first that fits is taken.
+# Pillow's quality for the largest side of an image in pixels; the first that fits is taken.
 _JPEG_SIZES = (
     *((640, quality) for quality in (82, 70)),
     *((512, quality) for quality in (80, 68)),
@@ -46,8 +46,8 @@ class Shape:
     Attributes:
         path: The `d` of an SVG path.
         score: In thousandths.
-        area: In millionths of the picture.
-        color: Its place among the masks of its picture, best first.
+        area: In millionths of the image.
+        color: Its place among the masks of its image, best first.
         on: Whether it is shown at first.
         label: Its class, in files of several; else empty.
     """
@@ -62,11 +62,11 @@ class Shape:
 
 @dataclass(frozen=True)
 class Layer:
-    """What a column has on a picture.
+    """What a column has on an image.
 
     Attributes:
         shapes: What is drawn, the largest first, so that none hides a smaller one.
-        total: Masks on the picture in the file; the best of them are drawn.
+        total: Masks on the image in the file; the best of them are drawn.
         verdict: How the column did here; None without true objects.
     """
 
@@ -124,7 +124,7 @@ def make_pictures(
 
 
 def fitting_jpeg(pixels: NDArray[np.uint8], most: int) -> bytes:
-    """A picture as a JPEG of limited length: as large and as good as fits.
+    """An image as a JPEG of limited length: as large and as good as fits.
 
     Args:
         pixels: (H, W, 3) uint8 RGB.

@@ -50,13 +50,13 @@ PER_IMAGE_FILE = "evaluation/per_image.csv"
 MAX_IMAGES = 500
 """Images a page has room for, some 40 kB each; a run's own page shows fewer, to be quick."""
 
-# The picture of dense matches: crop pairs, their side in pixels, and lines drawn per pair.
+# The image of dense matches: crop pairs, their side in pixels, and lines drawn per pair.
 MATCH_PAIRS = 4
 MATCH_SIDE = 256
 MATCH_LINES = 12
 
 TITLES = {
-    "demo": "Soloist demo: objects nobody labelled",
+    "demo": "Soloist demo: objects found without labels",
     "fit": "From images to a segmenter",
     "train": "One round of SOLO",
     "pretrain": "A backbone from unlabelled images",

@@ -38,7 +38,7 @@ CITATIONS = f"""\
 }}
 
 @software{{soloist,
-  title   = {{Soloist: learning to segment objects from images nobody labelled}},
+  title   = {{Soloist: unsupervised instance segmentation}},
   author  = {{{{The Soloist developers}}}},
   version = {{{__version__}}},
   license = {{Apache-2.0}}

@@ -100,7 +100,7 @@ def choose_labelled(
             f"wanted true labels with `categories`, got {shown(truth.path)} without any; finetune "
             "learns classes, `soloist train` needs none"
         )
-    # On pictures that `soloist studio` calls so objects are missing, which are no background.
+    # On images that `soloist studio` calls so objects are missing, which are no background.
     unfinished = frozenset(truth.info.get("unfinished", ()))
     if unfinished:
         logger.info("%s: %d unfinished images are left out", shown(truth.path), len(unfinished))

@@ -1,4 +1,4 @@
-"""Pictures of coloured discs, whose objects everybody can tell, and a workspace of them."""
+"""Images of coloured discs, whose objects everybody can tell, and a workspace of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def disc(name: str, size: tuple[int, int] = SIZE) -> NDArray[np.bool_]:
 
 
 def draw(path: Path, seed: int, scale: int = 1) -> None:
-    """A picture of the three discs on grey, with a little noise."""
+    """An image of the three discs on grey, with a little noise."""
     pixels = np.full((*SIZE, 3), 190, dtype=np.float64)
     for name, color in COLORS.items():
         pixels[disc(name)] = color
@@ -43,7 +43,7 @@ def draw(path: Path, seed: int, scale: int = 1) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three pictures."""
+    """Three images."""
     for number in range(3):
         draw(tmp_path / "pictures" / f"{number}.png", number)
     return tmp_path / "pictures"

@@ -124,7 +124,7 @@ def test_the_file_is_coco_and_finetune_takes_the_finished_pictures(
         np.array_equal(*pair) for pair in zip(masks, (disc("red"), disc("blue")), strict=True)
     )
     assert json.loads(store.path.read_text())["info"]["unfinished"] == ["0.png"]
-    # The pictures are in another folder, which the file names.
+    # The images are in another folder, which the file names.
     chosen = choose_labelled(store.path, "100%", seed=0)
     assert [image.path for image in chosen.images] == [tmp_path / "pictures" / "2.png"]
     assert chosen.labels.categories == {1: "cell"}

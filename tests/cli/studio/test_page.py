@@ -64,7 +64,7 @@ class Server(NamedTuple):
 
 @contextmanager
 def served(folder: Path, *arguments: str) -> Iterator[Server]:
-    """The command on the pictures of a folder, with a proxy nobody answers for."""
+    """The command on the images of a folder, with a proxy nobody answers for."""
     proxy = f"http://{LOOPBACK}:9"
     environment = {
         **os.environ,
@@ -98,7 +98,7 @@ def server(folder: Path, tmp_path: Path) -> Iterator[Server]:
 
 
 class Studio:
-    """The page as somebody uses it; points are rows and columns of the picture."""
+    """The page as somebody uses it; points are rows and columns of the image."""
 
     def __init__(self, page: Any, address: str, size: tuple[int, int] = SIZE) -> None:
         self.page = page
@@ -201,7 +201,7 @@ class Studio:
 
 
 def saved(server: Server, name: str) -> list[NDArray[np.bool_]]:
-    """The masks of a picture as the next command has them; the server must have ended."""
+    """The masks of an image as the next command has them; the server must have ended."""
     file = load_coco(server.labels)
     image = next(image for image in file.images if image.file_name == name)
     return [decode_mask(one.rle) for one in file.annotations[image.id]]
@@ -334,7 +334,7 @@ def test_pictures_follow_each_other_and_nothing_is_lost_by_a_kill(
 def test_everything_goes_without_a_pointer(browser_page: Any, server: Server) -> None:
     studio = Studio(browser_page, server.address)
     studio.page.locator(".scroll").focus()
-    # From the middle of the picture; a step is a hundredth of its long side.
+    # From the middle of the image; a step is a hundredth of its long side.
     for _ in range(22):
         studio.press("ArrowRight")
     for _ in range(9):
@@ -377,14 +377,14 @@ def test_labels_are_exported_and_shown_in_the_dark(
     assert studio.page.evaluate(background) == "rgb(15, 23, 42)"
     studio.page.get_by_label("Format").select_option("label-maps")
     studio.page.get_by_role("button", name="Export").click()
-    studio.page.get_by_text("1 masks of 1 pictures are in").wait_for()
+    studio.page.get_by_text("1 masks of 1 images are in").wait_for()
     with Image.open(tmp_path / "run" / "export-label-maps" / "masks" / "0.png") as labels:
         assert iou(np.asarray(labels) == 1, disc("red")) > 0.95
     end(server)
 
 
 def test_a_move_of_the_pointer_is_answered_at_once(browser_page: Any, tmp_path: Path) -> None:
-    """Of twelve megapixels, everywhere on the picture."""
+    """Of twelve megapixels, everywhere on the image."""
     scale = 13
     draw(tmp_path / "pictures" / "large.png", 0, scale)
     size = (SIZE[0] * scale, SIZE[1] * scale)
@@ -408,16 +408,16 @@ def test_corrections_are_learned_from_while_the_page_goes_on(
     studio = Studio(browser_page, server.address)
     learn = studio.page.get_by_role("button", name="Learn from my corrections")
     learn.click()
-    studio.page.get_by_text("wanted a finished picture with objects").wait_for()
+    studio.page.get_by_text("wanted a finished image with objects").wait_for()
     for place in (RED, GREEN, BLUE):
         studio.click(*place)
     studio.acting(lambda: studio.press("f"))
     studio.until("!window.studio.ready.startsWith('0.png')")
     ready = studio.page.evaluate("window.studio.ready")
     learn.click()
-    studio.page.get_by_text("Learns from 1 finished pictures").wait_for()
+    studio.page.get_by_text("Learns from 1 finished images").wait_for()
     studio.click(*RED)
-    studio.page.get_by_text("Learned from 1 pictures.").wait_for()
+    studio.page.get_by_text("Learned from 1 images.").wait_for()
     studio.until(f"window.studio.ready === {ready.replace(' 0', ' 1')!r}")
     assert studio.objects == 1
     assert "models/1" in studio.page.locator("aside").inner_text()

@@ -1,4 +1,4 @@
-"""What can be clicked on a picture: its masks, and the arrays that the page finds them in."""
+"""What can be clicked on an image: its masks, and the arrays that the page finds them in."""
 
 from __future__ import annotations
 

@@ -115,9 +115,9 @@ def test_every_file_of_the_page_is_served_and_nothing_beside_them(visitor: Visit
 @pytest.mark.parametrize(
     ("path", "values", "told"),
     [
-        pytest.param("/api/state?index=9", None, "wanted a picture from 0 to 2", id="no-picture"),
-        pytest.param("/api/state?index=x", None, "the number of a picture", id="no-number"),
-        pytest.param("/api/act", {}, "the number of a picture", id="nothing"),
+        pytest.param("/api/state?index=9", None, "wanted an image from 0 to 2", id="no-picture"),
+        pytest.param("/api/state?index=x", None, "the number of an image", id="no-number"),
+        pytest.param("/api/act", {}, "the number of an image", id="nothing"),
         pytest.param("/api/act", [], "an object of JSON", id="a-list"),
         pytest.param("/api/act", b"{", "wanted JSON", id="no-json"),
         pytest.param("/api/act", {"index": 0, "act": "?"}, "wanted one of join", id="no-act"),
@@ -127,7 +127,7 @@ def test_every_file_of_the_page_is_served_and_nothing_beside_them(visitor: Visit
             "new masks since",
             id="items-of-an-older-model",
         ),
-        pytest.param("/api/learn", {}, "wanted a finished picture", id="nothing-to-learn"),
+        pytest.param("/api/learn", {}, "wanted a finished image", id="nothing-to-learn"),
         pytest.param("/api/export", {"format": "doc"}, "wanted one of coco", id="no-format"),
         pytest.param("/api/export", {"format": "coco"}, "got none yet", id="nothing-to-export"),
         pytest.param("/api/categories", {"categories": [1]}, "pairs of an id", id="no-pairs"),
@@ -153,7 +153,7 @@ def test_too_much_at_once_is_refused(visitor: Visitor) -> None:
 def test_a_picture_that_cannot_be_read_is_told_and_the_others_open(
     workspace: Workspace, visitor: Visitor, folder: Path
 ) -> None:
-    (folder / "1.png").write_text("no picture")
+    (folder / "1.png").write_text("no image")
     status, content = visitor.ask("/api/state?index=1")
     assert status == HTTPStatus.BAD_REQUEST
     assert "cannot read image" in content["error"]

@@ -83,7 +83,7 @@ def middle_of(mask: NDArray[np.bool_]) -> tuple[int, int]:
 
 
 class Player:
-    """Somebody who knows the true masks of a picture."""
+    """Somebody who knows the true masks of an image."""
 
     def __init__(
         self, studio: Studio, picture: OpenPicture, masks: Sequence[NDArray[np.bool_]]

@@ -1,4 +1,4 @@
-"""Masks that stay compressed, and masks of a part of a picture put into it."""
+"""Masks that stay compressed, and masks of a part of an image put into it."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ def make_yolo(root: Path) -> None:
 
 
 def make_label_maps(root: Path) -> None:
-    """Pictures of a microscope and PNG files of 16 bits with a number a cell."""
+    """Images of a microscope and PNG files of 16 bits with a number a cell."""
     for name in IMAGES:
         put_image(root / "images" / f"{name}.jpg")
         numbers = np.zeros((HEIGHT, WIDTH), dtype=np.uint16)

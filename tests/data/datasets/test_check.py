@@ -149,7 +149,7 @@ def test_broken_images_are_found(make: Callable[[str], Any]) -> None:
     path = make("coco").path
     first, second = path / "val2017/000012.jpg", path / "val2017/000034.jpg"
     first.write_bytes(first.read_bytes()[:-300])
-    second.write_text("no picture")
+    second.write_text("no image")
     assert faults_of(path) == {Fault.UNREADABLE_IMAGE: 2}
 
 

@@ -180,7 +180,7 @@ def test_a_plain_folder_has_images_and_no_object(make: Callable[[str], Any]) -> 
         pytest.param(
             "cityscapes",
             "gtFine/val/bonn/bonn_000012_000019_gtFine_instanceIds.png",
-            "no picture",
+            "no image",
             "masks that are damaged",
             id="cityscapes-png",
         ),
@@ -192,7 +192,7 @@ def test_a_plain_folder_has_images_and_no_object(make: Callable[[str], Any]) -> 
         pytest.param("yolo", "labels/val/000012.txt", "0 0.1 0.2 0.3", "got 4", id="yolo-line"),
         pytest.param("yolo", "labels/val/000012.txt", "0 1 2 3 4 5 60", "1 to 60", id="yolo-pixel"),
         pytest.param("yolo", "labels/val/000012.txt", "cat 0 0 1 1", "not numbers", id="yolo-word"),
-        pytest.param("label-maps", "masks/000012.png", "no picture", "damaged", id="label-map"),
+        pytest.param("label-maps", "masks/000012.png", "no image", "damaged", id="label-map"),
     ],
 )
 def test_a_broken_file_is_reported_in_one_line(

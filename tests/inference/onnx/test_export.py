@@ -161,7 +161,7 @@ def test_classes_and_their_names_are_kept(segmenter: Segmenter, exported: OnnxSe
 def test_a_summary_without_objects_says_so() -> None:
     nothing = np.zeros(0, dtype=np.float32)
     assert (
-        "0 objects on 2 pictures, as many in both on 2; the network"
+        "0 objects on 2 images, as many in both on 2; the network"
         in Comparison(2, 2, nothing, nothing, 1e-6).summary()
     )
 

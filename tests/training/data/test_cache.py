@@ -17,7 +17,7 @@ PIXELS = 3 * 20 * 30
 
 
 def put(folder: Path, name: str, size: tuple[int, int] = (20, 30), value: int = 7) -> ImageRef:
-    """A picture of (height, width) and one value."""
+    """An image of (height, width) and one value."""
     path = folder / name
     Image.fromarray(np.full((*size, 3), value, dtype=np.uint8)).save(path)
     return ImageRef(path, name)
@@ -88,7 +88,7 @@ def test_images_are_remembered_until_the_memory_is_full(
 
 
 def test_what_cannot_be_read_is_passed_over_and_named(tmp_path: Path) -> None:
-    (tmp_path / "broken.jpg").write_text("no picture")
+    (tmp_path / "broken.jpg").write_text("no image")
     cache = cache_of(
         ImageRef(tmp_path / "missing.jpg", "missing.jpg"),
         ImageRef(tmp_path / "broken.jpg", "sub/broken.jpg"),

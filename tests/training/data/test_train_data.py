@@ -136,7 +136,7 @@ def test_validity_of_the_released_code(
 
 
 def released_views(archive: Mapping[str, NDArray[Any]], prefix: str) -> list[View]:
-    """Two pictures as they are, as weak views that leave their bottom rows unread."""
+    """Two images as they are, as weak views that leave their bottom rows unread."""
     views = []
     for number in range(2):
         image = torch.from_numpy(archive[f"{prefix}im{number}_rgb"]).permute(2, 0, 1)

@@ -11,7 +11,7 @@ from soloist.runtime.seeding import seeded
 from soloist.training.data.augment import CropPair, color_distortion
 from soloist.training.data.views import MIN_AREA, View, ViewMaker, paste_objects
 
-# Whole pictures, no flip and nothing drawn for the colours.
+# Whole images, no flip and nothing drawn for the colours.
 PLAIN = AugmentConfig(
     short_side=(64, 64),
     max_side=200,
@@ -34,14 +34,14 @@ def blobs(height: int, width: int) -> Tensor:
 
 
 def picture_of(masks: Tensor) -> Tensor:
-    """A (3, H, W) uint8 picture whose red channel is the first mask and green the second."""
+    """A (3, H, W) uint8 image whose red channel is the first mask and green the second."""
     picture = torch.zeros((3, *masks.shape[1:]), dtype=torch.uint8)
     picture[: len(masks)] = masks.to(torch.uint8) * 255
     return picture
 
 
 def disagreement(image: Tensor, masks: Tensor) -> float:
-    """Share of pixels where the channels of a picture and the masks say different things."""
+    """Share of pixels where the channels of an image and the masks say different things."""
     return (masks != (image[: len(masks)] > 127)).float().mean().item()
 
 
@@ -125,7 +125,7 @@ def test_the_size_of_a_weak_view(options: AugmentConfig, size: tuple[int, int]) 
 def test_rows_the_released_code_does_not_read(
     options: AugmentConfig, original: int | None, unread: int
 ) -> None:
-    """Ten rows of the original picture, in rows of the view."""
+    """Ten rows of the original image, in rows of the view."""
     masks = blobs(96, 128)
     with seeded(1):
         view = ViewMaker(options).weak(

@@ -1,4 +1,4 @@
-"""What a person does to the objects of a picture, as functions from objects to objects."""
+"""What a person does to the objects of an image, as functions from objects to objects."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Drawn:
     """An object that somebody kept.
 
     Attributes:
-        number: Its own within the picture; a changed mask has a new one.
+        number: Its own within the image; a changed mask has a new one.
         rle: Its mask, of the size of the image.
         category_id: Its class.
     """
@@ -40,7 +40,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Labelled:
-    """The objects of a picture.
+    """The objects of an image.
 
     Attributes:
         objects: In the order they were made.
@@ -82,7 +82,7 @@ def apply(picture: OpenPicture, state: Labelled, act: Act) -> Labelled:
     """The objects after something was done to them.
 
     Args:
-        picture: The picture.
+        picture: The image.
         state: Its objects before.
         act: What was done.
 
@@ -178,7 +178,7 @@ def split_mask(
     """A mask cut along a stroke, which need not be exact: near it the cut follows edges.
 
     Args:
-        picture: The picture.
+        picture: The image.
         mask: (H, W) bool.
         stroke: (P, 2) points x, y in pixels of the image.
 

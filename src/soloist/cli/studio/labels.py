@@ -1,6 +1,6 @@
 """The labels of a folder: one COCO file, and a journal so that a kill loses nothing.
 
-What is done to a picture is in the journal, on the disk, before the page hears that it is done.
+What is done to an image is in the journal, on the disk, before the page hears that it is done.
 The COCO file is written now and then, which empties the journal.
 """
 
@@ -26,12 +26,12 @@ from soloist.runtime.files import appending, shown
 
 LABELS, JOURNAL = "labels.json", "journal.jsonl"
 MAX_UNDONE = 200
-"""Steps of a picture that can be taken back."""
+"""Steps of an image that can be taken back."""
 
 
 @dataclass
 class _History:
-    """The states of a picture: those before, the one that holds, those that were taken back."""
+    """The states of an image: those before, the one that holds, those that were taken back."""
 
     now: Labelled = field(default_factory=Labelled)
     past: list[Labelled] = field(default_factory=list)
@@ -39,11 +39,11 @@ class _History:
 
 
 class LabelStore:
-    """The objects of all pictures, on the disk as soon as they change.
+    """The objects of all images, on the disk as soon as they change.
 
     Args:
         folder: Where the files are; what is there already is read.
-        images: The pictures.
+        images: The images.
         sources: Where they came from, for the file.
         names: Names of classes for a new file.
 
@@ -82,7 +82,7 @@ class LabelStore:
         return bool(history.past), bool(history.future)
 
     def put(self, name: str, size: tuple[int, int], state: Labelled) -> None:
-        """The new objects of a picture; they are on the disk when this returns.
+        """The new objects of an image; they are on the disk when this returns.
 
         Raises:
             RunError: If they cannot be written; then nothing has changed.
@@ -162,12 +162,12 @@ class LabelStore:
         """The labels as a COCO file in memory.
 
         Args:
-            names: Of the pictures wanted; None for all that anything was done to.
+            names: Of the images wanted; None for all that anything was done to.
         """
         with self._lock:
             known = [name for name in self._histories if name in self._sizes]
             wanted = [name for name in known if names is None or name in set(names)]
-            # Pictures that are not in the folder any more keep their labels.
+            # Images that are not in the folder any more keep their labels.
             wanted.sort(key=lambda name: self._order.get(name, len(self._order)))
             images: list[CocoImage] = []
             annotations: dict[int, tuple[CocoAnnotation, ...]] = {}

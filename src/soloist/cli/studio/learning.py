@@ -25,7 +25,7 @@ class Progress:
         state: What it does.
         line: The last that it said.
         step: Steps that are done.
-        pictures: Finished pictures that it learns from.
+        pictures: Finished images that it learns from.
     """
 
     state: Literal["none", "running", "done", "failed", "stopped"] = "none"

@@ -1,4 +1,4 @@
-"""A picture that is open in the studio: what can lie under the pointer, and its masks.
+"""An image that is open in the studio: what can lie under the pointer, and its masks.
 
 The trees are computed once. The page gets them as arrays and finds what is under the pointer by
 itself, so that a move of the pointer asks nobody.
@@ -37,7 +37,7 @@ MAX_TRIED = 2_000
 COVERED = 0.3
 """What better ones cover by more of its pixels is not offered."""
 SHOWN_SIDE = 4096
-"""Most pixels of a side of the picture that the page shows; masks have the size of the file."""
+"""Most pixels of a side of the image that the page shows; masks have the size of the file."""
 JPEG_QUALITY = 92
 
 
@@ -67,7 +67,7 @@ class OpenPicture:
         found: Its trees, on a smaller or larger size.
         candidates: N nodes; their scores are the model's.
         own: M masks; none where the model chooses among the nodes.
-        jpeg: The picture, for the page.
+        jpeg: The image, for the page.
     """
 
     size: tuple[int, int]

@@ -122,7 +122,7 @@ class StudioServer(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers one request: files of the package, pictures, and what is done to them."""
+    """Answers one request: files of the package, images, and what is done to them."""
 
     server: StudioServer
     protocol_version = "HTTP/1.1"
@@ -130,7 +130,7 @@ class Handler(BaseHTTPRequestHandler):
     sys_version = ""
 
     def do_GET(self) -> None:
-        """Files, pictures and states."""
+        """Files, images and states."""
         self._answer(self._get)
 
     def do_POST(self) -> None:
@@ -284,7 +284,7 @@ def _index(values: Any) -> int:
     try:
         return int(values["index"])
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError("wanted the number of a picture under index") from error
+        raise DataError("wanted the number of an image under index") from error
 
 
 def _categories(values: Any) -> dict[int, str]:

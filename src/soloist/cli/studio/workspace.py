@@ -1,4 +1,4 @@
-"""A folder of pictures in the studio: which is next, what is done to them, what is learned."""
+"""A folder of images in the studio: which is next, what is done to them, what is learned."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from soloist.training.judging import MAX_IMAGES
 logger = logging.getLogger(__name__)
 
 KEPT_OPEN = 3
-"""Pictures whose trees stay in memory: the one that is shown and its neighbours."""
+"""Images whose trees stay in memory: the one that is shown and its neighbours."""
 MAX_DOUBTED = 500
-"""Pictures that are looked at ahead, to find those of most doubt."""
+"""Images that are looked at ahead, to find those of most doubt."""
 TOLERANCE = 2500
-"""Outlines are drawn to one part in N of the long side of the picture."""
+"""Outlines are drawn to one part in N of the long side of the image."""
 MAX_OUTLINES = 5000
 """Outlines that are remembered."""
 STATE = "studio.json"
@@ -61,9 +61,9 @@ class Workspace:
     """What the page shows and does, without the page.
 
     Args:
-        images: The pictures, at least one.
+        images: The images, at least one.
         folder: Where labels, models and exports go.
-        sources: Where the pictures came from.
+        sources: Where the images came from.
         model: What segments until something is learned.
         names: Names of classes, for a folder that has no labels yet.
         order: Estimates by name, the lowest of which comes first; None looks for doubt.
@@ -110,7 +110,7 @@ class Workspace:
         self.labels.write()
 
     def picture(self, index: int) -> OpenPicture:
-        """A picture with its trees, from memory where it was open a moment ago.
+        """An image with its trees, from memory where it was open a moment ago.
 
         Raises:
             DataError: If it cannot be read.
@@ -118,11 +118,11 @@ class Workspace:
         return self._opened(index).result()
 
     def prefetch(self, index: int) -> None:
-        """Opens a picture that is likely to be asked for next."""
+        """Opens an image that is likely to be asked for next."""
         self._opened(index)
 
     def overview(self) -> dict[str, Any]:
-        """What the page shows beside the picture."""
+        """What the page shows beside the image."""
         estimates = self._estimates
         pictures = []
         for image in self.images:
@@ -147,9 +147,9 @@ class Workspace:
         }
 
     def next_index(self, index: int) -> int:
-        """The picture to look at after one: of those not finished the one of least estimate.
+        """The image to look at after one: of those not finished the one of least estimate.
 
-        Pictures that have no estimate yet come after those that have one, in their own order. Where
+        Images that have no estimate yet come after those that have one, in their own order. Where
         all are finished it is the next one.
         """
         name_of = [image.name for image in self.images]
@@ -161,7 +161,7 @@ class Workspace:
         return min(left, key=lambda at: (self._estimates.get(name_of[at], 1.0), at < index, at))
 
     def state(self, index: int) -> dict[str, Any]:
-        """The objects of a picture, for the page."""
+        """The objects of an image, for the page."""
         name = self._name(index)
         picture = self.picture(index)
         can_undo, can_redo = self.labels.can_undo(name)
@@ -187,7 +187,7 @@ class Workspace:
         }
 
     def act(self, index: int, act: Act) -> dict[str, Any]:
-        """Does something to a picture; it is on the disk when this returns.
+        """Does something to an image; it is on the disk when this returns.
 
         Raises:
             DataError: If it cannot be done; one line for people.
@@ -207,7 +207,7 @@ class Workspace:
         return {**self.state(index), "added": _added(before, after)}
 
     def learn(self) -> None:
-        """Starts a training on the finished pictures.
+        """Starts a training on the finished images.
 
         Raises:
             DataError: If there is nothing to learn from.
@@ -217,7 +217,7 @@ class Workspace:
         pictures = sum(state.finished and bool(state.objects) for state in states)
         if pictures == 0:
             raise DataError(
-                "wanted a finished picture with objects, got none; finish one (F), then learn"
+                "wanted a finished image with objects, got none; finish one (F), then learn"
             )
         self.labels.write()
         run = self._folder_for_model()
@@ -242,7 +242,7 @@ class Workspace:
         self.labels.write()
         file = self.labels.to_coco()
         if not file.images:
-            raise DataError("wanted a picture with objects, got none yet")
+            raise DataError("wanted an image with objects, got none yet")
         by_name = {image.name: image.path for image in self.images}
         paths = {
             image.id: by_name[image.file_name]
@@ -256,7 +256,7 @@ class Workspace:
 
     def _name(self, index: int) -> str:
         if not 0 <= index < len(self.images):
-            raise DataError(f"wanted a picture from 0 to {len(self.images) - 1}, got {index}")
+            raise DataError(f"wanted an image from 0 to {len(self.images) - 1}, got {index}")
         return self.images[index].name
 
     def _opened(self, index: int) -> Future[OpenPicture]:

@@ -1,6 +1,6 @@
-"""Masks of large pictures, kept as run lengths.
+"""Masks of large images, kept as run lengths.
 
-A bool a pixel for each mask is what small pictures can afford: of 6000 x 6000 pixels a hundred
+A bool a pixel for each mask is what small images can afford: of 6000 x 6000 pixels a hundred
 masks would take 3.6 GB. Run lengths grow with the outline of an object alone.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EncodedMasks:
-    """Masks of one picture; `masks[k]` decodes the k-th of them.
+    """Masks of one image; `masks[k]` decodes the k-th of them.
 
     Attributes:
         rles: N checked, compressed masks.

@@ -53,15 +53,15 @@ def encode_masks(masks: Tensor | NDArray[np.bool_]) -> list[dict[str, Any]]:
 def encode_part(
     mask: NDArray[np.bool_], corner: tuple[int, int], size: tuple[int, int]
 ) -> dict[str, Any]:
-    """Compresses a mask that is foreground in a part of a picture alone.
+    """Compresses a mask that is foreground in a part of an image alone.
 
     Args:
         mask: (h, w) bool of the part.
-        corner: (top, left) of the part in the picture, in pixels.
-        size: (height, width) of the picture.
+        corner: (top, left) of the part in the image, in pixels.
+        size: (height, width) of the image.
 
     Returns:
-        What `encode_masks` of the whole picture gives.
+        What `encode_masks` of the whole image gives.
     """
     # No run continues from one column to the next past a row of background.
     columns = np.zeros((mask.shape[1], mask.shape[0] + 1), dtype=np.bool_)
@@ -70,7 +70,7 @@ def encode_part(
     edges = np.flatnonzero(flat[1:] != flat[:-1])
     column, row = np.divmod(edges, columns.shape[1])
     edges = (column + corner[1]) * size[0] + corner[0] + row
-    # Where that row is none of the picture, a run may begin where the last one ended.
+    # Where that row is none of the image, a run may begin where the last one ended.
     joined = 2 * np.flatnonzero(edges[2::2] == edges[1:-1:2]) + 1
     edges = np.delete(edges, np.concatenate((joined, joined + 1)))
     lengths = np.diff(edges, prepend=0, append=size[0] * size[1])
@@ -150,18 +150,18 @@ def decode_masks(segmentations: Sequence[Any], size: tuple[int, int]) -> NDArray
 def placed_mask(
     rle: Mapping[str, Any], corner: tuple[int, int], size: tuple[int, int]
 ) -> dict[str, Any]:
-    """A mask of a part of a picture as a mask of the picture, without decoding either.
+    """A mask of a part of an image as a mask of the image, without decoding either.
 
     Args:
         rle: A checked, compressed mask of the part.
-        corner: (top, left) of the part in the picture, in pixels.
-        size: (height, width) of the picture.
+        corner: (top, left) of the part in the image, in pixels.
+        size: (height, width) of the image.
 
     Returns:
-        A checked, compressed mask of the picture, equal to `encode_masks` of the same pixels.
+        A checked, compressed mask of the image, equal to `encode_masks` of the same pixels.
 
     Raises:
-        ValueError: If the part does not lie inside the picture.
+        ValueError: If the part does not lie inside the image.
     """
     (top, left), (height, width), (rows, columns) = corner, size, rle["size"]
     if not (0 <= top <= height - rows and 0 <= left <= width - columns):
@@ -204,8 +204,8 @@ def box_mask(box: tuple[int, int, int, int], size: tuple[int, int]) -> dict[str,
     """The pixels of a box as a compressed mask.
 
     Args:
-        box: xyxy with an exclusive end, in pixels, inside the picture.
-        size: (height, width) of the picture.
+        box: xyxy with an exclusive end, in pixels, inside the image.
+        size: (height, width) of the image.
     """
     left, top, right, bottom = box
     rows, columns = bottom - top, right - left

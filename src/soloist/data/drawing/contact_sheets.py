@@ -84,7 +84,7 @@ def draw_cut_outs(cut_outs: Sequence[CutOut]) -> list[NDArray[np.uint8]]:
 def contact_sheet(
     rows: Sequence[tuple[str, Sequence[CutOut]]], *, columns: int = SHEET_COLUMNS
 ) -> NDArray[np.uint8]:
-    """A picture of titled grids of cut-outs, one below the other.
+    """An image of titled grids of cut-outs, one below the other.
 
     Args:
         rows: Title and cut-outs of each grid; a grid has as many lines as it needs.

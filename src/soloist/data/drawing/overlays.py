@@ -1,4 +1,4 @@
-"""Pictures of masks over their images, one file per image."""
+"""Masks drawn over their images, one file per image."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MANY_PIXELS = 2**28
-"""Masks of more together are drawn one by one on a reduced picture, without scores."""
+"""Masks of more together are drawn one by one on a reduced image, without scores."""
 _ENDING = ".overlay.jpg"
 
 
@@ -45,10 +45,10 @@ class OverlayWriter:
         pixels: NDArray[np.uint8],
         instances: Instances[Tensor, Any],
     ) -> None:
-        """Draws the instances of one image; of a large one a reduced picture, without scores.
+        """Draws the instances of one image; of a large one a reduced image, without scores.
 
         Args:
-            image: The image; its name gives the picture's name.
+            image: The image; its name gives the drawing's name.
             pixels: (H', W', 3) uint8 RGB, perhaps smaller than the masks.
             instances: The objects.
         """
@@ -65,8 +65,8 @@ class OverlayWriter:
 
 
 def picture_name(name: str) -> Path:
-    """A relative path for the picture of an image: never outside the folder it is put in.
+    """A relative path for the drawing of an image: never outside the folder it is put in.
 
-    The suffix is kept inside the name, so that `a.png` and `a.jpg` make different pictures.
+    The suffix is kept inside the name, so that `a.png` and `a.jpg` make different images.
     """
     return inner_path(name, ending=_ENDING)

@@ -1,4 +1,4 @@
-"""Pictures as arrays: masks over images, contact sheets, matched points.
+"""Drawings as arrays: masks over images, contact sheets, matched points.
 
 Drawing with NumPy and Pillow only, so that reports and documents need no plotting library.
 """
@@ -24,7 +24,7 @@ _BASE_COLORS = (
 """Okabe and Ito's colours, distinct for colour-blind readers too, made vivid for photographs."""
 
 LARGE_SIDE = 2048
-"""A larger picture is reduced to this side when masks are drawn one by one, in pixels."""
+"""A larger image is reduced to this side when masks are drawn one by one, in pixels."""
 _OVERSAMPLING = 3  # Lines are drawn this much larger and shrunk, which smooths them.
 
 
@@ -113,7 +113,7 @@ def draw_large(
     *,
     max_side: int = LARGE_SIDE,
 ) -> NDArray[np.uint8]:
-    """`draw_masks` on a picture that is reduced first; one mask is in memory at a time.
+    """`draw_masks` on an image that is reduced first; one mask is in memory at a time.
 
     Args:
         image: (H, W, 3) uint8 RGB.

@@ -1,1 +1,1 @@
-"""Masks for other tools: COCO, YOLO, Label Studio, labelme, label maps and pictures."""
+"""Masks for other tools: COCO, YOLO, Label Studio, labelme, label maps and images."""

@@ -1,4 +1,4 @@
-"""Pictures: label maps, with a number a mask, and masks over their images."""
+"""Images: label maps, with a number a mask, and masks over their images."""
 
 from __future__ import annotations
 

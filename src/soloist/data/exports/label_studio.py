@@ -19,7 +19,7 @@ from soloist.runtime.files import atomic_path, write_text
 
 TASKS, CONFIGURATION = "tasks.json", "label_config.xml"
 MANY_BRUSHES = 50
-"""Above N on an image its page becomes slow: each is a picture of its own."""
+"""Above N on an image its page becomes slow: each is an image of its own."""
 
 _TAGS = {"mask": "BrushLabels", "polygon": "PolygonLabels"}
 _DIGITS = 5  # Of percent: a thousandth of a pixel of an image of 10,000.

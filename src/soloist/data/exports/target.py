@@ -138,4 +138,4 @@ def _link(original: Path, temporary: Path, path: Path) -> None:
 
 
 Write = Callable[[Target, Iterator[Picture]], None]
-"""Writes all pictures in a format."""
+"""Writes all images in a format."""

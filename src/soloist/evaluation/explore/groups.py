@@ -216,7 +216,7 @@ def draw_groups(groups: MaskGroups, paths: Mapping[int, Path], folder: Path) -> 
         folder: Where to; made if needed.
 
     Returns:
-        Paths of the pictures, the overview first.
+        Paths of the images, the overview first.
     """
     digits = len(str(groups.count))
     lines: list[tuple[str, list[CutOut]]] = []

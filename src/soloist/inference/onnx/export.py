@@ -47,7 +47,7 @@ EXAMPLE_SIDES = (6, 9)
 
 No level of the pyramid is square there, so none has the size of its grid by chance."""
 SCENES = 2
-"""Generated pictures the exported network is compared with torch on; their formats differ."""
+"""Generated images the exported network is compared with torch on; their formats differ."""
 MAX_BYTES = 2 * 10**9
 """Of the weights: a protobuf holds 2 GiB."""
 MAX_KEPT_ONCE = 0.01
@@ -61,12 +61,12 @@ class Comparison:
     """How an exported network differs from torch in float32.
 
     Attributes:
-        images: Pictures compared.
-        same_count: Pictures on which both find equally many objects.
+        images: Images compared.
+        same_count: Images on which both find equally many objects.
         scores: (N,) absolute difference of each of torch's objects from the exported network's
             object of highest overlap; 1 where there is none.
         overlaps: (N,) the IoU of both masks.
-        raw: Largest difference of the network's outputs on the first pictures, as a share of the
+        raw: Largest difference of the network's outputs on the first images, as a share of the
             largest value of each.
     """
 
@@ -79,7 +79,7 @@ class Comparison:
     def summary(self) -> str:
         """One line for people."""
         parts = [
-            f"{len(self.scores)} objects on {self.images} pictures, as many in both on "
+            f"{len(self.scores)} objects on {self.images} images, as many in both on "
             f"{self.same_count}"
         ]
         if len(self.scores) > 0:
@@ -115,7 +115,7 @@ def export_onnx(segmenter: Segmenter, out: Path, *, overwrite: bool = False) -> 
         overwrite: Replace it.
 
     Returns:
-        How the file differs from torch on generated pictures.
+        How the file differs from torch on generated images.
 
     Raises:
         ConfigError: If a package is absent, or the network cannot be exported.
@@ -155,7 +155,7 @@ def export_onnx(segmenter: Segmenter, out: Path, *, overwrite: bool = False) -> 
 def compare(
     segmenter: Segmenter, exported: OnnxSegmenter, pictures: Iterable[NDArray[np.uint8]]
 ) -> Comparison:
-    """Runs both on the same pictures, torch in float32 on the processor, for the network's masks.
+    """Runs both on the same images, torch in float32 on the processor, for the network's masks.
 
     Args:
         segmenter: The segmenter that was exported.

@@ -57,7 +57,7 @@ class VideoReader:
         max_pixels: Larger frames are refused.
 
     Raises:
-        DataError: If it cannot be opened, has no pictures, or they are too large.
+        DataError: If it cannot be opened, has no images, or they are too large.
     """
 
     def __init__(self, path: Path, *, every: int, max_pixels: int) -> None:
@@ -67,7 +67,7 @@ class VideoReader:
         streams = self._container.streams.video
         if not streams:
             self._container.close()
-            raise DataError(f"wanted a video, got {shown(path)} without pictures")
+            raise DataError(f"wanted a video, got {shown(path)} without images")
         self._stream = streams[0]
         self._stream.thread_type = "AUTO"
         size = self._stream.width, self._stream.height

@@ -1,4 +1,4 @@
-// The gallery: filters and sorts what the document holds, and shows a picture by itself.
+// The gallery: filters and sorts what the document holds, and shows an image by itself.
 // All text from outside is in the document already; it is only ever copied as text.
 (() => {
   "use strict";
@@ -107,7 +107,7 @@
     const number = (value) => value.toLocaleString("en");
     const text =
       `${number(on)} of ${plural(held, "mask")} shown, on ${number(withMasks)} of ` +
-      `${plural(pictures.length, "picture")}`;
+      `${plural(pictures.length, "image")}`;
     if (remaining.textContent !== text) remaining.textContent = text;
     keepOneStop();
   }
@@ -129,7 +129,7 @@
     return layer.masks.reduce((sum, mask) => sum + (mask.fits ? near(mask.score) : 0), 0);
   }
 
-  // What pictures are sorted by, smallest first; NaN goes to the end.
+  // What images are sorted by, smallest first; NaN goes to the end.
   const KEYS = {
     file: () => [0],
     "score-high": (layer, masks) => [-Math.max(...masks.map((mask) => mask.score))],
@@ -185,7 +185,7 @@
     sort();
   }
 
-  // One picture is in the tab order; arrow keys go to the others.
+  // One image is in the tab order; arrow keys go to the others.
   const byElement = new Map(pictures.map((picture) => [picture.element, picture]));
   const visible = () =>
     [...gallery.children].filter((one) => !one.hidden).map((one) => byElement.get(one));
@@ -275,7 +275,7 @@
     tip.hidden = true;
   });
 
-  // A picture by itself.
+  // An image by itself.
   const closer = find("#closer");
   const closerView = find("#closer-view");
   let opened = null;
@@ -367,7 +367,7 @@
   });
 
   form.reset(); // Browsers keep what was chosen before a reload.
-  // Moving a slider filters at once; pictures change places when it is let go.
+  // Moving a slider filters at once; images change places when it is let go.
   let waiting = false;
   form.addEventListener("input", () => {
     if (waiting) return;

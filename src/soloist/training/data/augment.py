@@ -1,4 +1,4 @@
-"""Random changes of a picture's colours and framing, drawn from torch's global generator.
+"""Random changes of an image's colours and framing, drawn from torch's global generator.
 
 Callers seed that generator for each batch (`runtime/seeding.py`), so that a batch depends on its
 step alone.

@@ -91,7 +91,7 @@ class ImageCache:
 
 
 def _check_proportions(image: ImageRef, size: tuple[int, int], labelled: tuple[int, int]) -> None:
-    """Refuses masks of another picture."""
+    """Refuses masks of another image."""
     if not are_proportional(size, labelled):
         raise DataError(
             f"{shown(image.path)} is {size[0]} x {size[1]} (height x width), its masks are for "

@@ -294,7 +294,7 @@ def _released_colors(views: Sequence[View], size: tuple[int, int]) -> tuple[Tens
     """`_colors` as the released code has it (docs/fidelity.md).
 
     Colours are those the network gets, cut to whole numbers; a block is valid if its pixel at
-    offset 2 is one of the picture that is not in the unread rows at its bottom.
+    offset 2 is one of the image that is not in the unread rows at its bottom.
     """
     images = torch.stack([_pad(view.image, size) for view in views])
     colors = functional.avg_pool2d(images.float(), MASK_STRIDE).to(torch.uint8)

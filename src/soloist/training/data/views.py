@@ -21,13 +21,13 @@ from soloist.training.data.augment import color_distortion
 # A mask cut to fewer pixels by a crop or by a pasted object teaches nothing.
 MIN_AREA = 16
 
-# Rows of the original picture, at its bottom, that the released code keeps from the affinity loss.
+# Rows of the original image, at its bottom, that the released code keeps from the affinity loss.
 RELEASED_BOTTOM = 10
 
 
 @dataclass(frozen=True)
 class View:
-    """One augmented picture and the objects on it.
+    """One augmented image and the objects on it.
 
     Attributes:
         image: (3, H, W) uint8 RGB, what the network sees.
@@ -82,7 +82,7 @@ class ViewMaker:
             masks: (N, H', W') bool; may be of another resolution than the image.
             embeddings: (N, E) float32.
             labels: (N,) int64 class of each object; None: all are one, 0.
-            released_height: Height of the original picture; given, the view leaves its bottom
+            released_height: Height of the original image; given, the view leaves its bottom
                 rows unread as the released code does.
 
         Returns:
@@ -178,7 +178,7 @@ def _paste(view: View, donor: View, chosen: int, scale: tuple[float, float]) -> 
 def _resized_object(
     mask: Tensor, colors: Tensor, scale: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
-    """The window around a (1, h, w) mask and that of its (3, h, w) picture, both resized."""
+    """The window around a (1, h, w) mask and that of its (3, h, w) image, both resized."""
     left, top, right, bottom = masks_to_boxes(mask)[0].int().tolist()
     low, high = (math.log(factor) for factor in scale)
     factor = math.exp(low + (high - low) * float(torch.rand(())))

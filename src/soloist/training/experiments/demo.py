@@ -33,7 +33,7 @@ BUDGET_SECONDS = 7 * 60.0
 
 
 def demo_config() -> Config:
-    """The tiny preset at two thirds of its picture size, to be done in minutes."""
+    """The tiny preset at two thirds of its image size, to be done in minutes."""
     tiny = PRESETS["tiny"]
     return replace(
         tiny,

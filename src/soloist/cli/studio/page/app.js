@@ -1,4 +1,4 @@
-// The page: what is beside the picture, and what is asked of the server.
+// The page: what is beside the image, and what is asked of the server.
 
 import { h, render } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
@@ -7,7 +7,7 @@ import { Items } from "./items.js";
 import { Stage, colorOf } from "./stage.js";
 
 const html = htm.bind(h);
-const MAX_LISTED = 300; // Pictures in the list at once.
+const MAX_LISTED = 300; // Images in the list at once.
 const POLL = 1000; // Milliseconds between questions about a training.
 const TOOLS = [["keep", "Keep", "K"], ["split", "Split", "S"], ["subtract", "Take away", "T"]];
 
@@ -141,7 +141,7 @@ function App() {
       const before = now.current.overview;
       const found = await refresh().catch(complain);
       if (found && found.version !== before.version) {
-        tell("New masks are offered on pictures that are not finished.");
+        tell("New masks are offered on images that are not finished.");
         if (now.current.state) open(now.current.state.index);
       }
     }, POLL);
@@ -203,7 +203,7 @@ function App() {
     setBusy("Writing");
     try {
       const made = await ask("/api/export", { format });
-      tell(`${made.masks} masks of ${made.images} pictures are in ${made.folder}`);
+      tell(`${made.masks} masks of ${made.images} images are in ${made.folder}`);
     } catch (error) {
       complain(error);
     }
@@ -235,11 +235,11 @@ function App() {
       </div>
       <p class="lit" id="lit">${sayLit(lit, stage.current, names)}</p>
     </header>
-    <nav aria-label="Pictures">
+    <nav aria-label="Images">
       ${overview && html`<${Pictures} overview=${overview} state=${state} open=${open} finish=${finish} act=${act} />`}
     </nav>
     <main ref=${root} aria-busy=${busy !== ""}>
-      <div class="scroll" tabindex="0" role="application" aria-label="Picture with masks"
+      <div class="scroll" tabindex="0" role="application" aria-label="Image with masks"
         aria-describedby="how lit">
         <div class="sheet"><img alt="" draggable=${false} /><canvas class="kept"></canvas>
           <canvas></canvas><canvas></canvas></div>
@@ -287,8 +287,8 @@ function Pictures({ overview, state, open, finish, act }) {
   const place = Math.max(0, named.findIndex((picture) => picture.at === here) - MAX_LISTED / 2);
   const listed = named.slice(place, place + MAX_LISTED);
   return html`
-    <h2>Pictures</h2>
-    <p><progress max=${all.length} value=${done} aria-label="Finished pictures"></progress>
+    <h2>Images</h2>
+    <p><progress max=${all.length} value=${done} aria-label="Finished images"></progress>
       ${` ${done} of ${all.length} finished`}</p>
     <div class="row">
       <button title="Previous (P)" onClick=${() => open((here + all.length - 1) % all.length)}>Previous</button>
@@ -298,7 +298,7 @@ function Pictures({ overview, state, open, finish, act }) {
       onClick=${finish}>Finish, next in doubt</button>
     ${state && state.finished && html`<button onClick=${() => act({ act: "finish", finished: false })}>
       Not finished after all</button>`}
-    <input type="search" placeholder="Find by name" aria-label="Find a picture by name" value=${wanted}
+    <input type="search" placeholder="Find by name" aria-label="Find an image by name" value=${wanted}
       onInput=${(event) => setWanted(event.target.value)} />
     <ol>${listed.map((picture) => html`
       <li key=${picture.name}><button aria-current=${picture.at === here ? "true" : null}
@@ -366,8 +366,8 @@ function Learn({ overview, learn }) {
       ${running && html`<p><progress aria-label="Learning"></progress>
         <button onClick=${() => learn(true)}>Stop</button></p>`}
       ${state !== "none" && html`<p class="small" role="status">${{
-        running: `Learns from ${pictures} finished pictures${step > 1 ? `, step ${step}` : ""}: ${line}`,
-        done: `Learned from ${pictures} pictures. New masks are offered on those not finished.`,
+        running: `Learns from ${pictures} finished images${step > 1 ? `, step ${step}` : ""}: ${line}`,
+        done: `Learned from ${pictures} images. New masks are offered on those not finished.`,
         failed: `It failed: ${line}`,
         stopped: "It was stopped." }[state]}</p>`}
       <p class="small">Masks by <code>${overview.model}</code></p>
@@ -385,9 +385,9 @@ const KEYS = [
   ["Delete, X", "removes the object under the pointer"],
   ["A", "keeps all that is offered from the score on"],
   ["Ctrl+Z or U, Ctrl+Y", "undo, redo"],
-  ["F", "finishes the picture and opens the one of most doubt"],
+  ["F", "finishes the image and opens the one of most doubt"],
   ["N, P, D", "next, previous, the one of most doubt"],
-  ["Ctrl and wheel, + and −", "zoom; the middle button moves the picture"],
+  ["Ctrl and wheel, + and −", "zoom; the middle button moves the image"],
   ["H", "hides masks"],
   ["Arrow keys", "move the cursor without a pointer, with Shift further"],
   ["Esc", "gives up what was begun"],

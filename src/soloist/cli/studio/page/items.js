@@ -1,5 +1,5 @@
 // What can lie under the pointer: nodes of trees, and masks that a network made by itself.
-// Everything is found in the arrays that came with the picture; nothing is asked of the server.
+// Everything is found in the arrays that came with the image; nothing is asked of the server.
 
 const NAMES = ["leaves", "ranks", "trees", "firsts", "lasts", "areas", "boxes", "scores", "offered",
   "ends", "runs", "labels"];
@@ -115,7 +115,7 @@ export class Items {
     return [...this.boxes.subarray(4 * item, 4 * item + 4)];
   }
 
-  // Whether an item reaches a side of the picture.
+  // Whether an item reaches a side of the image.
   isAtBorder(item) {
     const [left, top, right, bottom] = this.boxOf(item);
     return left === 0 || top === 0 || right === this.width || bottom === this.height;

@@ -1,4 +1,4 @@
-// The picture with its masks: what is lit, what is kept, and what the pointer and the keys do there.
+// The image with its masks: what is lit, what is kept, and what the pointer and the keys do there.
 
 const COLORS = [[0, 114, 255], [240, 140, 0], [0, 170, 110], [230, 70, 170], [90, 190, 250],
   [245, 225, 50], [225, 60, 20], [130, 100, 255]];
@@ -442,7 +442,7 @@ export class Stage {
     this.drawLit();
   }
 
-  // The keys of the picture; those of the whole page are the page's.
+  // The keys of the image; those of the whole page are the page's.
   keyed(event) {
     if (!this.items || event.ctrlKey || event.metaKey) return;
     const [height, width] = this.items.imageSize;
