@@ -599,9 +599,9 @@ def test_photographs_alone_are_enough_to_predict(run: Run, source: str, folder: 
     out = Path("runs", "predict", folder)
     outcome = run("predict", source)
     assert outcome.status == DONE
-    assert outcome.out.splitlines() == [str(out / "masks.json"), str(out / "pictures")]
+    assert outcome.out.splitlines() == [str(out / "masks.json"), str(out / "overlays")]
     assert load_coco(out / "masks.json").images
-    assert [path.name for path in (out / "pictures").iterdir()] == ["a.jpg.overlay.jpg"]
+    assert [path.name for path in (out / "overlays").iterdir()] == ["a.jpg.overlay.jpg"]
     # Predictions that are there are left alone.
     assert run("predict", source).out.startswith(f"{out}-2")
 

@@ -261,7 +261,22 @@ def test_lines_of_json_are_all_that_is_printed(
     assert lines[0]["objects"][0]["mask"]["counts"] == found[0].rle["counts"]
 
 
-# Where it goes without --out
+# Where it goes
+
+
+@pytest.mark.slow
+def test_a_name_that_does_not_end_in_json_is_a_folder(
+    model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = scored_model(model_folder, recommended_score=0.0)
+    command = f"predict photos/*1.jpg --out found/first --model {model} {FAST}"
+    assert run(command) == DONE
+    assert capsys.readouterr().out.split() == ["found/first/masks.json", "found/first/overlays"]
+    assert load_coco("found/first/masks.json").images[0].file_name == "000001.jpg"
+    # A file of such a name is one.
+    Path("labels").write_text("{}")
+    assert run(command.replace("found/first", "labels")) == 1
+    assert "labels exists" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -274,7 +289,7 @@ def test_predictions_of_other_images_do_not_collide(
     folders = [f"runs/predict/{name}" for name in ("photos", "photos-2", "photos-3")]
     printed = capsys.readouterr().out.splitlines()
     assert printed == [
-        f"{folder}/{what}" for folder in folders for what in ("masks.json", "pictures")
+        f"{folder}/{what}" for folder in folders for what in ("masks.json", "overlays")
     ]
     assert run(f"predict photos/*2.jpg --overwrite {how}") == DONE
     assert [one.file_name for one in load_coco(f"{folders[0]}/masks.json").images] == ["000002.jpg"]

@@ -44,6 +44,8 @@ NO_OBJECT = (
     "try another --model, or learn from your own images: soloist fit FOLDER --preset soloist"
 )
 """What helps where nothing is found."""
+MASKS = "masks.json"
+"""The COCO file in a folder."""
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 """What names of videos end in."""
 
@@ -60,10 +62,14 @@ def masks(
     """Take coarse object masks out of a backbone's features (Free Mask): COCO JSON out.
 
     Args:
-        out: COCO file to write; its embeddings go beside it. With --shard-size, a folder.
+        out: COCO file to write, or a folder for `masks.json`; its embeddings go beside it. With
+            --shard-size, the folder of shards.
         overlays: Folder for images of the masks.
     """
     from soloist import api
+
+    if _is_folder(out, shards):
+        out /= MASKS
 
     plan = api.extract_masks.plan(
         images,
@@ -93,9 +99,10 @@ def predict(
     """Segment images, or a video: COCO JSON and overlays out.
 
     Args:
-        out: COCO file to write; its embeddings go beside it. With --shard-size, a folder. Without
-            it `runs/predict/NAME/masks.json` after the first of the images, overlays next to it;
-            `NAME-2` and so on where there is one already.
+        out: Folder for `masks.json`, a COCO file, its embeddings and `overlays/`; or that file
+            alone, if the name ends in .json. With --shard-size, the folder of shards. Without it
+            `runs/predict/NAME` after the first of the images; `NAME-2` and so on where there is
+            one already.
         format: Write the masks in the format of another tool too, to a folder `NAME-FORMAT` beside
             the COCO file, as `soloist convert` does.
     """
@@ -126,10 +133,12 @@ def predict(
         refuse_idle({"--preset": running.preset}, "without --model")
     overwrite = running.overwrite
     if out is None:
-        folder = folder_for(images, running.model, overwrite=overwrite, reuse=format is not None)
-        out = folder / ("masks.json" if shards.shard_size is None else "shards")
-        pictures = shown.overlays or (None if video else folder / "pictures")
-        shown = replace(shown, overlays=pictures)
+        out = folder_for(images, running.model, overwrite=overwrite, reuse=format is not None)
+        if shards.shard_size is not None:
+            out /= "shards"
+    if _is_folder(out, shards):
+        drawn = shown.overlays or (None if video else out / "overlays")
+        out, shown = out / MASKS, replace(shown, overlays=drawn)
     if shown.overlays is None:
         refuse_idle({"--overlay-score": shown.overlay_score}, "without --overlays FOLDER")
     how = _predicting(given(options), chosen.min_score, given(tile))
@@ -170,6 +179,11 @@ def predict(
         out, images, folder, format=format, options=chosen, overwrite=overwrite
     )
     return max(status, report_export(converted))
+
+
+def _is_folder(out: Path, shards: Shards) -> bool:
+    """Whether --out names a folder for the COCO file, not the file."""
+    return shards.shard_size is None and out.suffix.lower() != ".json" and not out.is_file()
 
 
 def _predicting(
