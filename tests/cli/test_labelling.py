@@ -275,8 +275,8 @@ def test_a_name_that_does_not_end_in_json_is_a_folder(
     assert load_coco("found/first/masks.json").images[0].file_name == "000001.jpg"
     # A file of such a name is one.
     Path("labels").write_text("{}")
-    assert run(command.replace("found/first", "labels")) == 1
-    assert "labels exists" in capsys.readouterr().err
+    assert run(command.replace("found/first", "labels")) == 2
+    assert "'labels' exists" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -182,8 +182,22 @@ def predict(
 
 
 def _is_folder(out: Path, shards: Shards) -> bool:
-    """Whether --out names a folder for the COCO file, not the file."""
-    return shards.shard_size is None and out.suffix.lower() != ".json" and not out.is_file()
+    """Whether --out names a folder for the COCO file, not the file.
+
+    Raises:
+        ConfigError: If it is a folder of other things.
+    """
+    from soloist.data.coco.partial import head_path
+
+    if shards.shard_size is not None or out.suffix.lower() == ".json" or out.is_file():
+        return False
+    ours = (out / MASKS, head_path(out / MASKS))
+    if out.is_dir() and any(out.iterdir()) and not any(path.is_file() for path in ours):
+        raise ConfigError(
+            f"--out must be a file such as masks.json or a folder of its own, got {str(out)!r}, "
+            "where other things are"
+        )
+    return True
 
 
 def _predicting(
