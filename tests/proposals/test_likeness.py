@@ -82,6 +82,25 @@ def test_what_is_like_the_others_loses_less() -> None:
     assert not odd[:12].any()
 
 
+def discs(colors: list[tuple[int, int, int]]) -> float:
+    """The best score on an image with a disc of each colour on grey."""
+    rows, columns = np.mgrid[:160, :200]
+    pixels = np.full((160, 200, 3), 90, dtype=np.int64)
+    for place, color in enumerate(colors):
+        row, column = 24 + 40 * (place // 4), 24 + 40 * (place % 4)
+        pixels[(rows - row) ** 2 + (columns - column) ** 2 < 90] = color
+    pixels += np.random.default_rng(0).integers(-4, 5, pixels.shape)
+    found = hierarchies(pixels.clip(0, 255).astype(np.uint8))
+    return float(ranked(found, 50, 0.7).scores[0])
+
+
+def test_many_objects_of_one_colour_are_surer_than_few_and_than_motley_ones() -> None:
+    motley = [(230, 40, 40), (40, 200, 60), (40, 60, 230), (230, 220, 60)]
+    one, few, many = (discs([motley[0]] * count) for count in (1, 4, 12))
+    assert one < few < many
+    assert discs(motley) < few
+
+
 def test_scores_do_not_depend_on_the_threshold() -> None:
     found = hierarchies(noise(40, 60, seed=1))
     whole, part = (ranked(found, 50, 0.7, least) for least in (0.0, 0.1))

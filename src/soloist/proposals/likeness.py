@@ -2,7 +2,8 @@
 
 Cells, fruits, caps: where an image shows many objects they are alike in colour, size and shape,
 and what is not is mostly a part of one, several together, or background between them. Nothing is
-learned; each image tells by itself.
+learned; each image tells by itself. How many there are, and how alike, tells too how sure all of
+them are.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soloist.proposals.hierarchy import Hierarchies
-from soloist.proposals.partition import Floats
+from soloist.proposals.partition import Floats, Integers
 from soloist.proposals.ranking import (
     FLOORS,
     Attributes,
@@ -38,8 +39,14 @@ FURTHEST = 4.0
 """Deviations are clipped to this."""
 WEIGHT = 2.6
 """What a mean deviation of one takes from the log-odds of a score; chosen on `photos/dev`."""
-BONUS = 3.0
-"""Added to the log-odds of all, so that scores mean on the average what they meant before."""
+AT_FIRST, BY_NUMBER, BY_COLOR = 1.55, 1.15, 0.154
+"""Added to the log-odds of all of an image, so that a score is about the share of such masks that
+are right: a constant, a logarithm of the effective number of examples, and what is taken away by
+the standard deviation of their colours, in CIE-Lab. Many objects of a colour are easily told from
+their ground; in an everyday scene most of what looks like an object is a part of one. Logistic
+regression on the five sets of `photos/dev` (docs/photographs.md)."""
+MOST_ADDED = AT_FIRST + BY_NUMBER * float(np.log(EXAMPLES + 0.5))
+"""The most that is ever added."""
 EXAMPLE_SCORE = 0.05
 """Candidates of a lower rank are no examples."""
 SHAPE = ("compactness", "ellipse")
@@ -60,8 +67,8 @@ def ranked(
         score_threshold: So is one of a lower score; no other score depends on it.
     """
     known = [attributes(tree) for tree in found.trees]
-    # What is as like the others as can be gets the bonus, and no more.
-    needed = 1 / (1 + np.exp(BONUS - logit(np.array(score_threshold))))
+    # What is as like the others as can be gets what an image can add, and no more.
+    needed = 1 / (1 + np.exp(MOST_ADDED - logit(np.array(score_threshold))))
     least = min(float(needed), EXAMPLE_SCORE)
     scores = [np.where(own >= least, own, 0.0) for own in map(object_scores, known)]
     best = best_nodes(found, known, scores, max(most, POOL), nms_threshold)
@@ -81,8 +88,11 @@ def like_others(found: Candidates, known: Sequence[Attributes]) -> Candidates:
     Returns:
         The same candidates in the order of their new scores.
     """
-    apart = deviations(_looks(found, known), found).mean(axis=1)
-    scores = 1 / (1 + np.exp(WEIGHT * apart - BONUS - logit(found.scores)))
+    looks = _looks(found, known)
+    chosen, weights = _examples(found)
+    apart = _distances(looks, found, chosen, weights).mean(axis=1)
+    odds = logit(found.scores) - WEIGHT * apart + _added(looks[chosen, :3], weights)
+    scores = 1 / (1 + np.exp(-odds))
     changed = replace(found, scores=np.where(found.scores > 0, scores, 0.0))
     return changed.filter(np.argsort(-changed.scores, kind="stable"))
 
@@ -98,18 +108,44 @@ def deviations(values: NDArray[np.floating], found: Candidates) -> Floats:
         (N, D) distances from the mean of the examples, in their standard deviations, in
         [0, `FURTHEST`]; 0 where there is no example.
     """
-    order = np.argsort(-found.scores, kind="stable")[:LOOKED_AT]
-    order = order[found.scores[order] >= EXAMPLE_SCORE]
-    if len(order) == 0:
-        return np.zeros(values.shape)
+    return _distances(values, found, *_examples(found))
+
+
+def _examples(found: Candidates) -> tuple[Integers, Floats]:
+    """Places of the surest candidates that do not overlap, up to `EXAMPLES`; weights, of sum 1."""
+    order = _looked_at(found)
     kept = apart_from_better(found.filter(order), DISTINCT, within_trees=True)
     chosen = order[kept][:EXAMPLES]
     weights = found.scores[chosen] ** 2
-    weights = weights / weights.sum()
+    return chosen, weights / weights.sum()
+
+
+def _looked_at(found: Candidates) -> Integers:
+    """Places of the candidates that examples are chosen from, the surest first."""
+    order = np.argsort(-found.scores, kind="stable")[:LOOKED_AT]
+    return order[found.scores[order] >= EXAMPLE_SCORE]
+
+
+def _distances(
+    values: NDArray[np.floating], found: Candidates, chosen: Integers, weights: Floats
+) -> Floats:
+    """As `deviations`, from these examples."""
+    if len(chosen) == 0:
+        return np.zeros(values.shape)
     mean = weights @ values[chosen]
-    variance = weights @ (values[chosen] - mean) ** 2 + (BLUR * values[order].std(axis=0)) ** 2
+    blur = BLUR * values[_looked_at(found)].std(axis=0)
+    variance = weights @ (values[chosen] - mean) ** 2 + blur**2
     distances: Floats = np.abs(values - mean) / np.sqrt(variance + 1e-6)
     return np.minimum(distances, FURTHEST)
+
+
+def _added(colors: Floats, weights: Floats) -> float:
+    """What an image adds to the log-odds of its candidates, by the (n, 3) colours of examples."""
+    if len(weights) == 0:
+        return AT_FIRST + BY_NUMBER * float(np.log(0.5))
+    spread = np.sqrt(weights @ (colors - weights @ colors) ** 2).mean()
+    number = 1 / (weights**2).sum()
+    return float(AT_FIRST + BY_NUMBER * np.log(number + 0.5) - BY_COLOR * spread)
 
 
 def _looks(found: Candidates, known: Sequence[Attributes]) -> Floats:
