@@ -3,11 +3,13 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from soloist.cli import run_command
 from soloist.cli.runs import DONE, USER_ERROR
@@ -41,45 +43,58 @@ def test_greedy_choice_is_near_the_best_of_all() -> None:
     assert sorted(facility_location(alike, weights, 20)) == list(range(9))
 
 
-def file_of(looks: list[list[float]], scores: list[float]) -> CocoFile:
-    """A mask an image, whose embedding is what it looks like."""
-    (rle,) = encode_masks(np.ones((1, 4, 5), dtype=bool))
-    images = tuple(CocoImage(n, f"{n}.png", 4, 5) for n in range(len(looks)))
-    annotations = {
-        n: (CocoAnnotation(n, rle, (0, 0, 5, 4), 20.0, scores[n], 1, False, n, n + 1),)
-        for n in range(len(looks))
-    }
-    return CocoFile(
-        Path("m.json"), images, annotations, {1: "object"}, np.array(looks, dtype=np.float32)
-    )
-
-
-TWO_KINDS: list[list[float]] = [[1, 0, 0.1], [1, 0, 0], [1, 0.1, 0], [0, 1, 0], [0, 1, 0.1]]
+TWO_KINDS = np.array([[1, 0, 0.1], [1, 0, 0], [1, 0.1, 0], [0, 1, 0], [0, 1, 0.1]])
+NAMES = [f"{n}.png" for n in range(5)]
 
 
 def test_images_of_each_kind_are_picked() -> None:
-    names = select(file_of(TWO_KINDS, [0.9] * 5), {}, 2)
-    kinds = {int(name[0]) >= 3 for name in names}
+    kinds = {int(name[0]) >= 3 for name in select(NAMES, TWO_KINDS, {}, 2)}
     assert kinds == {True, False}
 
 
 def test_doubtful_images_weigh_more() -> None:
     """Three of one kind come first, unless the two of the other are in doubt."""
-    file = file_of(TWO_KINDS, [0.9] * 5)
-    assert int(select(file, {}, 1)[0][0]) < 3
+    assert int(select(NAMES, TWO_KINDS, {}, 1)[0][0]) < 3
     sure = {f"{n}.png": 1.0 for n in range(3)}
-    assert int(select(file, sure, 1)[0][0]) >= 3
+    assert int(select(NAMES, TWO_KINDS, sure, 1)[0][0]) >= 3
+
+
+def test_images_that_are_all_alike_are_picked_in_their_order() -> None:
+    assert select(NAMES, np.ones((5, 3)), {}, 3) == NAMES[:3]
+
+
+COLORS = [(200, 40, 40), (205, 45, 40), (40, 60, 200), (198, 42, 41), (42, 60, 190)]
+
+
+def file_of(folder: Path) -> tuple[CocoFile, list[ImageRef]]:
+    """Images of the five colours with a mask each."""
+    (rle,) = encode_masks(np.ones((1, 4, 5), dtype=bool))
+    for name, color in zip(NAMES, COLORS, strict=True):
+        Image.new("RGB", (5, 4), color).save(folder / name)
+    images = tuple(CocoImage(n, name, 4, 5) for n, name in enumerate(NAMES))
+    annotations = {
+        n: (CocoAnnotation(n, rle, (0, 0, 5, 4), 20.0, 0.9, 1, False, n, n + 1),) for n in range(5)
+    }
+    file = CocoFile(Path("m.json"), images, annotations, {1: "object"}, None)
+    return file, [ImageRef(folder / name, name) for name in NAMES]
 
 
 def test_paths_of_the_selected_are_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    file = file_of(TWO_KINDS, [0.9] * 5)
-    images = [ImageRef(tmp_path / one.file_name, one.file_name) for one in file.images]
-    report = {"images": [{"file_name": one.file_name, "estimate": 0.5} for one in file.images]}
+    file, images = file_of(tmp_path)
+    report = {"images": [{"file_name": name, "estimate": 0.5} for name in NAMES]}
     names = write_selected(file, report, images, 9, tmp_path / "e.json")
     listed = (tmp_path / "e.selected.txt").read_text().split()
     assert [Path(line).name for line in listed] == names
+    # One of each colour comes first.
+    assert len({COLORS[int(name[0])][0] > 100 for name in names[:2]}) == 2
     assert "wanted 9 images to label, 5 have masks" in caplog.text
+
+
+def test_without_masks_nothing_is_selected(tmp_path: Path) -> None:
+    file, images = file_of(tmp_path)
+    nothing = replace(file, annotations={n: () for n in range(5)})
+    assert write_selected(nothing, {"images": []}, images, 2, tmp_path / "e.json") == []
 
 
 def test_the_verb_and_the_order_of_the_studio(

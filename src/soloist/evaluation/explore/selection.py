@@ -8,52 +8,83 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from soloist.data.coco.types import CocoFile
+from soloist.data.coco.types import CocoAnnotation, CocoFile
+from soloist.data.images import read_with_size
 from soloist.data.sources import ImageRef
-from soloist.evaluation.explore.sources import embeddings_of
-from soloist.ops.vectors import unit_vectors
+from soloist.ops.affinity import rgb_to_lab
 from soloist.runtime.files import write_text
+from soloist.runtime.progress import track
 
 logger = logging.getLogger(__name__)
 
 DOUBT = 0.5
 """Images whose estimate is 1 count this much, those of 0 one more."""
+SHORT_SIDE = 160
+"""Short side that colours are taken at, in pixels."""
+PERCENTILES = (10, 50, 90)
+"""Of the lightness."""
+BEST = 20
+"""Masks of an image whose scores count."""
 
 
-def select(file: CocoFile, estimates: Mapping[str, float], count: int) -> list[str]:
-    """Picks images that cover what the masks of a set look like, doubtful ones before others.
+def select(
+    names: Sequence[str], looks: NDArray[np.floating], estimates: Mapping[str, float], count: int
+) -> list[str]:
+    """Picks images that cover what the images of a set look like, doubtful ones before others.
 
-    Each image is the mean embedding of its masks, weighted by their scores. One after the other the
-    image is taken that makes the nearest of those taken most similar to all images (facility
-    location; greedy is within 63 % of the best choice: Nemhauser et al., 1978), where images of
-    low estimate count more.
+    One after the other the image is taken that makes the nearest of those taken most similar to all
+    images (facility location; greedy is within 63 % of the best choice: Nemhauser et al., 1978),
+    where images of low estimate count more.
 
     Args:
-        file: Masks with embeddings.
+        names: Of the N images.
+        looks: (N, D) float, as of `looks_of`.
         estimates: Estimate of each image in [0, 1], by its name.
         count: How many.
 
     Returns:
-        Names of at most `count` images that have masks, the first to be labelled first.
+        Names of up to `count` images, the first to be labelled first.
+    """
+    values = (looks - looks.mean(axis=0)) / (looks.std(axis=0) + 1e-3)
+    squares = (values**2).sum(axis=1)
+    apart = np.maximum(squares[:, None] + squares - 2 * values @ values.T, 0)
+    alike = np.exp(-apart / max(float(np.median(apart)), 1e-6))
+    doubt = np.array([DOUBT + 1 - estimates.get(name, 0.0) for name in names])
+    return [names[place] for place in facility_location(alike, doubt, count)]
+
+
+def looks_of(image: ImageRef, masks: Sequence[CocoAnnotation]) -> NDArray[np.float64]:
+    """(D,) what tells images of a set apart: light and colours, and size and number of objects.
+
+    Colours of all pixels do here what embeddings of masks do not (docs/quality.md).
+
+    Args:
+        image: The image.
+        masks: Masks on it, at least one.
 
     Raises:
-        DataError: If the file has no masks or no embeddings.
+        DataError: If the image cannot be read.
     """
-    vectors = embeddings_of(file)
-    names, means = [], []
-    for image in file.images:
-        masks = file.annotations[image.id]
-        if masks:
-            weights = np.array([one.score for one in masks]) + 1e-6
-            means.append(weights @ vectors[[one.index for one in masks]])
-            names.append(image.file_name)
-    looks = unit_vectors(np.array(means, dtype=np.float32))
-    # What all images share says nothing about which of them differ.
-    looks = unit_vectors(looks - looks.mean(axis=0))
-    doubt = np.array([DOUBT + 1 - estimates.get(name, 0.0) for name in names])
-    return [names[place] for place in facility_location(looks @ looks.T, doubt, count)]
+    pixels, size = read_with_size(image.path, reading=image.reading, short_side=SHORT_SIDE)
+    step = max(1, min(pixels.shape[:2]) // SHORT_SIDE)
+    some = torch.from_numpy(pixels[::step, ::step].copy()).permute(2, 0, 1)
+    lab = rgb_to_lab(some.float() / 255).flatten(1).double().numpy()
+    scores = np.array([one.score for one in masks])
+    shares = np.array([max(one.area, 1) for one in masks]) / (size[0] * size[1])
+    weights = scores**2 + 1e-6
+    return np.array(
+        [
+            *lab.mean(axis=1),
+            *lab.std(axis=1),
+            *np.percentile(lab[0], PERCENTILES),
+            weights @ np.log(shares) / weights.sum(),
+            np.log(scores.sum() + 1),
+            np.sort(scores)[-BEST:].mean(),
+        ]
+    )
 
 
 def facility_location(
@@ -97,15 +128,19 @@ def write_selected(
 
     Returns:
         Their names.
-
-    Raises:
-        DataError: As of `select`.
     """
-    estimates = {row["file_name"]: float(row["estimate"]) for row in report["images"]}
-    names = select(file, estimates, count)
+    by_name = {image.name: image for image in images}
+    names, looks = [], []
+    with track("comparing images", len(file.images)) as tracker:
+        for one in file.images:
+            if masks := file.annotations[one.id]:
+                names.append(one.file_name)
+                looks.append(looks_of(by_name[one.file_name], masks))
+            tracker.advance()
     if len(names) < count:
         logger.warning("wanted %d images to label, %d have masks to choose by", count, len(names))
-    paths = {image.name: image.path.absolute() for image in images}
-    listed = "".join(f"{paths[name]}\n" for name in names)
+    estimates = {row["file_name"]: float(row["estimate"]) for row in report["images"]}
+    chosen = select(names, np.array(looks), estimates, count) if names else []
+    listed = "".join(f"{by_name[name].path.absolute()}\n" for name in chosen)
     write_text(out.with_name(f"{out.stem}.selected.txt"), listed)
-    return names
+    return chosen
