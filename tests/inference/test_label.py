@@ -138,4 +138,4 @@ def test_the_bundled_segmenter_writes_the_same_file_with_helpers(
         assert len(overlays) == COUNT - 1
         written.append([out.read_text(), *(path.read_bytes() for path in overlays)])
     assert written[0] == written[1]
-    assert written[0][0].count('"score"') > COUNT
+    assert written[0][0].count('"score"') >= COUNT - 1
