@@ -1,4 +1,4 @@
-"""Figures of masks against true ones: precision and recall, and what kinds of errors there are."""
+"""Figures of masks against true ones: precision, recall, calibration, and kinds of errors."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from soloist.data.coco.types import CocoAnnotation, CocoFile
 from soloist.evaluation.coco_backends import Backend, accumulate
 from soloist.evaluation.evaluate import figures
 from soloist.evaluation.image_matching import match_images
+from soloist.evaluation.matching import overlaps, take_best
 from soloist.evaluation.per_image import FOUND_IOU, score_images
 
 MAX_DETS = (10, 100, 1000)
 """Predictions an image that count: the usual limit, and one for hundreds of objects."""
 USUAL, MANY = 1, 2
+BINS = 10
+"""Of scores, for their calibration error."""
 
 
 def score(
@@ -57,12 +60,37 @@ def score(
             "ap50_1000": many["ap50"],
             "precision_shown": found / len(seen) if len(seen) else None,
             "recall_shown": found / max(1, sum(one.objects for one in images)),
+            "calibration_error": calibration_error(counting, truth),
         },
         "objects_by_kind": dict(objects),
         "masks_by_kind": dict(masks),
         "masks": len(own),
         "masks_shown": len(own if shown is None else _chosen(own, shown)),
     }
+
+
+def calibration_error(predicted: CocoFile, truth: CocoFile) -> float | None:
+    """How far scores are from the share of masks that are right: expected calibration error.
+
+    Masks are put into `BINS` bins of equal width by their scores; the mean over all masks of the
+    distance between the mean score of a bin and the share of its masks that have an object (IoU of
+    0.5) of their own, best first (Guo et al., ICML 2017).
+
+    Returns:
+        In [0, 1]; None without masks.
+    """
+    scores, right = [], []
+    for one in overlaps(predicted, truth).values():
+        own = np.array([mask.score for mask in one.predicted])
+        order = np.argsort(-own, kind="stable")
+        scores.append(own[order])
+        right.append(take_best(one.ious[order], FOUND_IOU) >= 0)
+    every, hits = np.concatenate(scores), np.concatenate(right)
+    if len(every) == 0:
+        return None
+    bins = np.minimum((every * BINS).astype(int), BINS - 1)
+    gaps = np.bincount(bins, every - hits, minlength=BINS)
+    return float(np.abs(gaps).sum() / len(every))
 
 
 def renamed(predicted: CocoFile, truth: CocoFile) -> CocoFile:

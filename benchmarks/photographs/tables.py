@@ -59,6 +59,8 @@ _COSTS: dict[str, Callable[[Row], str]] = {
     "shown": lambda row: f"{row['masks_shown'] / row['images']:.1f}",
     "precision": lambda row: percent(row["figures"]["precision_shown"]),
     "recall": lambda row: percent(row["figures"]["recall_shown"]),
+    # Rows of before have none.
+    "calibration": lambda row: percent(row["figures"].get("calibration_error")),
     "seconds": lambda row: _number(row["seconds_per_image"], 2),
     "MB": lambda row: (
         NONE
@@ -69,8 +71,8 @@ _COSTS: dict[str, Callable[[Row], str]] = {
 LEGEND = (
     "Masks, classes taken as one, percent. AP to AR100 count up to 100 predictions an image, "
     "AR1000 and AP50 of 1000 up to 1,000. Masks an image: all, and those shown by default, whose "
-    "precision and recall (IoU >= 0.5) follow. Seconds an image. MB: the peak over all images "
-    "above what was loaded, + that."
+    "precision and recall (IoU >= 0.5) follow; the expected calibration error of all scores. "
+    "Seconds an image. MB: the peak over all images above what was loaded, + that."
 )
 
 

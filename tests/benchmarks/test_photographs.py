@@ -38,7 +38,7 @@ RADIUS = 12
 NAMES = ("a.png", "b.png", "c.png")
 FIGURES = {
     *("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l", "ar10", "ar100", "ar1000"),
-    *("ap_1000", "ap50_1000", "precision_shown", "recall_shown"),
+    *("ap_1000", "ap50_1000", "precision_shown", "recall_shown", "calibration_error"),
 }
 ROW = {
     *("entry", "set", "commit", "changes", "options", "images", "of", "objects"),
@@ -123,6 +123,8 @@ def test_perfect_masks_have_all_and_no_masks_have_nothing(
     assert {key: value for key, value in best["figures"].items() if value != 1} == {
         "ap_m": None,
         "ap_l": None,
+        # Its scores are from 0.5 to 0.9.
+        "calibration_error": pytest.approx(0.2),
     }
     assert best["objects_by_kind"] == {"found": 9}
     assert best["masks_by_kind"] == {"right": 9}
@@ -326,6 +328,8 @@ def test_precision_is_that_of_the_masks_shown(tmp_path: Path) -> None:
     assert scored["figures"]["precision_shown"] == 1 / 2
     assert scored["figures"]["recall_shown"] == 1 / 3
     assert (scored["masks"], scored["masks_shown"]) == (3, 2)
+    # Two are right, as 0.9 and 0.3 nearly say and nearly do not; the third is not.
+    assert scored["figures"]["calibration_error"] == pytest.approx((0.1 + 0.8 + 0.7) / 3)
     # The kinds are of all masks.
     assert scored["objects_by_kind"] == {"found": 2, "missed": 1}
 

@@ -83,7 +83,7 @@ class RegionConfig:
 
     nms_threshold: float = 0.6
     """A region that overlaps (IoU) a better one by more is dropped, from 0.5 on (ours)."""
-    score_threshold: float = 0.2
+    score_threshold: float = 0.1
     """Least score (ours)."""
     max_masks: int = 400
     """Best masks kept (ours)."""
