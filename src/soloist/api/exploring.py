@@ -149,7 +149,7 @@ def estimate(
         )
         made = estimate_quality(file, truth)
         if select is not None:
-            made["selected"] = on_main(partial(write_selected, file, made, found, select, out))
+            made["selected"] = on_main(partial(write_selected, file, found, select, out))
         on_main(partial(write_json, out, made, indent=2))
     return Estimated(made, errors.count, errors.path)
 

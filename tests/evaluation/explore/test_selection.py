@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 from soloist.cli import run_command
@@ -21,26 +20,21 @@ from soloist.data.sources import ImageRef
 from soloist.evaluation.explore.selection import facility_location, select, write_selected
 
 
-def covered(alike: NDArray[np.float64], weights: NDArray[np.float64], chosen: list[int]) -> float:
-    return float(alike[:, chosen].max(axis=1) @ weights)
-
-
 def test_greedy_choice_is_near_the_best_of_all() -> None:
     """Of all choices of three, by trying each."""
     generator = np.random.default_rng(0)
     for _ in range(20):
         vectors = generator.normal(size=(9, 4))
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        alike, weights = vectors @ vectors.T, generator.uniform(0.5, 1.5, 9)
-        found = facility_location(alike, weights, 3)
+        alike = vectors @ vectors.T
+        found = facility_location(alike, 3)
         best = max(
-            covered(alike, weights, list(three)) for three in itertools.combinations(range(9), 3)
+            alike[:, list(three)].max(axis=1).sum() for three in itertools.combinations(range(9), 3)
         )
         # Gains are over -1, where nothing is covered.
-        least = -weights.sum()
-        assert covered(alike, weights, found) - least >= 0.63 * (best - least)
+        assert alike[:, found].max(axis=1).sum() + 9 >= 0.63 * (best + 9)
         assert len(set(found)) == 3
-    assert sorted(facility_location(alike, weights, 20)) == list(range(9))
+    assert sorted(facility_location(alike, 20)) == list(range(9))
 
 
 TWO_KINDS = np.array([[1, 0, 0.1], [1, 0, 0], [1, 0.1, 0], [0, 1, 0], [0, 1, 0.1]])
@@ -48,19 +42,14 @@ NAMES = [f"{n}.png" for n in range(5)]
 
 
 def test_images_of_each_kind_are_picked() -> None:
-    kinds = {int(name[0]) >= 3 for name in select(NAMES, TWO_KINDS, {}, 2)}
-    assert kinds == {True, False}
-
-
-def test_doubtful_images_weigh_more() -> None:
-    """Three of one kind come first, unless the two of the other are in doubt."""
-    assert int(select(NAMES, TWO_KINDS, {}, 1)[0][0]) < 3
-    sure = {f"{n}.png": 1.0 for n in range(3)}
-    assert int(select(NAMES, TWO_KINDS, sure, 1)[0][0]) >= 3
+    first, second = select(TWO_KINDS, 2)
+    assert {first >= 3, second >= 3} == {True, False}
+    # The larger kind comes first.
+    assert first < 3
 
 
 def test_images_that_are_all_alike_are_picked_in_their_order() -> None:
-    assert select(NAMES, np.ones((5, 3)), {}, 3) == NAMES[:3]
+    assert select(np.ones((5, 3)), 3) == [0, 1, 2]
 
 
 COLORS = [(200, 40, 40), (205, 45, 40), (40, 60, 200), (198, 42, 41), (42, 60, 190)]
@@ -82,8 +71,7 @@ def file_of(folder: Path) -> tuple[CocoFile, list[ImageRef]]:
 def test_paths_of_the_selected_are_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     file, images = file_of(tmp_path)
-    report = {"images": [{"file_name": name, "estimate": 0.5} for name in NAMES]}
-    names = write_selected(file, report, images, 9, tmp_path / "e.json")
+    names = write_selected(file, images, 9, tmp_path / "e.json")
     listed = (tmp_path / "e.selected.txt").read_text().split()
     assert [Path(line).name for line in listed] == names
     # One of each colour comes first.
@@ -94,7 +82,7 @@ def test_paths_of_the_selected_are_listed(tmp_path: Path, caplog: pytest.LogCapt
 def test_without_masks_nothing_is_selected(tmp_path: Path) -> None:
     file, images = file_of(tmp_path)
     nothing = replace(file, annotations={n: () for n in range(5)})
-    assert write_selected(nothing, {"images": []}, images, 2, tmp_path / "e.json") == []
+    assert write_selected(nothing, images, 2, tmp_path / "e.json") == []
 
 
 def test_the_verb_and_the_order_of_the_studio(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +19,6 @@ from soloist.runtime.progress import track
 
 logger = logging.getLogger(__name__)
 
-DOUBT = 0.5
-"""Images whose estimate is 1 count this much, those of 0 one more."""
 SHORT_SIDE = 160
 """Short side that colours are taken at, in pixels."""
 PERCENTILES = (10, 50, 90)
@@ -30,30 +27,25 @@ BEST = 20
 """Masks of an image whose scores count."""
 
 
-def select(
-    names: Sequence[str], looks: NDArray[np.floating], estimates: Mapping[str, float], count: int
-) -> list[str]:
-    """Picks images that cover what the images of a set look like, doubtful ones before others.
+def select(looks: NDArray[np.floating], count: int) -> list[int]:
+    """Picks images that cover what the images of a set look like.
 
     One after the other the image is taken that makes the nearest of those taken most similar to all
-    images (facility location; greedy is within 63 % of the best choice: Nemhauser et al., 1978),
-    where images of low estimate count more.
+    images (facility location; greedy is within 63 % of the best choice: Nemhauser et al., 1978).
+    That images of low estimate count more was tried and gains nothing (docs/quality.md).
 
     Args:
-        names: Of the N images.
         looks: (N, D) float, as of `looks_of`.
-        estimates: Estimate of each image in [0, 1], by its name.
         count: How many.
 
     Returns:
-        Names of up to `count` images, the first to be labelled first.
+        Indices of up to `count` images, the first to be labelled first.
     """
     values = (looks - looks.mean(axis=0)) / (looks.std(axis=0) + 1e-3)
     squares = (values**2).sum(axis=1)
     apart = np.maximum(squares[:, None] + squares - 2 * values @ values.T, 0)
     alike = np.exp(-apart / max(float(np.median(apart)), 1e-6))
-    doubt = np.array([DOUBT + 1 - estimates.get(name, 0.0) for name in names])
-    return [names[place] for place in facility_location(alike, doubt, count)]
+    return facility_location(alike, count)
 
 
 def looks_of(image: ImageRef, masks: Sequence[CocoAnnotation]) -> NDArray[np.float64]:
@@ -87,41 +79,31 @@ def looks_of(image: ImageRef, masks: Sequence[CocoAnnotation]) -> NDArray[np.flo
     )
 
 
-def facility_location(
-    alike: NDArray[np.floating], weights: NDArray[np.floating], count: int
-) -> list[int]:
+def facility_location(alike: NDArray[np.floating], count: int) -> list[int]:
     """Greedily picks items so that each item is like one that was picked.
 
     Args:
         alike: (N, N) how alike items are, in [-1, 1].
-        weights: (N,) of the items to be covered.
         count: How many to pick.
 
     Returns:
         Indices of `count` items, or all N, in the order they were picked.
     """
-    covered = np.full(len(weights), -1.0)
+    covered = np.full(len(alike), -1.0)
     chosen: list[int] = []
-    for _ in range(min(count, len(weights))):
-        gains = np.maximum(alike - covered[None], 0) @ weights
+    for _ in range(min(count, len(alike))):
+        gains = np.maximum(alike - covered, 0).sum(axis=1)
         gains[chosen] = -1
         chosen.append(int(gains.argmax()))
         covered = np.maximum(covered, alike[:, chosen[-1]])
     return chosen
 
 
-def write_selected(
-    file: CocoFile,
-    report: Mapping[str, Any],
-    images: Sequence[ImageRef],
-    count: int,
-    out: Path,
-) -> list[str]:
+def write_selected(file: CocoFile, images: Sequence[ImageRef], count: int, out: Path) -> list[str]:
     """Picks images and writes a list of their paths beside a file of estimates.
 
     Args:
-        file: Masks with agreements and embeddings.
-        report: As of `quality.estimate_quality`.
+        file: Masks of images.
         images: The images of the file, or more.
         count: How many.
         out: The file of estimates; the list is `NAME.selected.txt`.
@@ -139,8 +121,7 @@ def write_selected(
             tracker.advance()
     if len(names) < count:
         logger.warning("wanted %d images to label, %d have masks to choose by", count, len(names))
-    estimates = {row["file_name"]: float(row["estimate"]) for row in report["images"]}
-    chosen = select(names, np.array(looks), estimates, count) if names else []
+    chosen = [names[place] for place in select(np.array(looks), count)] if names else []
     listed = "".join(f"{by_name[name].path.absolute()}\n" for name in chosen)
     write_text(out.with_name(f"{out.stem}.selected.txt"), listed)
     return chosen
