@@ -56,8 +56,6 @@ on fruits 0.74 and on everyday scenes 0.77, where they lose (docs/fit.md)."""
 TRUSTED = 0.65
 """The start's masks must be as steady as this to teach. Chosen on photographs: on mushrooms they
 are 0.74, on nuclei 0.89; on scratched tiles 0.54, where judges lose."""
-TEACHING = 0.5
-"""Masks that are right rather than not teach: those of this score, or the one that is shown."""
 FEWEST = 4
 """Images below which a budget is called too small."""
 MEASURED = 5
@@ -120,13 +118,13 @@ def fit_regions(
     begun = on_main(partial(_begin, start, run.path / "rounds" / "0", config, wanted.options))
     segmenter = segmenter_of(begun, runtime)
     chosen = spread(images, on_main(partial(_images_learned_from, segmenter, images, run, wanted)))
-    least = max(segmenter.config.inference.recommended_score, TEACHING)
+    least = segmenter.config.inference.recommended_score
     stages, taught = [Stage("start", begun)], _labelled(1, chosen, begun, run, runtime)
     sure = _sure(taught, least)
     counts = {one.file_name: len(sure.annotations[one.id]) for one in sure.images}
     verdict = ""
     if len(sure) == 0:
-        verdict = f"the start is kept, for none of its masks has the score {least:g}"
+        verdict = f"the start is kept, for none of its masks has the score {least:g} that is shown"
     elif (
         steady := on_main(partial(stage_steadiness, stages[0], chosen, counts, run, runtime))
     ) < TRUSTED:
@@ -390,7 +388,7 @@ def _labelling(number: int) -> str:
 
 
 def _sure(found: CocoFile, least: float) -> CocoFile:
-    """The masks of a file that teach."""
+    """The masks of a file that are shown by default."""
     return replace(
         found,
         annotations={
