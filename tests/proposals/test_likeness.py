@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from tests.proposals.references import noise
 
-from soloist.proposals.hierarchy import hierarchies
+from soloist.proposals.hierarchy import Hierarchies, hierarchies
 from soloist.proposals.likeness import (
     BLUR,
     EXAMPLE_SCORE,
     FURTHEST,
     deviations,
+    evidence,
     like_others,
     ranked,
 )
@@ -82,23 +83,26 @@ def test_what_is_like_the_others_loses_less() -> None:
     assert not odd[:12].any()
 
 
-def discs(colors: list[tuple[int, int, int]]) -> float:
-    """The best score on an image with a disc of each colour on grey."""
+def discs(colors: list[tuple[int, int, int]]) -> Hierarchies:
+    """An image with a disc of each colour on grey."""
     rows, columns = np.mgrid[:160, :200]
     pixels = np.full((160, 200, 3), 90, dtype=np.int64)
     for place, color in enumerate(colors):
         row, column = 24 + 40 * (place // 4), 24 + 40 * (place % 4)
         pixels[(rows - row) ** 2 + (columns - column) ** 2 < 90] = color
     pixels += np.random.default_rng(0).integers(-4, 5, pixels.shape)
-    found = hierarchies(pixels.clip(0, 255).astype(np.uint8))
-    return float(ranked(found, 50, 0.7).scores[0])
+    return hierarchies(pixels.clip(0, 255).astype(np.uint8))
 
 
 def test_many_objects_of_one_colour_are_surer_than_few_and_than_motley_ones() -> None:
     motley = [(230, 40, 40), (40, 200, 60), (40, 60, 230), (230, 220, 60)]
-    one, few, many = (discs([motley[0]] * count) for count in (1, 4, 12))
+    images = [discs([motley[0]] * count) for count in (1, 4, 12)] + [discs(motley)]
+    one, few, many, mixed = (ranked(image, 50, 0.7).scores[0] for image in images)
     assert one < few < many
-    assert discs(motley) < few
+    assert mixed < few
+    one, few, many, mixed = (evidence(image) for image in images)
+    assert one < few < many
+    assert mixed < few
 
 
 def test_scores_do_not_depend_on_the_threshold() -> None:

@@ -53,6 +53,8 @@ SHAPE = ("compactness", "ellipse")
 """The attributes of shape that are compared."""
 POOL = 1500
 """Nodes of an image that are compared, at least."""
+DISTINCT_NODES = 0.8
+"""Overlap (IoU) from which on two of one tree are one for `evidence`."""
 
 
 def ranked(
@@ -76,6 +78,20 @@ def ranked(
         return best
     best = like_others(best, known)
     return best.filter(best.scores >= score_threshold).filter(slice(most))
+
+
+def evidence(found: Hierarchies) -> float:
+    """How much speaks for objects in an image: what `like_others` adds to the log-odds of all.
+
+    Large where many of the surest candidates are alike in colour.
+
+    Args:
+        found: The trees of the image.
+    """
+    known = [attributes(tree) for tree in found.trees]
+    best = best_nodes(found, known, [object_scores(one) for one in known], POOL, DISTINCT_NODES)
+    chosen, weights = _examples(best)
+    return _added(_looks(best, known)[chosen, :3], weights)
 
 
 def like_others(found: Candidates, known: Sequence[Attributes]) -> Candidates:
