@@ -259,7 +259,7 @@ def test_the_tutorial_leads_from_pictures_to_labels(capsys: pytest.CaptureFixtur
         try_command(TUTORIAL, command, capsys)
         if command[1] == "finetune":
             assert Path("runs/mine/report.html").is_file()
-    for folder in ("first", "pictures"):
+    for folder in ("first", "overlays"):
         assert len(list(Path(folder).glob("*.overlay.jpg"))) == 3
     predicted = load_coco("masks.json")
     least = predicted.recommended_score
