@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 NO_COARSE_MASK = "try --preset soloist, or a lower --free-mask.score-threshold"
 NO_OBJECT = (
-    "try another --model, or learn from your own images: soloist fit FOLDER --preset soloist"
+    "try another --model, or keep what is right in `soloist studio FOLDER`, which learns from it"
 )
 """What helps where nothing is found."""
 MASKS = "masks.json"
