@@ -155,7 +155,7 @@ def test_descriptions_are_finite_and_tell_sizes_in_pixels_of_the_image() -> None
     assert small.shape == large.shape
     in_pixels = DESCRIBED - 1
     others = [np.delete(one, in_pixels, axis=1) for one in (small, large)]
-    assert np.allclose(*others, atol=1e-4)
+    assert np.allclose(others[0], others[1], atol=1e-4)
     assert np.allclose(large[:, in_pixels] - small[:, in_pixels], np.log(100), atol=1e-4)
 
 
