@@ -111,19 +111,6 @@ def _described(
     fits: Sequence[Agreement],
 ) -> NDArray[np.float32]:
     """As `describe`, where attributes and agreement with the maps are known."""
-    own = _own_values(found, candidates, image_size, known, fits)
-    apart = deviations(own, candidates).astype(np.float32)
-    return np.hstack((own, apart))
-
-
-def _own_values(
-    found: Hierarchies,
-    candidates: Candidates,
-    image_size: tuple[int, int],
-    known: Sequence[Attributes],
-    fits: Sequence[Agreement],
-) -> NDArray[np.float32]:
-    """(N, DESCRIBED) of the candidates themselves."""
     rows = np.zeros((len(candidates), DESCRIBED), dtype=np.float32)
     scale = np.log(image_size[0] * image_size[1] / (found.size[0] * found.size[1]))
     first_of_maps = len(found.trees) - found.trees_of_maps
@@ -137,4 +124,4 @@ def _own_values(
             + [fit.described[nodes], np.full(len(nodes), float(number >= first_of_maps))]
             + [np.log(own.areas[nodes]), np.log(own.areas[nodes]) + scale]
         )
-    return rows
+    return np.hstack((rows, deviations(rows, candidates).astype(np.float32)))
