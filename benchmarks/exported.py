@@ -1,6 +1,6 @@
 """An exported network beside torch: what both find, and how long they take on one thread.
 
-    OMP_NUM_THREADS=1 python benchmarks/exported.py model.onnx [--model RUN] [--pictures 50]
+    OMP_NUM_THREADS=1 python benchmarks/exported.py model.onnx [--model RUN] [--images 50]
 
 Images are generated scenes of 320 pixels, of the split `val`. Times are of processor time (which
 other work on the machine disturbs little) for pixels in memory: resizing, network, post-processing;
@@ -35,16 +35,16 @@ app = App(help=__doc__)
 
 
 @app.default
-def main(file: Path, *, model: str | None = None, pictures: int = 50) -> None:
+def main(file: Path, *, model: str | None = None, images: int = 50) -> None:
     """Prints a line of comparison and a table of times.
 
     Args:
         file: What `soloist export` wrote.
         model: What it was exported from; without it the bundled segmenter.
-        pictures: How many to compare on.
+        images: How many to compare on.
     """
     torch.set_num_threads(1)
-    scenes = [make_scene(index, seed=SEED, split="val").image for index in range(pictures)]
+    scenes = [make_scene(index, seed=SEED, split="val").image for index in range(images)]
     exported = onnx_runtime.load(file, threads=1)
     exact = soloist.load(model, device="cpu", precision="fp32")
     print(compare(exact, exported, scenes).summary())

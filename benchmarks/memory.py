@@ -86,11 +86,11 @@ def _write(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _repeated(scenes: Path, folder: Path, count: int) -> Path:
     """A folder of N names for a few images."""
-    pictures = sorted(scenes.iterdir())
+    images = sorted(scenes.iterdir())
     folder.mkdir()
     for number in range(count):
-        picture = pictures[number % len(pictures)]
-        os.link(picture, folder / f"{number:06d}{picture.suffix}")
+        image = images[number % len(images)]
+        os.link(image, folder / f"{number:06d}{image.suffix}")
     return folder
 
 

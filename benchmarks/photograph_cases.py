@@ -22,7 +22,7 @@ from PIL import Image
 
 import soloist
 from soloist import api
-from soloist.cli.studio.picture import open_picture
+from soloist.cli.studio.open_image import open_image
 from soloist.config.presets import override
 from soloist.data.images import read_with_size
 from soloist.data.scenes import make_scene
@@ -43,11 +43,11 @@ def photograph(number: int, size: tuple[int, int]) -> Path:
     """A JPEG of a (height, width)."""
     found = sorted((PHOTOS / "coco" / "images").glob("*.jpg"))
     if found:
-        picture = Image.open(found[number % len(found)]).convert("RGB")
+        image = Image.open(found[number % len(found)]).convert("RGB")
     else:
-        picture = Image.fromarray(make_scene(number, seed=1, long_side=640).image)
+        image = Image.fromarray(make_scene(number, seed=1, long_side=640).image)
     path = Path(tempfile.mkdtemp()) / f"{number}.jpg"
-    picture.resize((size[1], size[0]), Image.Resampling.BICUBIC).save(path, quality=92)
+    image.resize((size[1], size[0]), Image.Resampling.BICUBIC).save(path, quality=92)
     return path
 
 
@@ -151,7 +151,7 @@ def studio() -> Prepared:
     segmenter = soloist.load()
 
     def repeat(watch: Stopwatch) -> object:
-        return open_picture(image, segmenter)
+        return open_image(image, segmenter)
 
     return Prepared(repeat)
 

@@ -52,18 +52,20 @@ def main(scenes: Path, *, model: str | None = None, short_sides: Sides = SHORT_S
     segmenter = soloist.load(model)
     own = segmenter.config.inference
     truth = load_coco(scenes / "annotations.json")
-    pictures = {image.id: read_image(scenes / "images" / image.file_name) for image in truth.images}
+    pixels_of = {
+        image.id: read_image(scenes / "images" / image.file_name) for image in truth.images
+    }
     print("| short side | ms an image (median) | mask AP | AP50 | AR100 | AP50 / 100 ms |")
     print("|---|---|---|---|---|---|")
     for side in short_sides:
         changed = replace(own, short_side=side, max_side=2 * side)
         segmenter.config = replace(segmenter.config, inference=changed)
-        for pixels in list(pictures.values())[:WARM_UP]:
+        for pixels in list(pixels_of.values())[:WARM_UP]:
             segmenter.predict(pixels)
         records, seconds = [], []
         for image in truth.images:
             start = time.perf_counter()
-            (result,) = segmenter.predict(pictures[image.id])
+            (result,) = segmenter.predict(pixels_of[image.id])
             seconds.append(time.perf_counter() - start)
             records += instances_to_annotations(result, image.id, len(records) + 1)
         with tempfile.TemporaryDirectory() as folder:

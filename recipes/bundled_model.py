@@ -24,7 +24,7 @@ WEIGHTS = Path(__file__).parents[1] / "src" / "soloist" / "weights"
 SCENES, SCENES_SEED, SCENES_TO_FIT = 1600, 100, 300
 PRETRAIN_STEPS, TRAIN_STEPS = 900, 2000
 # A quick run takes one image in so many, and these numbers of steps.
-QUICK_PICTURES, QUICK_PRETRAIN_STEPS, QUICK_TRAIN_STEPS = 8, 150, 100
+QUICK_IMAGES, QUICK_PRETRAIN_STEPS, QUICK_TRAIN_STEPS = 8, 150, 100
 
 app = App(help=__doc__, result_action="return_value")
 
@@ -43,12 +43,12 @@ def make(stamps: Path, out: Path, *, quick: bool = False, install: bool = False)
     scenes = out / "scenes"
     if not scenes.exists():
         write_scenes(scenes, SCENES, seed=SCENES_SEED, split="train")
-    pasted, generated = pictures_in(stamps / "train"), pictures_in(scenes / "images")
-    every = QUICK_PICTURES if quick else 1
+    pasted, generated = images_in(stamps / "train"), images_in(scenes / "images")
+    every = QUICK_IMAGES if quick else 1
     to_pretrain = listed(out / "to_pretrain.txt", (pasted + generated)[::every])
     to_fit = listed(
         out / "to_fit.txt",
-        (pasted + pictures_in(photographs) + generated[:SCENES_TO_FIT])[::every],
+        (pasted + images_in(photographs) + generated[:SCENES_TO_FIT])[::every],
     )
     steps = QUICK_PRETRAIN_STEPS if quick else PRETRAIN_STEPS
     backbone, segmenter = out / "backbone", out / "segmenter"
@@ -73,14 +73,14 @@ def fetch_photographs(out: Path) -> Path:
     return folder
 
 
-def pictures_in(folder: Path) -> list[Path]:
+def images_in(folder: Path) -> list[Path]:
     """All files of a folder, in the order of their names."""
     return sorted(folder.iterdir())
 
 
-def listed(path: Path, pictures: list[Path]) -> Path:
+def listed(path: Path, images: list[Path]) -> Path:
     """Writes a list of images that the verbs read."""
-    path.write_text("\n".join(str(picture.absolute()) for picture in pictures), encoding="utf-8")
+    path.write_text("\n".join(str(image.absolute()) for image in images), encoding="utf-8")
     return path
 
 

@@ -31,7 +31,7 @@ MIN_SIDE = 200  # smaller ones are buttons
 START = re.compile(rb"RIFF....WEBP|\xff\xd8\xff[\xe0\xe1\xdb]", re.DOTALL)
 
 
-def pictures(resources: bytes) -> Iterator[tuple[str, bytes]]:
+def images(resources: bytes) -> Iterator[tuple[str, bytes]]:
     """Suffix and content of each JPEG or WebP file in a Qt resource file.
 
     Each file lies there whole, after its length as a big-endian 32-bit number.
@@ -62,7 +62,7 @@ def main(unpacked: Path, out: Path) -> None:
     count = 0
     for activity in ACTIVITIES:
         path = unpacked / "usr" / "share" / "gcompris-qt" / "rcc" / f"{activity}.rcc"
-        found = [entry for entry in pictures(path.read_bytes()) if is_photograph(entry[1])]
+        found = [entry for entry in images(path.read_bytes()) if is_photograph(entry[1])]
         for number, (suffix, content) in enumerate(found, start=1):
             (out / f"{activity}_{number:03d}{suffix}").write_bytes(content)
         count += len(found)

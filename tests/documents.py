@@ -44,7 +44,7 @@ def _commands(block: str) -> Iterator[list[str]]:
             continue
         try:
             words = shlex.split(waiting, comments=True)
-        except ValueError:  # A quotation that goes on.
+        except ValueError:  # A quotation that continues.
             waiting += "\n"
             continue
         waiting = ""

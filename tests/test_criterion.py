@@ -469,9 +469,9 @@ def test_the_mean_over_shares_is_the_loss_of_the_whole_batch(
     shares = [batch.pick((0, 1)), batch.pick((2, 3))]
     counts: list[list[Tensor]] = [[], []]
 
-    def run(share: int, add_up: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    def run(share: int, sum_over_ranks: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         one = shares[share]
-        return FreeSOLOCriterion(config, add_up=add_up, processes=2)(
+        return FreeSOLOCriterion(config, sum_over_ranks=sum_over_ranks, processes=2)(
             one.outputs, one.targets, one.masks, one.embeddings, one.color_similarity, 10_000
         )
 

@@ -169,8 +169,8 @@ def test_the_installed_command_segments_with_the_bundled_weights(
     installed: Path, tmp_path: Path
 ) -> None:
     write_scenes(tmp_path, 1, seed=5, long_side=160)
-    (picture,) = (tmp_path / "images").iterdir()
-    run(installed / "soloist", "predict", picture, "--out", "masks.json", at=tmp_path)
+    (image,) = (tmp_path / "images").iterdir()
+    run(installed / "soloist", "predict", image, "--out", "masks.json", at=tmp_path)
     found = load_coco(tmp_path / "masks.json")
     assert len(found) > 0
     assert json.loads((tmp_path / "masks.json").read_text())["info"]["model"] == "bundled"

@@ -240,7 +240,7 @@ def test_the_commands_of_a_page_work(page: str, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.usefixtures("furnished")
-def test_the_tutorial_leads_from_pictures_to_labels(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tutorial_leads_from_images_to_labels(capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree("photos")
     shutil.rmtree("runs")
     write_scenes(Path("scenes"), 3, seed=201, split="val", long_side=224)

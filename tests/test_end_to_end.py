@@ -93,7 +93,7 @@ def draw_scene(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.
     """One to three ellipses and boxes, each of one colour, apart on a plain background."""
     rows, columns = np.mgrid[:SIDE, :SIDE]
     background = rng.uniform(0, 255, 3)
-    picture = np.tile(background, (SIDE, SIDE, 1))
+    canvas = np.tile(background, (SIDE, SIDE, 1))
     masks: list[NDArray[np.bool_]] = []
     wanted = int(rng.integers(1, 4))
     for _ in range(30):
@@ -106,8 +106,8 @@ def draw_scene(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.
         apart = not any((inside & mask).any() for mask in masks)
         if apart and abs(color - background).sum() > 200 and len(masks) < wanted:
             masks.append(inside)
-            picture[inside] = color
-    noisy = picture + rng.normal(0, 4, picture.shape)
+            canvas[inside] = color
+    noisy = canvas + rng.normal(0, 4, canvas.shape)
     return np.clip(noisy, 0, 255).astype(np.uint8), np.stack(masks)
 
 
@@ -118,10 +118,10 @@ def write_set(folder: Path, count: int, seed: int) -> None:
     images: list[CocoImage] = []
     annotations: list[dict[str, Any]] = []
     for number in range(1, count + 1):
-        picture, drawn = draw_scene(rng)
+        canvas, drawn = draw_scene(rng)
         masks = torch.from_numpy(drawn)
         image = CocoImage(number, f"{number:03d}.png", SIDE, SIDE)
-        Image.fromarray(picture).save(folder / "images" / image.file_name)
+        Image.fromarray(canvas).save(folder / "images" / image.file_name)
         images.append(image)
         objects = Instances(
             image_size=(SIDE, SIDE),

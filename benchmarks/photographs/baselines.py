@@ -12,7 +12,7 @@ from skimage import color, feature, filters, segmentation
 
 from soloist.data.coco.encoded import EncodedMasks
 from soloist.data.coco.rle import encode_masks
-from soloist.data.drawing.pictures import thumbnail
+from soloist.data.drawing.rendering import thumbnail
 
 MIN_AREA = 20
 """Smaller segments are dropped, in pixels of the image the segments were found on."""

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from soloist.data.coco.rle import decode_masks
 from soloist.data.coco.types import CocoAnnotation, CocoFile
 from soloist.data.drawing.contact_sheets import write_sheet
-from soloist.data.drawing.pictures import draw_masks, resize_masks, thumbnail
+from soloist.data.drawing.rendering import draw_masks, resize_masks, thumbnail
 from soloist.data.images import read_image
 
 IMAGES = 6
@@ -24,7 +24,7 @@ SIDE = 320
 GAP, TITLE = 6, 24
 COLUMNS = ("image", "true masks", "as many best masks", "masks shown by default")
 
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 
 
 def draw_sheet(
@@ -63,7 +63,7 @@ def draw_sheet(
     write_sheet(path, _page(title, lines))
 
 
-def _masked(pixels: Picture, annotations: Sequence[CocoAnnotation]) -> Picture:
+def _masked(pixels: Pixels, annotations: Sequence[CocoAnnotation]) -> Pixels:
     """A reduced image with masks over it; they are decoded one by one, there may be many."""
     small = thumbnail(pixels, SIDE)
     size = (small.shape[0], small.shape[1])
@@ -73,8 +73,8 @@ def _masked(pixels: Picture, annotations: Sequence[CocoAnnotation]) -> Picture:
     return draw_masks(small, masks, line_width=1)
 
 
-def _page(title: str, lines: Sequence[tuple[Sequence[Picture], Sequence[int]]]) -> Picture:
-    heights = [max(picture.shape[0] for picture in pictures) + GAP for pictures, _ in lines]
+def _page(title: str, lines: Sequence[tuple[Sequence[Pixels], Sequence[int]]]) -> Pixels:
+    heights = [max(tile.shape[0] for tile in tiles) + GAP for tiles, _ in lines]
     width = len(COLUMNS) * (SIDE + GAP) + GAP
     page = Image.new("RGB", (width, 2 * TITLE + sum(heights) + GAP), "white")
     draw = ImageDraw.Draw(page)
@@ -83,9 +83,9 @@ def _page(title: str, lines: Sequence[tuple[Sequence[Picture], Sequence[int]]]) 
         left = GAP + place * (SIDE + GAP)
         draw.text((left, TITLE + 4), column, fill="black", font=ImageFont.load_default(13))
     top = 2 * TITLE
-    for (pictures, counts), height in zip(lines, heights, strict=True):
-        for place, picture in enumerate(pictures):
-            page.paste(Image.fromarray(picture), (GAP + place * (SIDE + GAP), top))
+    for (tiles, counts), height in zip(lines, heights, strict=True):
+        for place, tile in enumerate(tiles):
+            page.paste(Image.fromarray(tile), (GAP + place * (SIDE + GAP), top))
         for place, count in enumerate(counts, start=1):
             at = (GAP + place * (SIDE + GAP) + 4, top + 2)
             font = ImageFont.load_default(13)

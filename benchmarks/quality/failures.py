@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw, ImageFont
 from soloist.data.coco.read import load_coco
 from soloist.data.coco.rle import decode_mask
 from soloist.data.coco.types import CocoFile
-from soloist.data.drawing.pictures import draw_masks, draw_outlines, jpeg_bytes
+from soloist.data.drawing.rendering import draw_masks, draw_outlines, jpeg_bytes
 from soloist.data.images import read_image
 
 KINDS = ("merged", "poor outline", "split", "missed", "part", "background")
@@ -34,7 +34,7 @@ TILE = (150, 200)
 GAP, TITLE = 6, 20
 WHITE = (255, 255, 255)
 
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 
 app = App(help=__doc__)
 
@@ -99,7 +99,7 @@ def best(found: CocoFile, image_id: int | None) -> list[dict[str, object]]:
     return [one.rle for one in sorted(found.annotations[image_id], key=lambda one: -one.score)]
 
 
-def drawn(example: Example, truth: CocoFile, found: CocoFile, images: Path) -> Picture:
+def drawn(example: Example, truth: CocoFile, found: CocoFile, images: Path) -> Pixels:
     """The image of an example with as many best masks as it has objects."""
     pixels = read_image(images / example.name)
     count = next(
@@ -114,18 +114,18 @@ def drawn(example: Example, truth: CocoFile, found: CocoFile, images: Path) -> P
     return draw_outlines(tinted, decode_mask(example.segmentation)[None], WHITE, line_width=2)
 
 
-def sheet(rows: list[tuple[str, list[Picture]]]) -> Picture:
+def sheet(rows: list[tuple[str, list[Pixels]]]) -> Pixels:
     """Titled rows of images, pair by pair."""
     height, width = TILE
     pair = 2 * width + GAP
     size = (len(PLACES) * (pair + 3 * GAP), len(rows) * (TITLE + height + GAP))
     page = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(page)
-    for number, (title, pictures) in enumerate(rows):
+    for number, (title, cells) in enumerate(rows):
         top = number * (TITLE + height + GAP)
         draw.text((GAP, top), title, fill="black", font=ImageFont.load_default(14))
-        for place, picture in enumerate(pictures):
-            tile = Image.fromarray(picture)
+        for place, cell in enumerate(cells):
+            tile = Image.fromarray(cell)
             tile.thumbnail((width, height), Image.Resampling.LANCZOS)
             left = place // 2 * (pair + 3 * GAP) + place % 2 * (width + GAP)
             page.paste(tile, (left, top + TITLE))

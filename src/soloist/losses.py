@@ -183,7 +183,12 @@ class _Positives(NamedTuple):
         return torch.cat(rows)[self.order]
 
     def level_mean(
-        self, terms: Tensor, weights: Tensor, *, num_levels: int, add_up: Callable[[Tensor], Tensor]
+        self,
+        terms: Tensor,
+        weights: Tensor,
+        *,
+        num_levels: int,
+        sum_over_ranks: Callable[[Tensor], Tensor],
     ) -> Tensor:
         """Sum of (P,) terms over sum of (P,) weights in each level, averaged over used levels."""
         zeros = weights.new_zeros(num_levels)
@@ -191,7 +196,7 @@ class _Positives(NamedTuple):
         totals = zeros.index_add(0, self.levels, weights)
         # `bincount` would wait for the device.
         counts = zeros.index_add(0, self.levels, torch.ones_like(weights))
-        totals, counts = add_up(torch.stack([totals, counts])).unbind()
+        totals, counts = sum_over_ranks(torch.stack([totals, counts])).unbind()
         return (sums / totals.clamp(min=1)).sum() / (counts > 0).sum().clamp(min=1)
 
 
@@ -200,7 +205,7 @@ class FreeSOLOCriterion:
 
     Args:
         config: Weights and constants of the terms.
-        add_up: Sums counts over the processes that share a batch, without gradient.
+        sum_over_ranks: Sums counts over the processes that share a batch, without gradient.
         processes: How many share it. Each gives the losses of its images over the counts of all,
             times this number, so that their mean is the loss of the whole batch.
     """
@@ -209,11 +214,11 @@ class FreeSOLOCriterion:
         self,
         config: LossConfig | None = None,
         *,
-        add_up: Callable[[Tensor], Tensor] = lambda counts: counts,
+        sum_over_ranks: Callable[[Tensor], Tensor] = lambda counts: counts,
         processes: int = 1,
     ) -> None:
         self.config = config or LossConfig()
-        self._add_up = add_up
+        self._sum_over_ranks = sum_over_ranks
         self._processes = processes
 
     def __call__(
@@ -266,7 +271,7 @@ class FreeSOLOCriterion:
                     sums,
                     counts,
                     num_levels=len(outputs.kernels),
-                    add_up=self._add_up,
+                    sum_over_ranks=self._sum_over_ranks,
                 )
                 losses[f"loss_{name}"] = scales[name] * mean
         return {name: self._processes * loss for name, loss in losses.items()}
@@ -284,7 +289,7 @@ class FreeSOLOCriterion:
             )
             total = total + terms.sum()
             num_positives += wanted.sum()
-        return total / (self._add_up(num_positives) + 1)
+        return total / (self._sum_over_ranks(num_positives) + 1)
 
     def _semantic_loss(
         self, outputs: SOLOOutputs, positives: _Positives, embeddings: Sequence[Tensor]
@@ -293,7 +298,7 @@ class FreeSOLOCriterion:
         predicted = positives.gather(outputs.semantic_embeddings)  # (P, E)
         wanted = [e[i] for e, i in zip(embeddings, positives.per_image(), strict=True)]
         terms = semantic_loss(predicted, torch.cat(wanted))
-        return terms.sum() / self._add_up(torch.ones_like(terms).sum()).clamp(min=1)
+        return terms.sum() / self._sum_over_ranks(torch.ones_like(terms).sum()).clamp(min=1)
 
     def _mask_terms(
         self,

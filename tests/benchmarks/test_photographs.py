@@ -195,14 +195,14 @@ def test_a_sheet_shows_true_masks_and_found_ones(
     out = tmp_path / "rows.jsonl"
     for name in ("perfect", "nothing"):
         run(name, photos=photos, out=out, sheets=tmp_path)
-    pictures = []
+    images = []
     for name in ("perfect", "nothing"):
         with Image.open(tmp_path / f"discs-{name}.jpg") as sheet:
-            pictures.append(np.asarray(sheet).astype(int))
+            images.append(np.asarray(sheet).astype(int))
     # Centre of the first disc of the first image: image, true, best, shown.
     top = 48
     colours = np.array(
-        [[one[top + 25, 6 + 326 * column + 30] for column in range(4)] for one in pictures]
+        [[one[top + 25, 6 + 326 * column + 30] for column in range(4)] for one in images]
     )
     grey = np.ptp(colours, axis=2) < 20  # (2, 4)
     assert grey.tolist() == [[True, False, False, False], [True, False, True, True]]

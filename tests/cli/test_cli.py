@@ -381,7 +381,7 @@ def test_when_no_image_can_be_read_it_is_the_users_mistake(
     ],
 )
 @pytest.mark.parametrize("verb", ["masks", "predict"])
-def test_pictures_of_any_size_are_done(
+def test_images_of_any_size_are_done(
     run: Run,
     fast: tuple[str | Path, ...],
     model_folder: Path,
@@ -606,14 +606,14 @@ def test_photographs_alone_are_enough_to_predict(run: Run, source: str, folder: 
     assert run("predict", source).out.startswith(f"{out}-2")
 
 
-def test_pictures_show_masks_from_a_score_on(run: Run, model_folder: Path) -> None:
+def test_images_show_masks_from_a_score_on(run: Run, model_folder: Path) -> None:
     shown = []
     for score in ("0", "2"):
-        how = ("--overlays", f"pictures-{score}", "--overlay-score", score)
+        how = ("--overlays", f"images-{score}", "--overlay-score", score)
         out = f"new-{score}.json"
         status = run("predict", "photos", "--model", model_folder, "--out", out, *how).status
         assert status == (DONE if score == "0" else SOME_FAILED)
-        shown.append(Path(f"pictures-{score}", "a.jpg.overlay.jpg").read_bytes())
+        shown.append(Path(f"images-{score}", "a.jpg.overlay.jpg").read_bytes())
     assert shown[0] != shown[1]
     assert Path("new-0.json").stat().st_size == Path("new-2.json").stat().st_size
 

@@ -209,7 +209,7 @@ def scores_of(path: str) -> list[float]:
 
 
 @pytest.mark.slow
-def test_pictures_and_formats_show_what_the_model_recommends(
+def test_images_and_formats_show_what_the_model_recommends(
     model_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="soloist")

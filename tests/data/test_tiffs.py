@@ -75,7 +75,7 @@ def test_percentiles_forget_what_is_rare() -> None:
     assert (black, white) == (0, 255)
 
 
-def test_percentiles_of_a_large_picture_are_those_of_a_part(
+def test_percentiles_of_a_large_image_are_those_of_a_part(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     values = np.random.default_rng(0).integers(0, 4000, (200, 300, 3), dtype=np.uint16)
@@ -163,7 +163,7 @@ def test_other_files_are_stretched_and_chosen_of_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_stacks_are_turned_as_pillow_turns_pictures(tmp_path: Path, orientation: int) -> None:
+def test_stacks_are_turned_as_pillow_turns_images(tmp_path: Path, orientation: int) -> None:
     values = np.arange(6, dtype=np.uint8).reshape(2, 3)
     tags = [(274, "H", 1, orientation, True)]
     plain = write(tmp_path / "plain.tif", values, extratags=tags)
@@ -208,7 +208,7 @@ def test_a_damaged_stack_is_one_line(tmp_path: Path, keep: int) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_small_pictures_of_usual_kinds_never_need_tifffile(
+def test_small_images_of_usual_kinds_never_need_tifffile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "a.tif", bands(3, np.uint8), photometric="rgb")

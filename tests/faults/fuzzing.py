@@ -53,8 +53,8 @@ def options(content: bytes) -> None:
     load_config("tiny", path)
 
 
-def picture(content: bytes) -> None:
-    path = FOLDER / "picture.png"
+def image(content: bytes) -> None:
+    path = FOLDER / "image.png"
     path.write_bytes(content)
     read_image(path, reading=ReadingConfig(max_pixels=100_000))
 
@@ -69,7 +69,7 @@ TARGETS: Mapping[str, Callable[[bytes], None]] = {
     "coco": coco,
     "run_lengths": run_lengths,
     "options": options,
-    "picture": picture,
+    "image": image,
     "weights": weights,
 }
 

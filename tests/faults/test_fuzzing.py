@@ -34,7 +34,7 @@ def png() -> bytes:
         pytest.param("coco", json.dumps(WHOLE).encode(), id="coco"),
         pytest.param("run_lengths", b"\x04\x05\x01" + bytes(range(40)), id="run-lengths"),
         pytest.param("options", b"train: {steps: 4}\nseed: 1\n", id="options"),
-        pytest.param("picture", png(), id="picture"),
+        pytest.param("image", png(), id="image"),
         pytest.param("weights", save({"a": torch.zeros(2)}), id="weights"),
     ],
 )

@@ -217,10 +217,10 @@ def test_a_command_on_ray_asked_to_stop_keeps_finished_shards(
     row = faults("SIGTERM during masks on Ray")
     images = tmp_path / "images"
     images.mkdir()
-    picture = next((scenes / "images").iterdir())
+    image = next((scenes / "images").iterdir())
     # More than can be done before the signal.
     for number in range(400):
-        (images / f"{number}{picture.suffix}").symlink_to(picture)
+        (images / f"{number}{image.suffix}").symlink_to(image)
     out = tmp_path / "shards"
     command = ["masks", str(images), *verbs["masks"][2:], "--shard-size", "4", "--out", str(out)]
     running = server.start(*command, "--engine", "ray", "--ray-workers", "1")

@@ -253,8 +253,8 @@ def test_a_resumed_run_keeps_to_its_images(
     wait_for(partial(has_made_something, out))
     running.signal(signal.SIGKILL)
     assert running.wait().status == -signal.SIGKILL
-    picture = next(images.iterdir())
-    shutil.copy(picture, images / f"0 new{picture.suffix}")
+    image = next(images.iterdir())
+    shutil.copy(image, images / f"0 new{image.suffix}")
     row.injected += 1
     outcome = assert_finishes(server, [*command, "--out", str(out)], out, whole, row)
     assert "1 new (such as '0 new" in outcome.err

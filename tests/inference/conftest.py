@@ -13,7 +13,7 @@ from PIL import Image
 
 from soloist.structures import Instances
 
-PICTURES = 11
+IMAGES = 11
 
 
 def squares(pixels: NDArray[np.uint8], size: tuple[int, int]) -> Instances:
@@ -35,11 +35,11 @@ def toy_labeler() -> Callable[[NDArray[np.uint8], tuple[int, int]], Instances]:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     """A folder of eleven images, the first of them without objects, one of them broken."""
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     random = np.random.default_rng(0)
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         pixels = random.integers(0, 256, (6 + number, 9, 3), dtype=np.uint8)
         pixels[0, 0, 0] = number
         path = folder / f"{number % 3}" / f"ü{number:02d}.png"

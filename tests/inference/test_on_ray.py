@@ -46,7 +46,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.mark.usefixtures("cluster")
 def test_two_workers_of_which_one_is_killed_finish_everything(
-    pictures: Path, tmp_path: Path, toy_labeler: Labeler
+    images: Path, tmp_path: Path, toy_labeler: Labeler
 ) -> None:
     marks = tmp_path / "marks"
     marks.mkdir()
@@ -79,7 +79,7 @@ def test_two_workers_of_which_one_is_killed_finish_everything(
     job = ShardJob(out, "masks", make, short_side=100)
     summary = label_shards(
         job,
-        lambda: find_images(pictures),
+        lambda: find_images(images),
         settings=SETTINGS,
         shard_size=2,
         work=work_on_ray(job, workers=2),
@@ -94,7 +94,7 @@ def test_two_workers_of_which_one_is_killed_finish_everything(
     merge_shards(out, tmp_path / "merged" / "all.json")
     plain = tmp_path / "plain" / "all.json"
     label_images(
-        find_images(pictures),
+        find_images(images),
         make(),
         plain,
         title="masks",
@@ -110,7 +110,7 @@ def test_two_workers_of_which_one_is_killed_finish_everything(
 
 @pytest.mark.usefixtures("cluster")
 def test_a_mistake_that_a_worker_finds_is_reported_in_one_line(
-    pictures: Path, tmp_path: Path
+    images: Path, tmp_path: Path
 ) -> None:
     here = os.getpid()
 
@@ -127,7 +127,7 @@ def test_a_mistake_that_a_worker_finds_is_reported_in_one_line(
     with pytest.raises(RunError, match=r"^no weights on this machine$"):
         label_shards(
             job,
-            lambda: find_images(pictures),
+            lambda: find_images(images),
             settings=SETTINGS,
             shard_size=6,
             work=work_on_ray(job, workers=1),

@@ -205,7 +205,7 @@ def test_its_text_says_what_was_found(result: Either, make: Callable[..., Either
     assert repr(named) == "<Result: 0 objects on street.jpg, 48 x 64 pixels>"
 
 
-def shown_picture(page: str) -> Image.Image:
+def shown_image(page: str) -> Image.Image:
     (data,) = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
     return Image.open(io.BytesIO(base64.b64decode(data)))
 
@@ -213,9 +213,9 @@ def shown_picture(page: str) -> Image.Image:
 def test_a_notebook_shows_the_masks(result: Either, pixels: NDArray[np.uint8]) -> None:
     page = result._repr_html_()
     assert "5 objects on image" in page
-    drawn = shown_picture(page)
+    drawn = shown_image(page)
     assert drawn.size == SIZE[::-1]
-    assert shown_picture(result[:0]._repr_html_()).tobytes() != drawn.tobytes()
+    assert shown_image(result[:0]._repr_html_()).tobytes() != drawn.tobytes()
 
 
 @pytest.mark.slow
@@ -224,7 +224,7 @@ def test_what_a_notebook_shows_is_small(make: Callable[..., Either], count: int)
     size = (1200, 1600)
     noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     page = make(squares(count, size), pixels=noise)._repr_html_()
-    assert max(shown_picture(page).size) == 480
+    assert max(shown_image(page).size) == 480
     assert len(page) < 200_000
 
 
@@ -251,7 +251,7 @@ def test_a_large_file_is_shown_reduced(make: Callable[..., Either], tmp_path: Pa
     path = tmp_path / "a.jpg"
     Image.new("RGB", (2000, 1000), (200, 30, 30)).save(path)
     page = make(squares(2, (1000, 2000)), path=path)._repr_html_()
-    assert shown_picture(page).size == (480, 240)
+    assert shown_image(page).size == (480, 240)
 
 
 # Plain values
@@ -458,7 +458,7 @@ def test_a_copied_result_can_be_used_on(result: Either) -> None:
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_a_folder_gets_a_picture_of_the_images_name(
+def test_a_folder_gets_a_image_of_the_images_name(
     make: Callable[..., Either], pixels: NDArray[np.uint8], tmp_path: Path, there: bool
 ) -> None:
     result = make(squares(), pixels=pixels, path=tmp_path / "photo 1.jpg")
@@ -472,7 +472,7 @@ def test_a_folder_gets_a_picture_of_the_images_name(
 
 
 @pytest.mark.parametrize("name", ["masks", "masks.foo", "masks.hdf"])
-def test_a_picture_of_no_kind_is_refused(result: Either, tmp_path: Path, name: str) -> None:
+def test_a_image_of_no_kind_is_refused(result: Either, tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=r"wanted an image such as masks.png, masks.json or a"):
         result.save(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
@@ -520,10 +520,8 @@ def test_a_result_is_shown_in_a_viewer(
     make: Callable[..., Either], pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[NDArray[np.uint8]] = []
-    monkeypatch.setattr(
-        Image.Image, "show", lambda picture, title: shown.append(np.asarray(picture))
-    )
+    monkeypatch.setattr(Image.Image, "show", lambda image, title: shown.append(np.asarray(image)))
     result = make(squares(), pixels=pixels)
     result.show()
-    (picture,) = shown
-    assert np.array_equal(picture, np.asarray(result.plot()))
+    (image,) = shown
+    assert np.array_equal(image, np.asarray(result.plot()))

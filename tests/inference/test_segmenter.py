@@ -42,21 +42,21 @@ def segmenter(model_folder: Path) -> Segmenter:
 @pytest.fixture(scope="module")
 def pixels() -> NDArray[np.uint8]:
     """An image of 70 x 90 pixels with a bright square."""
-    picture = np.random.default_rng(0).integers(0, 60, (70, 90, 3), dtype=np.uint8)
-    picture[20:50, 30:60] += 150
-    return picture
+    image = np.random.default_rng(0).integers(0, 60, (70, 90, 3), dtype=np.uint8)
+    image[20:50, 30:60] += 150
+    return image
 
 
 @pytest.fixture
-def picture(tmp_path: Path, pixels: NDArray[np.uint8]) -> Path:
-    path = tmp_path / "picture.png"
+def image(tmp_path: Path, pixels: NDArray[np.uint8]) -> Path:
+    path = tmp_path / "image.png"
     Image.fromarray(pixels).save(path)
     return path
 
 
 @pytest.fixture
-def result(segmenter: Segmenter, picture: Path) -> Result:
-    return segmenter.predict(picture)[0]
+def result(segmenter: Segmenter, image: Path) -> Result:
+    return segmenter.predict(image)[0]
 
 
 def assert_same(one: Result, other: Result) -> None:
@@ -68,8 +68,8 @@ def assert_same(one: Result, other: Result) -> None:
 # Sources
 
 
-def test_a_result_has_what_design_promises(result: Result, picture: Path) -> None:
-    assert result.path == picture
+def test_a_result_has_what_design_promises(result: Result, image: Path) -> None:
+    assert result.path == image
     assert result.image_size == (70, 90)
     assert len(result) > 0
     assert result.masks.shape == (len(result), 70, 90)
@@ -82,24 +82,24 @@ def test_a_result_has_what_design_promises(result: Result, picture: Path) -> Non
         assert box.tolist() == [int(value) for value in tight]
 
 
-def test_path_text_array_and_picture_give_the_same(
-    segmenter: Segmenter, picture: Path, pixels: NDArray[np.uint8]
+def test_path_text_array_and_image_give_the_same(
+    segmenter: Segmenter, image: Path, pixels: NDArray[np.uint8]
 ) -> None:
-    from_path = segmenter.predict(picture)[0]
-    with Image.open(picture) as opened:
-        others: list[Any] = [str(picture), pixels, pixels[:, ::-1][:, ::-1], opened, [picture]]
+    from_path = segmenter.predict(image)[0]
+    with Image.open(image) as opened:
+        others: list[Any] = [str(image), pixels, pixels[:, ::-1][:, ::-1], opened, [image]]
         results = [segmenter.predict(one) for one in others]
     assert [len(one) for one in results] == [1] * len(others)
     for one in results:
         assert_same(one[0], from_path)
-    assert [one[0].path for one in results] == [picture, None, None, None, picture]
+    assert [one[0].path for one in results] == [image, None, None, None, image]
 
 
-def test_several_arrays_and_pictures_give_one_result_each(
-    segmenter: Segmenter, picture: Path, pixels: NDArray[np.uint8]
+def test_several_arrays_and_images_give_one_result_each(
+    segmenter: Segmenter, image: Path, pixels: NDArray[np.uint8]
 ) -> None:
-    from_path = segmenter.predict(picture)[0]
-    for several in ([pixels, pixels], (pixels, picture, Image.fromarray(pixels))):
+    from_path = segmenter.predict(image)[0]
+    for several in ([pixels, pixels], (pixels, image, Image.fromarray(pixels))):
         results = segmenter.predict(several)
         assert len(results) == len(several)
         for one in results:
@@ -116,12 +116,12 @@ def test_several_arrays_and_pictures_give_one_result_each(
         pytest.param("I;16", 3000, id="16-bit-grey"),
     ],
 )
-def test_a_picture_of_any_mode_is_seen_as_its_file(
+def test_a_image_of_any_mode_is_seen_as_its_file(
     tmp_path: Path, segmenter: Segmenter, mode: str, color: Any
 ) -> None:
-    picture = Image.new(mode, (40, 30), color)
-    picture.save(tmp_path / "a.png")
-    from_file, from_memory = segmenter.predict(tmp_path / "a.png")[0], segmenter.predict(picture)[0]
+    image = Image.new(mode, (40, 30), color)
+    image.save(tmp_path / "a.png")
+    from_file, from_memory = segmenter.predict(tmp_path / "a.png")[0], segmenter.predict(image)[0]
     assert_same(from_memory, from_file)
     np.testing.assert_array_equal(np.asarray(from_memory.plot()), np.asarray(from_file.plot()))
 
@@ -170,12 +170,12 @@ def test_a_stream_gives_the_same_one_by_one(
 
 
 def test_the_same_image_gives_the_same_result_whatever_came_before(
-    segmenter: Segmenter, model_folder: Path, picture: Path, scenes: Path
+    segmenter: Segmenter, model_folder: Path, image: Path, scenes: Path
 ) -> None:
-    first = segmenter.predict(picture)[0]
+    first = segmenter.predict(image)[0]
     segmenter.predict(scenes / "images")
-    assert_same(segmenter.predict(picture)[0], first)
-    assert_same(soloist.load(model_folder, precision="fp32").predict(picture)[0], first)
+    assert_same(segmenter.predict(image)[0], first)
+    assert_same(soloist.load(model_folder, precision="fp32").predict(image)[0], first)
 
 
 @pytest.mark.parametrize(
@@ -203,8 +203,8 @@ def test_what_cannot_be_read_is_reported(tmp_path: Path, segmenter: Segmenter) -
         segmenter.predict(tmp_path / "none.jpg")
 
 
-def test_bf16_finds_nearly_the_same(model_folder: Path, picture: Path, result: Result) -> None:
-    other = soloist.load(model_folder, device="cpu", precision="bf16").predict(picture)[0]
+def test_bf16_finds_nearly_the_same(model_folder: Path, image: Path, result: Result) -> None:
+    other = soloist.load(model_folder, device="cpu", precision="bf16").predict(image)[0]
     assert other.scores.dtype == torch.float32
     torch.testing.assert_close(other.scores[0], result.scores[0], rtol=0.2, atol=0.01)
 
@@ -274,7 +274,7 @@ def test_plot_needs_an_image(result: Result) -> None:
 
 
 @pytest.mark.parametrize("name", ["new/drawn.png", "drawn.jpg", "DRAWN.PNG"])
-def test_save_writes_a_picture(tmp_path: Path, result: Result, name: str) -> None:
+def test_save_writes_a_image(tmp_path: Path, result: Result, name: str) -> None:
     path = result.save(tmp_path / name)
     assert path == tmp_path / name
     with Image.open(path) as saved:
@@ -283,7 +283,7 @@ def test_save_writes_a_picture(tmp_path: Path, result: Result, name: str) -> Non
 
 def test_save_writes_a_coco_file(tmp_path: Path, result: Result) -> None:
     coco = load_coco(result.save(tmp_path / "new" / "result.json"))
-    assert [image.file_name for image in coco.images] == ["picture.png"]
+    assert [image.file_name for image in coco.images] == ["image.png"]
     read = coco.instances(coco.images[0])
     assert torch.equal(read.masks, result.masks)
     assert torch.equal(read.boxes, result.boxes)
@@ -329,9 +329,9 @@ def test_an_empty_result_does_everything(tmp_path: Path, segmenter: Segmenter) -
 
 
 def test_a_run_folder_and_its_model_folder_load_the_same(
-    model_folder: Path, picture: Path, result: Result
+    model_folder: Path, image: Path, result: Result
 ) -> None:
-    assert_same(soloist.load(model_folder.parent, precision="fp32").predict(picture)[0], result)
+    assert_same(soloist.load(model_folder.parent, precision="fp32").predict(image)[0], result)
 
 
 def copied_model(source: Path, target: Path) -> Path:
@@ -401,11 +401,11 @@ def test_the_names_of_the_package_are_there() -> None:
 # Tiles
 
 
-def test_a_picture_that_fits_into_a_tile_is_segmented_as_without(
-    segmenter: Segmenter, picture: Path, pixels: NDArray[np.uint8]
+def test_a_image_that_fits_into_a_tile_is_segmented_as_without(
+    segmenter: Segmenter, image: Path, pixels: NDArray[np.uint8]
 ) -> None:
-    wanted = segmenter.predict(picture)[0]
-    for source in (picture, pixels):
+    wanted = segmenter.predict(image)[0]
+    for source in (image, pixels):
         (found,) = segmenter.predict(source, tile=128)
         np.testing.assert_array_equal([*found.masks], wanted.masks.numpy())
         for name in ("scores", "boxes", "embeddings"):
@@ -435,9 +435,9 @@ def test_a_tiled_result_is_drawn_and_written(
     assert next(stream).masks == found.masks
 
 
-def test_tiles_that_are_too_small_are_reported(segmenter: Segmenter, picture: Path) -> None:
+def test_tiles_that_are_too_small_are_reported(segmenter: Segmenter, image: Path) -> None:
     with pytest.raises(ConfigError, match=r"tile\.size must be at least 64"):
-        segmenter.predict(picture, tile=10)
+        segmenter.predict(image, tile=10)
 
 
 # Reading
@@ -468,7 +468,7 @@ def test_a_model_reads_as_it_was_trained(tmp_path: Path, model_folder: Path) -> 
 @pytest.fixture
 def ranking(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Segmenter:
     """A segmenter that ranks regions; it has learned hardly anything, so any mask confirms one."""
-    monkeypatch.setattr("soloist.inference.segmenter.CONFIRMING_SCORE", 0.0)
+    monkeypatch.setattr("soloist.inference.image_segmenter.CONFIRMING_SCORE", 0.0)
     segmenter = soloist.load(model_folder, device="cpu", precision="fp32")
     options = {
         "inference": {"masks": "reranked", "category_threshold": 0.0, "score_threshold": 0.0},
@@ -493,7 +493,7 @@ def test_masks_are_regions_in_the_order_the_network_gives_them(
         asked.append((features, size, config))
         return region_masks(image, features, size, config, judge)
 
-    monkeypatch.setattr("soloist.inference.segmenter.region_masks", noted)
+    monkeypatch.setattr("soloist.inference.image_segmenter.region_masks", noted)
     # Of 70 x 90 pixels the network reads more, padded to 96 x 128: 6 x 8 cells.
     options = {"inference": {"short_side": 70, "max_side": 90}}
     ranking.config = override(ranking.config, options, where="test")
@@ -519,14 +519,14 @@ def test_outlines_follow_the_colors_if_wanted(
     wanted = refine_with_guided_filter(plain, pixels, 0.1)
     assert not torch.equal(plain.masks, wanted.masks)
     assert torch.equal(ranking(pixels, (70, 90)).masks, wanted.masks)
-    # Regions are confirmed by such masks.
+    # Such masks re-rank regions.
     seen: list[Instances] = []
 
     def noted(proposals: Instances, found: Instances) -> Instances:
         seen[:] = [proposals, found]
         return rerank_proposals(proposals, found)
 
-    monkeypatch.setattr("soloist.inference.segmenter.rerank_proposals", noted)
+    monkeypatch.setattr("soloist.inference.image_segmenter.rerank_proposals", noted)
     ranking.config = override(ranking.config, {"inference": {"masks": "reranked"}}, where="test")
     assert len(ranking(pixels, (70, 90))) > 0
     assert torch.equal(seen[1].masks, wanted.masks)

@@ -22,7 +22,7 @@ def segmenter(model_folder: Path) -> Segmenter:
 
 
 @pytest.fixture(scope="module")
-def picture(scenes: Path) -> Path:
+def image(scenes: Path) -> Path:
     return scenes / "images" / "000001.jpg"
 
 
@@ -80,9 +80,9 @@ def test_images_in_memory_are_read_whatever_holds_them(
     np.testing.assert_allclose(found.pixels.astype(int), pixels.astype(int), atol=1)
 
 
-def test_lists_of_images_are_segmented_one_by_one(segmenter: Segmenter, picture: Path) -> None:
-    found = segmenter.predict([RGB, Image.fromarray(GREY), str(picture), torch.from_numpy(RGB)])
-    assert [one.path for one in found] == [None, None, picture, None]
+def test_lists_of_images_are_segmented_one_by_one(segmenter: Segmenter, image: Path) -> None:
+    found = segmenter.predict([RGB, Image.fromarray(GREY), str(image), torch.from_numpy(RGB)])
+    assert [one.path for one in found] == [None, None, image, None]
     assert torch.equal(found[0].masks, found[3].masks)
     batch = segmenter.predict(torch.from_numpy(np.stack([RGB, RGB])).permute(0, 3, 1, 2))
     for one in batch:
@@ -92,7 +92,7 @@ def test_lists_of_images_are_segmented_one_by_one(segmenter: Segmenter, picture:
 
 
 def test_the_recommended_score_is_the_models(
-    segmenter: Segmenter, tmp_path: Path, picture: Path
+    segmenter: Segmenter, tmp_path: Path, image: Path
 ) -> None:
     segmenter.save_pretrained(tmp_path / "model")
     record = json.loads((tmp_path / "model" / "config.json").read_text())
@@ -100,10 +100,10 @@ def test_the_recommended_score_is_the_models(
     record["inference"]["recommended_score"] = 0.7
     (tmp_path / "model" / "config.json").write_text(json.dumps(record))
     changed = soloist.load(tmp_path / "model", device="cpu", precision="fp32")
-    for found in (changed.predict(picture)[0], changed.predict(picture, tile=64)[0]):
+    for found in (changed.predict(image)[0], changed.predict(image, tile=64)[0]):
         assert found.recommended_score == 0.7
     # A record of an older version has none.
     del record["inference"]["recommended_score"]
     (tmp_path / "model" / "config.json").write_text(json.dumps(record))
     older = soloist.load(tmp_path / "model", device="cpu", precision="fp32")
-    assert older.predict(picture)[0].recommended_score == 0.3
+    assert older.predict(image)[0].recommended_score == 0.3

@@ -83,7 +83,7 @@ def untiled(pixels: Pixels) -> Instances:
     st.integers(1, 700),
     st.integers(64, 200).flatmap(lambda size: st.tuples(st.just(size), st.integers(0, size // 2))),
 )
-def test_tiles_cover_the_picture_and_share_what_they_should(
+def test_tiles_cover_the_image_and_share_what_they_should(
     height: int, width: int, sizes: tuple[int, int]
 ) -> None:
     config = TileConfig(size=sizes[0], overlap=sizes[1])
@@ -110,7 +110,7 @@ def test_tiles_cover_the_picture_and_share_what_they_should(
         pytest.param((30, 20, 90, 40), id="across-two"),
         pytest.param((30, 30, 90, 90), id="across-four"),
         pytest.param((5, 20, 155, 30), id="across-a-row"),
-        pytest.param((0, 0, 160, 160), id="all-of-the-picture"),
+        pytest.param((0, 0, 160, 160), id="all-of-the-image"),
         pytest.param((56, 56, 57, 57), id="one-pixel"),
     ],
 )
@@ -138,7 +138,7 @@ def test_objects_anywhere_come_back_as_they_are(data: st.DataObject) -> None:
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(1, 64), st.integers(1, 64))
-def test_one_tile_as_large_as_the_picture_is_no_tiling(height: int, width: int) -> None:
+def test_one_tile_as_large_as_the_image_is_no_tiling(height: int, width: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 4, (height, width, 3), dtype=np.uint8)
     assert_same(tiled(pixels), untiled(pixels))
 
@@ -150,7 +150,7 @@ def test_nothing_found_is_empty() -> None:
     assert found.boxes.shape == (0, 4)
 
 
-def test_a_thing_that_only_the_whole_picture_shows_is_found() -> None:
+def test_a_thing_that_only_the_whole_image_shows_is_found() -> None:
     """A labeler that cannot see what fills more than half of its image."""
 
     def nearsighted(pixels: Pixels, size: tuple[int, int]) -> Instances:
@@ -283,7 +283,7 @@ def test_options_out_of_range_are_reported(options: dict[str, Any], message: str
 
 
 @pytest.mark.slow
-def test_masks_of_a_large_picture_never_take_a_byte_a_pixel() -> None:
+def test_masks_of_a_large_image_never_take_a_byte_a_pixel() -> None:
     """6000 x 6000 pixels, 225 objects: bitmaps would be 8 GB. torch borrows numpy's memory."""
     side, step = 6000, 400
 

@@ -214,13 +214,13 @@ class Endpoints(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def pictures(scenes: Path) -> list[Path]:
+def images(scenes: Path) -> list[Path]:
     return sorted((scenes / "images").iterdir())[:2]
 
 
 @pytest.fixture
-def stand_in(pictures: list[Path]) -> Iterator[StandIn]:
-    server = StandIn(pictures, {11: "object"})
+def stand_in(images: list[Path]) -> Iterator[StandIn]:
+    server = StandIn(images, {11: "object"})
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server
@@ -242,7 +242,7 @@ def expected(path: Path, score: float) -> Any:
 
 
 def test_a_task_is_annotated_by_the_command(
-    stand_in: StandIn, pictures: list[Path], tmp_path: Path
+    stand_in: StandIn, images: list[Path], tmp_path: Path
 ) -> None:
     command = [
         *(sys.executable, "-m", "cvat_cli", "--server-host", stand_in.host, "--auth", "ada:secret"),
@@ -256,7 +256,7 @@ def test_a_task_is_annotated_by_the_command(
     assert done.returncode == 0, done.stderr
     ((method, _, content),) = stand_in.annotations
     assert method == "PATCH"
-    for frame, path in enumerate(pictures):
+    for frame, path in enumerate(images):
         result = expected(path, 0.2)
         shapes = [one for one in content["shapes"] if one["frame"] == frame]
         assert len(shapes) == len(result) > 0

@@ -167,7 +167,7 @@ def test_tasks_and_predictions_arrive(studio: Studio, project: tuple[int, Path])
         assert len(prediction["result"]) == 2
 
 
-def test_masks_are_seen_on_the_picture(
+def test_masks_are_seen_on_the_image(
     browser_page: Any, studio: Studio, project: tuple[int, Path], tmp_path: Path
 ) -> None:
     page = browser_page
@@ -180,19 +180,19 @@ def test_masks_are_seen_on_the_picture(
     task = tasks_of(studio, project[0])[0]
     page.goto(f"{studio.address}/projects/{project[0]}/data?task={task['id']}")
     page.locator("canvas").first.wait_for()
-    picture = tmp_path / "task.png"
+    image = tmp_path / "task.png"
     end = time.monotonic() + 90
     while True:
         page.wait_for_timeout(1000)
-        page.screenshot(path=picture)
-        with Image.open(picture) as opened:
+        page.screenshot(path=image)
+        with Image.open(image) as opened:
             pixels = np.asarray(opened.convert("RGB")).astype(int)
         # The ground as it is, and the squares, which a mask tints.
         ground = np.abs(pixels - GROUND).max(axis=2) <= 2
         bare = np.abs(pixels - COLOR).max(axis=2) <= 2
         if ground.sum() > 20_000 and bare.sum() < 0.02 * ground.sum():
             break
-        assert time.monotonic() < end, f"no masks over the image: {picture}"
+        assert time.monotonic() < end, f"no masks over the image: {image}"
 
 
 def test_corrected_masks_come_back(

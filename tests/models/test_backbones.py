@@ -350,7 +350,7 @@ def test_a_file_that_does_not_fit_is_reported(
     [
         pytest.param(b"", id="empty"),
         pytest.param(b"just text\n", id="text"),
-        pytest.param(b"\x89PNG\r\n\x1a\n" + bytes(100), id="picture"),
+        pytest.param(b"\x89PNG\r\n\x1a\n" + bytes(100), id="image"),
         pytest.param(b"PK\x03\x04" + bytes(60), id="broken-archive"),
         pytest.param(b"\x80\x02}q\x00.", id="empty-pickle"),
         pytest.param(b"\x80\x02cno.such\nthing\nq\x00.", id="unknown-class"),

@@ -51,7 +51,7 @@ def test_a_blunt_mask_ends_where_the_color_does(radius: int) -> None:
     assert mask[:, 60:].all()
 
 
-def test_a_flat_picture_leaves_means() -> None:
+def test_a_flat_image_leaves_means() -> None:
     maps = torch.rand(1, 12, 12, generator=torch.Generator().manual_seed(0))
     smooth = guided_filter(maps, torch.full((3, 12, 12), 0.5), 30)
     torch.testing.assert_close(smooth, maps.mean().expand(1, 12, 12), rtol=0, atol=1e-5)

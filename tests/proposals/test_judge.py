@@ -29,7 +29,7 @@ SIZE = (96, 128)
 
 
 def truth() -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    """The masks of the red discs and of the blue square of `picture`."""
+    """The masks of the red discs and of the blue square of `image`."""
     rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
     square = (rows >= 60) & (rows < 84) & (columns >= 20) & (columns < 44)
     discs = [
@@ -39,7 +39,7 @@ def truth() -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     return np.stack((*discs, square))
 
 
-def picture() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def image() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """Two discs and a square on grey, with a little noise."""
     rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
     pixels = np.full((*SIZE, 3), 120, dtype=np.int64)
@@ -136,7 +136,7 @@ def test_a_record_whose_shapes_do_not_fit_is_refused() -> None:
 
 
 def test_overlaps_are_those_of_the_masks() -> None:
-    found, candidates = region_candidates(picture(), most=60)
+    found, candidates = region_candidates(image(), most=60)
     truth = torch.zeros((2, *found.size), dtype=torch.bool)
     truth[0, : found.size[0] // 2] = True
     truth[1, :, : found.size[1] // 3] = True
@@ -147,7 +147,7 @@ def test_overlaps_are_those_of_the_masks() -> None:
 
 
 def test_descriptions_are_finite_and_tell_sizes_in_pixels_of_the_image() -> None:
-    found = image_hierarchies(picture())
+    found = image_hierarchies(image())
     nothing = np.zeros(found.size, dtype=np.float32)
     found = with_maps(found, PixelMaps(nothing[None], nothing))
     small, large = (draw_candidates(found, size, 60).described for size in (SIZE, (960, 1280)))
@@ -161,8 +161,8 @@ def test_descriptions_are_finite_and_tell_sizes_in_pixels_of_the_image() -> None
 
 @pytest.fixture(scope="module")
 def judge() -> Judge:
-    """Learned from `picture`, whose discs are of class 0 and whose square is of class 1."""
-    found = image_hierarchies(picture())
+    """Learned from `image`, whose discs are of class 0 and whose square is of class 1."""
+    found = image_hierarchies(image())
     rows, columns = (
         np.arange(own) * size // own for own, size in zip(found.size, SIZE, strict=True)
     )
@@ -183,7 +183,7 @@ def judge() -> Judge:
 
 
 def test_a_judge_finds_the_objects_it_was_shown_and_their_classes(judge: Judge) -> None:
-    plain = image_hierarchies(picture())
+    plain = image_hierarchies(image())
     found, candidates = judge.candidates(plain, SIZE, 100)
     assert len(found.trees) > len(plain.trees)
     best = candidates.filter(np.arange(3))
@@ -196,7 +196,7 @@ def test_a_judge_finds_the_objects_it_was_shown_and_their_classes(judge: Judge) 
 
 
 def test_judged_candidates_do_not_overlap_much(judge: Judge) -> None:
-    found, candidates = judge.candidates(image_hierarchies(picture()), SIZE, 100)
+    found, candidates = judge.candidates(image_hierarchies(image()), SIZE, 100)
     masks = candidate_masks(found, candidates, found.size)[0]
     apart = mask_iou(masks, masks).numpy() - np.eye(len(masks))
     # By boxes and areas, which overlap at least as much as the masks do where both are compact.
@@ -205,7 +205,7 @@ def test_judged_candidates_do_not_overlap_much(judge: Judge) -> None:
 
 def test_a_judge_is_kept_by_its_record(judge: Judge) -> None:
     read = Judge.of_record(json.loads(json.dumps(judge.record())))
-    plain = image_hierarchies(picture())
+    plain = image_hierarchies(image())
     _, wanted = judge.candidates(plain, SIZE, 100)
     _, got = read.candidates(plain, SIZE, 100)
     assert np.array_equal(got.nodes, wanted.nodes)
@@ -214,7 +214,7 @@ def test_a_judge_is_kept_by_its_record(judge: Judge) -> None:
 
 
 def test_classes_are_kept_too_and_told_by_the_pixels_where_none_were_learned(judge: Judge) -> None:
-    found, candidates = judge.candidates(image_hierarchies(picture()), SIZE, 100)
+    found, candidates = judge.candidates(image_hierarchies(image()), SIZE, 100)
     read = Judge.of_record(json.loads(json.dumps(judge.record())))
     plain = replace(judge, kinds=None)
     own, kept, by_pixels = (one.classes(found, candidates, SIZE) for one in (judge, read, plain))

@@ -31,7 +31,7 @@ def instances(*masks: Tensor, scores: tuple[float, ...] | None = None) -> Instan
     )
 
 
-def picture(mask: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def image(mask: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     pixels = np.full((*SIZE, 3), 40, dtype=np.uint8)
     pixels[mask.numpy()] = (220, 120, 60)
     return pixels
@@ -40,7 +40,7 @@ def picture(mask: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 @pytest.mark.parametrize("scale", [1, 3])
 def test_outlines_follow_the_colors(scale: int) -> None:
     blunt = instances(disc(12, scale=scale), disc(19, scale=scale))
-    found = refine_with_guided_filter(blunt, picture(disc(15)), 0.15)
+    found = refine_with_guided_filter(blunt, image(disc(15)), 0.15)
     assert found.masks.shape == blunt.masks.shape
     truth = disc(15, scale=scale)[None]
     before, after = mask_iou(blunt.masks, truth), mask_iou(found.masks, truth)
@@ -53,16 +53,16 @@ def test_outlines_follow_the_colors(scale: int) -> None:
 def test_a_mask_that_vanishes_is_left_out() -> None:
     speck = torch.zeros(SIZE, dtype=torch.bool)
     speck[30, 40] = True
-    found = refine_with_guided_filter(instances(speck, disc(12)), picture(disc(15)), 0.2)
+    found = refine_with_guided_filter(instances(speck, disc(12)), image(disc(15)), 0.2)
     assert torch.equal(found.scores, torch.tensor([0.8]))
     assert torch.equal(found.embeddings, torch.eye(2, 4)[1:])
 
 
 def test_zero_leaves_masks() -> None:
     found = instances(disc(12))
-    assert refine_with_guided_filter(found, picture(disc(15)), 0.0) is found
+    assert refine_with_guided_filter(found, image(disc(15)), 0.0) is found
 
 
 def test_nothing_found_stays_nothing() -> None:
     nothing = Instances.empty(SIZE)
-    assert len(refine_with_guided_filter(nothing, picture(disc(15)), 0.1)) == 0
+    assert len(refine_with_guided_filter(nothing, image(disc(15)), 0.1)) == 0

@@ -41,7 +41,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scale, "REFERENCE_SIDE", 96)
 
 
-def picture(*objects: tuple[slice, slice, tuple[int, int, int]]) -> Pixels:
+def image(*objects: tuple[slice, slice, tuple[int, int, int]]) -> Pixels:
     """Objects of one colour each on grey, with a little noise so that nothing is exactly even."""
     pixels = np.full((*SIZE, 3), 128, dtype=np.int64)
     for rows, columns, color in objects:
@@ -60,15 +60,15 @@ RED = (slice(20, 52), slice(16, 56), (200, 40, 40))
 BLUE = (slice(40, 84), slice(76, 112), (30, 60, 200))
 
 
-def test_the_objects_of_a_picture_are_the_best_masks() -> None:
-    found = region_masks(picture(RED, BLUE), NOTHING, SIZE, ALL)
+def test_the_objects_of_a_image_are_the_best_masks() -> None:
+    found = region_masks(image(RED, BLUE), NOTHING, SIZE, ALL)
     wanted = torch.cat([mask_of(*RED[:2]), mask_of(*BLUE[:2])])
     assert (mask_iou(wanted, found.masks[:2]).amax(dim=1) > 0.9).all()
     assert found.scores[1] > 1.2 * found.scores[2]
 
 
 def test_masks_scores_and_boxes_are_what_instances_promise() -> None:
-    found = region_masks(picture(RED, BLUE), torch.randn(5, 6, 8), SIZE, ALL)
+    found = region_masks(image(RED, BLUE), torch.randn(5, 6, 8), SIZE, ALL)
     assert 0 < len(found) <= ALL.max_masks
     assert (found.scores.diff() <= 0).all()
     assert ((found.scores > 0) & (found.scores <= 1)).all()
@@ -81,14 +81,14 @@ def test_masks_scores_and_boxes_are_what_instances_promise() -> None:
 
 
 def test_two_runs_are_equal() -> None:
-    one, other = (region_masks(picture(RED, BLUE), NOTHING, SIZE, ALL) for _ in range(2))
+    one, other = (region_masks(image(RED, BLUE), NOTHING, SIZE, ALL) for _ in range(2))
     assert torch.equal(one.masks, other.masks)
     assert torch.equal(one.scores, other.scores)
 
 
 def test_embeddings_are_the_mean_features_of_the_pixels_of_a_mask() -> None:
     features = torch.randn(5, 6, 8)
-    found = region_masks(picture(RED, BLUE), features, SIZE, ALL)
+    found = region_masks(image(RED, BLUE), features, SIZE, ALL)
     unit = unit_features(features)
     # A pixel has the features of the cell it lies in.
     whole = unit.repeat_interleave(16, dim=1).repeat_interleave(16, dim=2)
@@ -97,9 +97,9 @@ def test_embeddings_are_the_mean_features_of_the_pixels_of_a_mask() -> None:
     torch.testing.assert_close(found.embeddings, wanted, rtol=1e-3, atol=1e-3)
 
 
-def test_a_mirrored_picture_gives_mirrored_masks_about() -> None:
+def test_a_mirrored_image_gives_mirrored_masks_about() -> None:
     """Of equally low neighbours water takes the first, so outlines may move by some pixels."""
-    pixels = picture(RED, BLUE)
+    pixels = image(RED, BLUE)
     found = region_masks(pixels, NOTHING, SIZE, ALL)
     mirrored = region_masks(pixels[:, ::-1].copy(), NOTHING, SIZE, ALL)
     overlap = mask_iou(found.masks[:2], mirrored.masks[:2].flip(-1)).amax(dim=1)
@@ -108,7 +108,7 @@ def test_a_mirrored_picture_gives_mirrored_masks_about() -> None:
 
 def score_at(rows: slice, columns: slice) -> float:
     wanted = mask_of(rows, columns)
-    found = region_masks(picture((rows, columns, RED[2])), NOTHING, SIZE, ALL)
+    found = region_masks(image((rows, columns, RED[2])), NOTHING, SIZE, ALL)
     same = mask_iou(wanted, found.masks)[0] > 0.9
     return float(found.scores[same].max()) if same.any() else 0.0
 
@@ -121,22 +121,22 @@ def test_what_touches_the_border_is_found_and_scores_less() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (3, 2), (40, 1), (3, 200)])
-def test_tiny_pictures_have_no_error(shape: tuple[int, int]) -> None:
+def test_tiny_images_have_no_error(shape: tuple[int, int]) -> None:
     for pixels in (np.zeros((*shape, 3), dtype=np.uint8), noise(*shape)):
         found = region_masks(pixels, torch.ones(2, 1, 1), shape, ALL)
         assert found.masks.shape[1:] == shape
         assert found.scores.isfinite().all()
 
 
-def test_a_picture_of_one_colour_has_no_mask() -> None:
+def test_a_image_of_one_colour_has_no_mask() -> None:
     pixels = np.full((*SIZE, 3), 90, dtype=np.uint8)
     assert len(region_masks(pixels, NOTHING, SIZE)) == 0
 
 
 def test_masks_are_made_at_the_size_asked_for() -> None:
     """Pixels may have been read at reduced size."""
-    whole = region_masks(picture(RED, BLUE), NOTHING, (192, 256), ALL)
-    small = region_masks(picture(RED, BLUE), NOTHING, SIZE, ALL)
+    whole = region_masks(image(RED, BLUE), NOTHING, (192, 256), ALL)
+    small = region_masks(image(RED, BLUE), NOTHING, SIZE, ALL)
     assert whole.masks.shape[1:] == (192, 256)
     shrunk = whole.masks[:, ::2, ::2]
     assert (mask_iou(small.masks[:2], shrunk[:2]).amax(dim=1) > 0.93).all()
@@ -167,14 +167,14 @@ def test_masks_of_candidates_are_interpolated_nodes(size: tuple[int, int]) -> No
     ids=["max_masks", "score_threshold"],
 )
 def test_options_bound_what_is_kept(options: RegionConfig, most: int) -> None:
-    assert len(region_masks(picture(RED, BLUE), NOTHING, SIZE, options)) == most
+    assert len(region_masks(image(RED, BLUE), NOTHING, SIZE, options)) == most
 
 
 def test_a_lower_threshold_of_overlap_keeps_fewer() -> None:
     counts = [
         len(
             region_masks(
-                picture(RED, BLUE),
+                image(RED, BLUE),
                 NOTHING,
                 SIZE,
                 replace(ALL, max_masks=9999, nms_threshold=threshold),
@@ -187,8 +187,8 @@ def test_a_lower_threshold_of_overlap_keeps_fewer() -> None:
 
 @pytest.mark.parametrize("size", [SIZE, (50, 60), (192, 256), (5, 4)])
 def test_encoded_regions_are_the_same_objects(size: tuple[int, int]) -> None:
-    whole = region_masks(picture(RED, BLUE), NOTHING, size, ALL)
-    made = encoded_regions(picture(RED, BLUE), (6, 8), size, ALL)
+    whole = region_masks(image(RED, BLUE), NOTHING, size, ALL)
+    made = encoded_regions(image(RED, BLUE), (6, 8), size, ALL)
     found = pickle.loads(pickle.dumps(made)).described(NOTHING, ALL.embedding_size)
     assert torch.equal(torch.from_numpy(np.asarray(found.masks)), whole.masks)
     for name in ("boxes", "scores", "embeddings"):
@@ -200,13 +200,13 @@ def test_encoded_regions_are_the_same_objects(size: tuple[int, int]) -> None:
 def test_masks_that_take_too_much_memory_are_left_out_and_reported(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole = region_masks(picture(RED, BLUE), NOTHING, SIZE, ALL)
+    whole = region_masks(image(RED, BLUE), NOTHING, SIZE, ALL)
     monkeypatch.setattr(regions, "MAX_BYTES", 2 * SIZE[0] * SIZE[1])
     with caplog.at_level(logging.WARNING):
-        found = region_masks(picture(RED, BLUE), NOTHING, SIZE, ALL)
+        found = region_masks(image(RED, BLUE), NOTHING, SIZE, ALL)
     assert torch.equal(found.masks, whole.masks[:2])
     assert "--tile" in caplog.text
-    encoded = encoded_regions(picture(RED, BLUE), (6, 8), SIZE, ALL)
+    encoded = encoded_regions(image(RED, BLUE), (6, 8), SIZE, ALL)
     assert len(encoded.masks) == len(whole)
 
 

@@ -124,7 +124,7 @@ def test_sliders_choose_masks_and_say_how_many_remain(live: Live, report: Path) 
     assert [url for url in live.requests if not url.startswith("data:")] == [report.as_uri()]
 
 
-def test_pictures_are_sorted_and_hidden(live: Live) -> None:
+def test_images_are_sorted_and_hidden(live: Live) -> None:
     a, b, c, d = NAMES
     assert live.names == NAMES
 
@@ -151,7 +151,7 @@ def test_pictures_are_sorted_and_hidden(live: Live) -> None:
     assert live.remaining == "6 of 6 masks shown, on 3 of 4 images"
 
 
-def test_keys_lead_from_picture_to_picture_and_into_one(live: Live) -> None:
+def test_keys_lead_from_image_to_image_and_into_one(live: Live) -> None:
     page = live.page
     page.select_option("#view", "1")
     focused = "document.activeElement.textContent"
@@ -174,7 +174,7 @@ def test_keys_lead_from_picture_to_picture_and_into_one(live: Live) -> None:
     ]
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
-    lit = page.locator("#closer-picture path.lit")
+    lit = page.locator("#closer-image path.lit")
     assert [lit.count(), lit.get_attribute("data-score")] == [1, "520"]
     page.keyboard.press("ArrowRight")
     assert page.locator("#closer-name").inner_text() == "c.png"
@@ -192,14 +192,14 @@ def test_masks_light_up_under_the_pointer(live: Live) -> None:
     opacity = "one => getComputedStyle(one).fillOpacity"
     live.page.emulate_media(reduced_motion="reduce")
     first, second = (
-        live.page.locator("#picture-0 figure[data-column='0'] .masks path").nth(n) for n in (0, 1)
+        live.page.locator("#image-0 figure[data-column='0'] .masks path").nth(n) for n in (0, 1)
     )
     before = float(first.evaluate(opacity))
     first.hover()
     assert float(first.evaluate(opacity)) > before > float(second.evaluate(opacity))
     assert live.page.locator(".tip").inner_text() == "score 0.9 · area 21 %"
     live.page.check("#true-outlines")
-    assert live.page.locator("#picture-0 use.true-outlines").first.is_visible()
+    assert live.page.locator("#image-0 use.true-outlines").first.is_visible()
 
 
 @pytest.mark.parametrize(("system", "other"), [("light", "dark"), ("dark", "light")])

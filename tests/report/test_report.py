@@ -177,7 +177,7 @@ def test_metrics_are_shown_in_percent_and_the_best_is_bold(content: ReportConten
     assert re.findall(r"<strong>(.*?)</strong>", html) == ["6.0", "16.3", "4.8"]
 
 
-def test_pictures_are_named_and_their_pixels_stand_in_the_page_once(
+def test_images_are_named_and_their_pixels_stand_in_the_page_once(
     content: ReportContent,
 ) -> None:
     page = Page(render_report(content))
@@ -475,7 +475,7 @@ def test_the_worst_and_the_best_images_are_drawn(content: ReportContent) -> None
         "a.png: Best, found 3 of 3, mean best IoU 0.80",
     ]
     assert "Where SOLO found the smallest" in page.text
-    assert {"href": "#picture-1"} in page.attributes("a")
+    assert {"href": "#image-1"} in page.attributes("a")
 
 
 def test_a_table_of_all_images_is_linked(content: ReportContent) -> None:

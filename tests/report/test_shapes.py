@@ -23,10 +23,10 @@ def filled(path: str, size: tuple[int, int]) -> NDArray[np.bool_]:
     for part in re.findall(r"M[^z]*z", path):
         numbers = [int(number) for number in re.findall(r"-?\d+", part)]
         corners = np.cumsum(np.array(numbers).reshape(-1, 2), axis=0)
-        picture = Image.new("1", (4 * width, 4 * height))
+        image = Image.new("1", (4 * width, 4 * height))
         # Pillow fills the border too: it is drawn half a pixel inside.
-        ImageDraw.Draw(picture).polygon([(4 * x, 4 * y) for x, y in corners.tolist()], fill=1)
-        inside ^= np.asarray(picture)
+        ImageDraw.Draw(image).polygon([(4 * x, 4 * y) for x, y in corners.tolist()], fill=1)
+        inside ^= np.asarray(image)
     shrunk: NDArray[np.bool_] = inside[2::4, 2::4]
     return shrunk
 

@@ -16,7 +16,7 @@ import torch
 from soloist.errors import RunError, StoppedError
 from soloist.runtime import stopping
 from soloist.runtime import workers as workers_module
-from soloist.runtime.workers import done_ahead, helpers, lost_workers_told
+from soloist.runtime.workers import done_ahead, helpers, report_lost_workers
 
 
 def squared(step: int) -> torch.Tensor:
@@ -128,7 +128,7 @@ def test_a_lost_worker_is_told_in_one_line() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
         return number
 
-    told = lost_workers_told("counts", "starts over", RunError)
+    told = report_lost_workers("counts", "starts over", RunError)
     with pytest.raises(RunError, match=r"^a process that counts died .* again starts over$"), told:
         list(done_ahead(die, end=2, workers=1))
 

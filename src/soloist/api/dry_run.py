@@ -1,4 +1,4 @@
-"""What a command would do, told before it does it: `--dry-run`."""
+"""What a command would do, before it does it: `--dry-run`."""
 
 from __future__ import annotations
 

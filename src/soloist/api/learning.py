@@ -106,7 +106,7 @@ def _run_path(learned: Learned) -> Path:
 def pretrain(
     images: Sources, out: str | Path, *, overwrite: bool = False, **setup: Unpack[Setup]
 ) -> Plan[Learned]:
-    """Learns a backbone by DenseCL, from scratch unless told otherwise; see `soloist pretrain`.
+    """Learns a backbone by DenseCL, from scratch without a checkpoint; see `soloist pretrain`.
 
     Args:
         images: Images, folders, glob patterns, lists or COCO files.

@@ -30,7 +30,7 @@ def pretrain(
     running: Annotated[Running, Flat] = Running(),  # noqa: B008  # immutable
     options: Annotated[PretrainOptions, Flat] = PretrainOptions(),  # noqa: B008  # immutable
 ) -> int:
-    """Learn a backbone from your own images by DenseCL, from scratch unless told otherwise.
+    """Learn a backbone from your own images by DenseCL, from scratch without a checkpoint.
 
     Args:
         out: Run folder; the same command again resumes it.

@@ -70,7 +70,7 @@ def unpacked(archive: Path) -> list[tuple[Path, str]]:
     known = hashlib.sha256(os.fsencode(archive.absolute())).hexdigest()[:8]
     room = kept_folder("soloist-archives-")
     folder = room / f"{archive.name.split('.')[0]}-{known}"
-    with _told(archive), _opened(archive) as every:
+    with _with_advice(archive), _opened(archive) as every:
         wanted = [one for one in every if _is_wanted(one.name)]
         # What was added later under the same name takes its place, as when tar unpacks it.
         places = {inner_path(one.name): one for one in wanted}
@@ -116,7 +116,7 @@ def _is_wanted(name: str) -> bool:
 
 
 @contextmanager
-def _told(archive: Path) -> Iterator[None]:
+def _with_advice(archive: Path) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:

@@ -315,9 +315,9 @@ def _develop(rng: np.random.Generator, canvas: Floats) -> NDArray[np.uint8]:
     height, width = canvas.shape[:2]
     field = scene_textures.smooth_field(rng, (height, width))
     light = 1.0 + rng.uniform(0.0, 0.35) * (field - 0.5)
-    picture = canvas * light[..., None] * rng.uniform(0.92, 1.08, 3).astype(np.float32)
+    drawn = canvas * light[..., None] * rng.uniform(0.92, 1.08, 3).astype(np.float32)
     if rng.random() < 0.5:
-        picture = scene_textures.blur(picture, rng.uniform(0.3, 0.6))
-    noise = rng.standard_normal(picture.shape, dtype=np.float32)
-    noisy = picture * 255.0 + rng.uniform(0.8, 4.0) * noise
+        drawn = scene_textures.blur(drawn, rng.uniform(0.3, 0.6))
+    noise = rng.standard_normal(drawn.shape, dtype=np.float32)
+    noisy = drawn * 255.0 + rng.uniform(0.8, 4.0) * noise
     return np.clip(noisy, 0.0, 255.0).astype(np.uint8)

@@ -326,7 +326,7 @@ def identity(value: Any) -> Identity | None:
         return int(value)
     if isinstance(value, str):
         plain = value.strip()
-        # Not 0007, which some tool wants to be told from 7.
+        # Not 0007, which some tool keeps apart from 7.
         is_number = plain.removeprefix("-").isdecimal() and len(plain) < _MAX_DIGITS
         return int(plain) if is_number and str(int(plain)) == plain else plain or None
     return value if type(value) is int else None

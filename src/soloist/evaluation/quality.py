@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 from soloist.data.coco.encoded import EncodedMasks
 from soloist.data.coco.read import load_coco
 from soloist.data.coco.types import CocoAnnotation, CocoFile
-from soloist.data.drawing.pictures import resize_masks
+from soloist.data.drawing.rendering import resize_masks
 from soloist.data.sources import ImageRef
 from soloist.evaluation.agreement import (
     AGREED,

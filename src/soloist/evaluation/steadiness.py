@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from soloist.data.drawing.pictures import resize_masks
+from soloist.data.drawing.rendering import resize_masks
 from soloist.data.images import read_with_size
 from soloist.data.sources import ImageRef
 from soloist.errors import DataError

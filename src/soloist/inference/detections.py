@@ -67,13 +67,13 @@ def from_detections(
             f"wanted detections with masks, got {count} boxes alone; a result needs the masks that "
             "its objects were found with"
         )
-    picture: dict[str, Any] = {}
+    origin: dict[str, Any] = {}
     known: tuple[int, ...] | None = None
     if isinstance(image, str | Path):
-        picture, known = {"path": Path(image)}, image_size(image)
+        origin, known = {"path": Path(image)}, image_size(image)
     elif image is not None:
         pixels = own_pixels(image)
-        picture, known = {"pixels": pixels}, pixels.shape[:2]
+        origin, known = {"pixels": pixels}, pixels.shape[:2]
     size = known if detections.mask is None else tuple(detections.mask.shape[1:])
     if size is None:
         raise DataError(
@@ -98,7 +98,7 @@ def from_detections(
         labels=None if labels is None else labels[order],
         track_ids=None if tracks is None else np.asarray(tracks, dtype=np.int64)[order],
         categories=names,
-        **picture,
+        **origin,
     )
 
 
@@ -145,10 +145,10 @@ def _classes(
                 f"categories, got {sorted(set(numbers.tolist()))}; give categories= all of them"
             )
         return categories, numbers
-    told = detections.data.get(CLASS_NAME)
+    given = detections.data.get(CLASS_NAME)
     names: dict[int, str] = {}
     for place, number in enumerate(numbers.tolist()):
-        name = f"class {number}" if told is None else str(told[place])
+        name = f"class {number}" if given is None else str(given[place])
         if names.setdefault(number, name) != name:
             raise DataError(
                 f"wanted one name for each class id, got {names[number]!r} and {name!r} for "

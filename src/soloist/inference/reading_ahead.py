@@ -18,7 +18,7 @@ from soloist.data.inputs import FileState, state_of
 from soloist.data.sources import ImageRef, spread
 from soloist.errors import DataError, RunError
 from soloist.runtime.device import threads
-from soloist.runtime.workers import done_ahead, helpers, lost_workers_told
+from soloist.runtime.workers import done_ahead, helpers, report_lost_workers
 from soloist.structures import Instances
 
 # Images decoded ahead of the one in work; of those that are never reduced, which may be large, one.
@@ -110,8 +110,8 @@ def _prepared_ahead(
             return error, None
         return found, labeler.prepare(found.pixels, found.size)
 
-    told = lost_workers_told("looks at images", "continues with what is left", RunError)
-    with told, threads(max(1, torch.get_num_threads() - workers)):
+    reporting = report_lost_workers("looks at images", "continues with what is left", RunError)
+    with reporting, threads(max(1, torch.get_num_threads() - workers)):
         ahead = done_ahead(
             prepared, end=len(images), workers=workers, ahead=READ_AHEAD, tensors=False
         )

@@ -18,7 +18,7 @@ from soloist.config import DEFAULT_READING, InferenceConfig, ReadingConfig
 from soloist.data.coco.encoded import EncodedMasks
 from soloist.data.coco.types import CATEGORIES, CocoImage
 from soloist.data.coco.write import instances_to_annotations, write_coco
-from soloist.data.drawing.pictures import (
+from soloist.data.drawing.rendering import (
     draw_large,
     draw_masks,
     jpeg_bytes,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from supervision import Detections
     from torch import Tensor
 
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
 """Kinds of images that are written; Pillow names others, some of which it cannot write."""
 SHOWN_SIDE = 480
 """Pixels of the long side of an image in a notebook."""
@@ -69,10 +69,10 @@ class Result(Instances[Rows, Masks]):
     recommended_score: float = InferenceConfig().recommended_score
 
     @classmethod
-    def of(cls, found: Instances[Rows, Masks], **picture: Any) -> Result[Rows, Masks]:
+    def of(cls, found: Instances[Rows, Masks], **image: Any) -> Result[Rows, Masks]:
         """Objects with their image: `path`, `pixels` and what else is no output of an object."""
         outputs = {name: getattr(found, name) for name in found.present()}
-        return Result(image_size=found.image_size, **outputs, **picture)
+        return Result(image_size=found.image_size, **outputs, **image)
 
     def filter(self, keep: Any = None) -> Self:
         """Some of the objects, as a result of the same image.
@@ -135,7 +135,7 @@ class Result(Instances[Rows, Masks]):
         """What a notebook shows: a small image with the masks, and a line about them."""
         lines = [f"<div>{escape(self._summary())}</div>"]
         try:
-            data = b64encode(jpeg_bytes(self._small_picture())).decode("ascii")
+            data = b64encode(jpeg_bytes(self._small_image())).decode("ascii")
             lines.insert(0, f'<img alt="" src="data:image/jpeg;base64,{data}">')
         except DataError as error:
             lines.append(f"<div>{escape(str(error))}</div>")
@@ -170,7 +170,7 @@ class Result(Instances[Rows, Masks]):
         Raises:
             DataError: If there are neither pixels nor a file that can be read.
         """
-        pixels = self._picture()
+        pixels = self._image()
         if isinstance(self.masks, EncodedMasks):
             return Image.fromarray(draw_large(pixels, self.masks.largest_first()))
         drawn = draw_masks(pixels, np.asarray(self.masks), scores=self._listed(self.scores))
@@ -201,7 +201,7 @@ class Result(Instances[Rows, Masks]):
                 categories=self.categories,
             )
             return path
-        if path.suffix.lower() not in PICTURE_SUFFIXES:
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
             raise DataError(
                 f"wanted an image such as masks.png, masks.json or a folder, got {shown(path)}; "
                 "end its name in .png, .jpg or .json, or a folder's in a slash"
@@ -303,9 +303,9 @@ class Result(Instances[Rows, Masks]):
         Raises:
             DataError: As `plot`.
         """
-        pixels = self._picture()
+        pixels = self._image()
         height, width = pixels.shape[:2]
-        pictures = []
+        images = []
         masks: Any = self.masks
         for mask, box in zip(masks, np.asarray(self.boxes).astype(int), strict=True):
             left, top = np.maximum(box[:2] - margin, 0)
@@ -314,8 +314,8 @@ class Result(Instances[Rows, Masks]):
             if cut:
                 opaque = np.asarray(mask)[top:bottom, left:right].astype(np.uint8) * 255
                 part = np.dstack((part, opaque))
-            pictures.append(Image.fromarray(part))
-        return pictures
+            images.append(Image.fromarray(part))
+        return images
 
     def to_supervision(self) -> Detections:
         """The same for the supervision library, whose annotators, zones and trackers take it.
@@ -379,7 +379,7 @@ class Result(Instances[Rows, Masks]):
         low, high = min(scores), max(scores)
         return f"{where}, scores {high:.2f} to {low:.2f}"
 
-    def _picture(self, short_side: int | None = None) -> NDArray[np.uint8]:
+    def _image(self, short_side: int | None = None) -> NDArray[np.uint8]:
         """(H, W, 3) uint8; of a file smaller, but not below `short_side`."""
         if self.pixels is not None:
             return self.pixels
@@ -387,11 +387,11 @@ class Result(Instances[Rows, Masks]):
             raise DataError("wanted a result with its image, got neither pixels nor a path")
         return read_image(self.path, reading=self.reading, short_side=short_side)
 
-    def _small_picture(self) -> NDArray[np.uint8]:
+    def _small_image(self) -> NDArray[np.uint8]:
         if isinstance(self.masks, EncodedMasks):
             largest = self.masks.largest_first()
-            return draw_large(self._picture(), largest, max_side=SHOWN_SIDE)
-        pixels = thumbnail(self._picture(SHOWN_SIDE), SHOWN_SIDE)
+            return draw_large(self._image(), largest, max_side=SHOWN_SIDE)
+        pixels = thumbnail(self._image(SHOWN_SIDE), SHOWN_SIDE)
         masks = resize_masks(np.asarray(self.masks), (pixels.shape[0], pixels.shape[1]))
         scores = self._listed(self.scores) if len(self) <= _MAX_SCORES else None
         return draw_masks(pixels, masks, scores=scores)

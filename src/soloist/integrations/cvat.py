@@ -80,19 +80,19 @@ class Detection:
     def _shapes(
         self, mask: NDArray[np.bool_], score: float, label: int, number: int, polygons: bool
     ) -> Iterator[models.LabeledShapeRequest]:
-        def told() -> list[models.AttributeValRequest]:
+        def attributes_of() -> list[models.AttributeValRequest]:
             # Each shape has its own: the caller changes them.
             return [models.AttributeValRequest(spec_id=_SCORE_ID, value=f"{score:.{_DIGITS}f}")]
 
         if not polygons:
-            yield cvat.mask(label, encode_mask(mask), attributes=told())
+            yield cvat.mask(label, encode_mask(mask), attributes=attributes_of())
             return
         parts = outline(encode_masks(mask[None])[0], self._tolerance)
         # CVAT takes the shapes of a group for one object when it exports them as COCO.
         grouped: dict[str, Any] = {"group": number} if len(parts) > 1 else {}
         for part in parts:
             points = part.ring().round(1).ravel().tolist()
-            yield cvat.polygon(label, points, attributes=told(), **grouped)
+            yield cvat.polygon(label, points, attributes=attributes_of(), **grouped)
 
 
 def create(

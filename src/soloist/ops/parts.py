@@ -27,10 +27,10 @@ def largest_component(masks: Tensor) -> Tensor:
     Returns:
         (N, H, W) bool, on the device of masks; empty masks stay empty.
     """
-    return masks.new_tensor(largest_parts_of_arrays(masks.cpu().numpy()))
+    return masks.new_tensor(largest_components_of_arrays(masks.cpu().numpy()))
 
 
-def largest_parts_of_arrays(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def largest_components_of_arrays(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """`largest_component` of an array, as a new array."""
     kept = masks.copy()
     for mask in kept:

@@ -13,7 +13,7 @@ from soloist.ops.masks import masks_to_boxes
 from soloist.ops.resize import linear_weights, reduced, resized_masks
 from soloist.structures import Instances
 
-PICTURE_SIDE = 256
+IMAGE_SIDE = 256
 """Short side of the image that outlines follow, in pixels."""
 
 
@@ -33,8 +33,8 @@ def refine_with_guided_filter(
     """
     if len(found) == 0 or radius == 0:
         return found
-    picture = torch.from_numpy(reduced(pixels, PICTURE_SIDE)).to(found.masks.device)
-    guide = picture.permute(2, 0, 1).float() / 255
+    image = torch.from_numpy(reduced(pixels, IMAGE_SIDE)).to(found.masks.device)
+    guide = image.permute(2, 0, 1).float() / 255
     size = (guide.shape[1], guide.shape[2])
     soft = guided_filter(found.masks, guide, max(1, round(radius * min(size))))
     if size == found.image_size:

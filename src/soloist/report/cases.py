@@ -8,7 +8,7 @@ from typing import Any
 from soloist.data.sources import ImageRef
 from soloist.report.columns import Column
 from soloist.report.content import ReportContent
-from soloist.report.pictures import Picture
+from soloist.report.gallery_images import GalleryImage
 
 CASES_SHOWN = 8
 """Worst images, and best ones."""
@@ -38,7 +38,7 @@ def judged_images(
 def cases_data(
     content: ReportContent,
     columns: Sequence[Column],
-    pictures: Sequence[Picture],
+    images: Sequence[GalleryImage],
     worst: Sequence[ImageRef],
     best: Sequence[ImageRef],
 ) -> dict[str, Any] | None:
@@ -47,11 +47,11 @@ def cases_data(
     Args:
         content: What the report tells.
         columns: The last two are the stage that is judged and the truth.
-        pictures: All of the page, those of the cases among them.
+        images: All of the page, those of the cases among them.
         worst: As from `judged_images`.
         best: As from `judged_images`.
     """
-    by_name = {picture.name: picture for picture in pictures}
+    by_name = {image.name: image for image in images}
     groups = []
     for title, refs in (("Worst", worst), ("Best", best)):
         shown = [by_name[ref.name] for ref in refs if ref.name in by_name]

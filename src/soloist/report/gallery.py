@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from soloist.data.drawing.pictures import mask_colors
+from soloist.data.drawing.rendering import mask_colors
 from soloist.report.columns import MAX_MASKS, SCORE_UNITS, Column
 from soloist.report.content import ReportContent
-from soloist.report.pictures import Layer, Picture
+from soloist.report.gallery_images import GalleryImage, Layer
 
 _COLORS = 21  # Of masks; then they repeat.
 _ORDERS = (
@@ -30,20 +30,20 @@ _AREA_END = 100  # Of the sliders; `gallery.js` knows which share of an image ea
 
 
 def gallery_data(
-    content: ReportContent, columns: Sequence[Column], pictures: Sequence[Picture]
+    content: ReportContent, columns: Sequence[Column], images: Sequence[GalleryImage]
 ) -> dict[str, Any] | None:
     """What the section shows; None without images.
 
     Args:
         content: What the report tells.
         columns: Stages, and the ground truth if there is one.
-        pictures: All that are shown.
+        images: All that are shown.
     """
-    if not pictures:
+    if not images:
         return None
     judged = any(column.verdicts for column in columns)
     return {
-        "note": _note(content, columns, pictures),
+        "note": _note(content, columns, images),
         "columns": [
             {
                 "place": place,
@@ -58,19 +58,19 @@ def gallery_data(
         "true_outlines": any(column.is_truth for column in columns) and len(columns) > 1,
         "area_end": _AREA_END,
         "colors": _COLORS,
-        "pictures": [
+        "images": [
             {
-                "number": picture.number,
-                "name": picture.name,
-                "width": picture.width,
-                "height": picture.height,
-                "jpeg": picture.jpeg,
+                "number": image.number,
+                "name": image.name,
+                "width": image.width,
+                "height": image.height,
+                "jpeg": image.jpeg,
                 "figures": [
-                    _figure(picture, columns[place] if columns else None, layer)
-                    for place, layer in enumerate(picture.layers or (None,))
+                    _figure(image, columns[place] if columns else None, layer)
+                    for place, layer in enumerate(image.layers or (None,))
                 ],
             }
-            for picture in pictures
+            for image in images
         ],
     }
 
@@ -83,17 +83,17 @@ def color_rules() -> str:
     )
 
 
-def _note(content: ReportContent, columns: Sequence[Column], pictures: Sequence[Picture]) -> str:
-    shown = f"{len(pictures)} of {len(content.images)} images"
-    if len(pictures) >= len(content.images):
-        shown = "One image" if len(pictures) == 1 else f"{len(pictures)} images"
+def _note(content: ReportContent, columns: Sequence[Column], images: Sequence[GalleryImage]) -> str:
+    shown = f"{len(images)} of {len(content.images)} images"
+    if len(images) >= len(content.images):
+        shown = "One image" if len(images) == 1 else f"{len(images)} images"
     note = [f"{shown}."]
     if any(not column.is_truth for column in columns):
         note.append(
             f"At first each stage shows its best masks, {content.masks_per_image} an image on "
             "average."
         )
-    left = sum(layer.total - len(layer.shapes) for one in pictures for layer in one.layers if layer)
+    left = sum(layer.total - len(layer.shapes) for one in images for layer in one.layers if layer)
     if left:
         note.append(
             f"Of each image the page has at most a stage's {MAX_MASKS} best masks; {left:,} more "
@@ -108,13 +108,13 @@ def _note(content: ReportContent, columns: Sequence[Column], pictures: Sequence[
     return " ".join(note)
 
 
-def _figure(picture: Picture, column: Column | None, layer: Layer | None) -> dict[str, Any]:
+def _figure(image: GalleryImage, column: Column | None, layer: Layer | None) -> dict[str, Any]:
     title = column.title if column else ""
     summary = "" if column is None else "not in this file" if layer is None else _counted(layer)
     return {
         "title": title,
         "summary": summary,
-        "label": ": ".join(filter(None, (picture.name, ", ".join(filter(None, (title, summary)))))),
+        "label": ": ".join(filter(None, (image.name, ", ".join(filter(None, (title, summary)))))),
         "shapes": layer.shapes if layer else None,
         "verdict": layer.verdict if layer else None,
         "is_truth": column is not None and column.is_truth,

@@ -22,7 +22,7 @@ from soloist.report.cases import cases_data, judged_images
 from soloist.report.columns import Column, make_columns
 from soloist.report.content import ReportContent
 from soloist.report.gallery import color_rules, gallery_data
-from soloist.report.pictures import make_pictures
+from soloist.report.gallery_images import make_gallery_images
 from soloist.report.sections import (
     CITATIONS,
     duration,
@@ -85,13 +85,13 @@ def render_report(content: ReportContent, advance: Callable[[], None] = lambda: 
         A whole document.
     """
     columns = make_columns(content)
-    pictures, failures = make_pictures(shown_images(content), columns, advance)
+    images, failures = make_gallery_images(shown_images(content), columns, advance)
     cases = _cases(content, columns)
     results = {key: metrics for key, metrics in content.results.items() if metrics}
     sections = [
         _Section("results", "Results", results_data(results)),
-        _Section("gallery", "Images", gallery_data(content, columns, pictures)),
-        _Section("cases", "Worst and best", cases_data(content, columns, pictures, *cases)),
+        _Section("gallery", "Images", gallery_data(content, columns, images)),
+        _Section("cases", "Worst and best", cases_data(content, columns, images, *cases)),
         _Section("scores", "Scores", scores_data(content)),
         _Section("training", "Training", training_data(content.metrics)),
         _Section("time", "Time", timing_data(content.timing)),

@@ -17,7 +17,7 @@ from soloist.config import Config
 from soloist.config.presets import load_config_file
 from soloist.data.coco.read import load_coco
 from soloist.data.datasets.image_paths import named_images
-from soloist.data.drawing.pictures import draw_matches, jpeg_bytes
+from soloist.data.drawing.rendering import draw_matches, jpeg_bytes
 from soloist.data.images import read_image
 from soloist.data.sources import ImageRef, find_images, spread
 from soloist.errors import DataError, RunError
@@ -235,7 +235,7 @@ def finish_pretrain(
             )
             views = torch.stack(CropPair(size=MATCH_SIDE, scale=options.crop_scale)(pixels))
             maps = backbone(backbone.normalize(views.to(runtime.device)))
-            rows.append(_match_picture(views, maps[backbone.level(options.dense_stride)]))
+            rows.append(_match_image(views, maps[backbone.level(options.dense_stride)]))
     width = max(row.shape[1] for row in rows)
     padded = [np.pad(row, ((0, 8), (0, width - row.shape[1]), (0, 0))) for row in rows]
     with atomic_path(run.path / "matches.jpg") as temporary:
@@ -243,7 +243,7 @@ def finish_pretrain(
     write_run_report(run, [], [])
 
 
-def _match_picture(views: torch.Tensor, features: torch.Tensor) -> np.ndarray[Any, Any]:
+def _match_image(views: torch.Tensor, features: torch.Tensor) -> np.ndarray[Any, Any]:
     """The most certain matches between the cells of two (3, S, S) views."""
     side = features.shape[-1]
     unit = torch.nn.functional.normalize(features.float().flatten(2), dim=1)  # (2, C, M)

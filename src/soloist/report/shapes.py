@@ -9,7 +9,7 @@ import numpy as np
 
 from soloist.data.coco.outlines import Ring, exact_parts, simplified, twice_area
 from soloist.data.coco.rle import decode_mask, mask_area, mask_box_xywh
-from soloist.data.drawing.pictures import resize_masks
+from soloist.data.drawing.rendering import resize_masks
 
 TOLERANCES = (1.0, 2.0, 4.0, 8.0)
 """Pixels of the drawing by which an outline may leave a mask's border; the first that makes it

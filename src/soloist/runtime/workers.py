@@ -230,7 +230,7 @@ def _kill(workers: Sequence[BaseProcess]) -> None:
 
 
 @contextmanager
-def lost_workers_told(
+def report_lost_workers(
     what: str = "prepares batches",
     remedy: str = "resumes from the last checkpoint",
     kind: type[SoloistError] = TrainingError,

@@ -174,9 +174,9 @@ def _tell_unused(truth: CocoFile) -> None:
         elif one.category_id not in truth.categories:
             reasons["of no class that is listed"] += 1
     if reasons:
-        told = ", ".join(f"{count} {what}" for what, count in reasons.items())
+        listed = ", ".join(f"{count} {what}" for what, count in reasons.items())
         logger.warning(
-            "%s: not learned from, of %d objects: %s", shown(truth.path), len(ones), told
+            "%s: not learned from, of %d objects: %s", shown(truth.path), len(ones), listed
         )
 
 

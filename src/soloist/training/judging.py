@@ -37,7 +37,7 @@ from soloist.proposals.ranking import overlaps_with
 from soloist.proposals.scale import working_pixels
 from soloist.runtime.files import shown
 from soloist.runtime.progress import track
-from soloist.runtime.workers import done_ahead, helpers, lost_workers_told
+from soloist.runtime.workers import done_ahead, helpers, report_lost_workers
 
 logger = logging.getLogger(__name__)
 
@@ -94,8 +94,8 @@ def judge_of(images: Sequence[ImageRef], labels: CocoFile, *, seed: int) -> Judg
     samples: list[PixelSample] = []
     examples: list[Example] = []
     workers = helpers(len(chosen), HELPER_BYTES)
-    told = lost_workers_told("looks at labelled images", "begins this part again")
-    with track("learning from labels", 2 * len(chosen)) as tracker, told:
+    reporting = report_lost_workers("looks at labelled images", "begins this part again")
+    with track("learning from labels", 2 * len(chosen)) as tracker, reporting:
         # Read twice: what is known of all pixels of all images would not fit in memory.
         for image in chosen:
             if (one := _read(image, by_name.get(image.name, ()), numbers)) is not None:

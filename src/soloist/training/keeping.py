@@ -92,10 +92,10 @@ def keep_steadiest(
     figures = {one.key: stage_steadiness(one, images, counts, run, runtime) for one in stages}
     # Of equals the earlier.
     best = max(figures, key=lambda key: figures[key])
-    told = ", ".join(f"{stage_title(key)} {value:.3f}" for key, value in figures.items())
+    listed = ", ".join(f"{stage_title(key)} {value:.3f}" for key, value in figures.items())
     verdict = (
         f"kept is {stage_title(best)!r}, which ranks the same masks first at other scales of "
-        f"{min(len(images), COMPARED)} images (mean IoU: {told})"
+        f"{min(len(images), COMPARED)} images (mean IoU: {listed})"
     )
     keep(best, verdict, stages, run)
     return best

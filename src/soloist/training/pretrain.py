@@ -35,7 +35,7 @@ from soloist.runtime.launch import launched
 from soloist.runtime.progress import track
 from soloist.runtime.seeding import seeded
 from soloist.runtime.stopping import is_asked, stopped
-from soloist.runtime.workers import done_ahead, lost_workers_told
+from soloist.runtime.workers import done_ahead, report_lost_workers
 from soloist.training.bad_steps import BadSteps, gradient_norm
 from soloist.training.data.augment import CropPair
 from soloist.training.data.batches import batch_indices
@@ -112,7 +112,7 @@ class CropBatches:
         return CropBatch(torch.stack(query), torch.stack(key), order, failures)
 
 
-@lost_workers_told()
+@report_lost_workers()
 def pretrain(
     images: Sequence[ImageRef], run: RunFolder, config: Config, runtime: Runtime
 ) -> Backbone:

@@ -1,4 +1,4 @@
-"""What can be known early of how a training ends, told before its time is spent."""
+"""What can be known early of how a training ends, before its time is spent."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ from soloist.runtime.distributed import (
 from soloist.runtime.launch import launched
 from soloist.runtime.progress import track
 from soloist.runtime.stopping import is_asked, stopped
-from soloist.runtime.workers import done_ahead, lost_workers_told
+from soloist.runtime.workers import done_ahead, report_lost_workers
 from soloist.structures import SOLOOutputs
 from soloist.training.bad_steps import BadSteps
 from soloist.training.data.step_targets import batch_targets, targets_to
@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 SCHEDULE_BATCH = 16
 
 
-@lost_workers_told()
+@report_lost_workers()
 def train(
     images: Sequence[ImageRef],
     labels: CocoFile,
@@ -130,7 +130,7 @@ def train(
     state = TrainingState(solo, average, optimizer, bad_steps)
     first = state.load(checkpoint) if on_main(checkpoint.is_file) else 0
     metrics = Metrics(run.path / "metrics.jsonl", resume_step=first, round_number=round_number)
-    criterion = FreeSOLOCriterion(config.loss, add_up=all_reduce_sum, processes=processes())
+    criterion = FreeSOLOCriterion(config.loss, sum_over_ranks=all_reduce_sum, processes=processes())
     peak = options.learning_rate * options.batch_size / SCHEDULE_BATCH
     wanted = least_steps(len(images), options.batch_size)
     plan = StepPlan(run, round_number, options.steps, budget_seconds, first=first, wanted=wanted)

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from soloist.cli.studio.picture import OpenPicture, open_picture
+from soloist.cli.studio.open_image import OpenImage, open_image
 from soloist.cli.studio.workspace import Model, Workspace
 from soloist.data.sources import ImageRef, find_images
 from soloist.inference.segmenter import Segmenter, load
@@ -45,8 +45,8 @@ def draw(path: Path, seed: int, scale: int = 1) -> None:
 def folder(tmp_path: Path) -> Path:
     """Three images."""
     for number in range(3):
-        draw(tmp_path / "pictures" / f"{number}.png", number)
-    return tmp_path / "pictures"
+        draw(tmp_path / "images" / f"{number}.png", number)
+    return tmp_path / "images"
 
 
 @pytest.fixture(scope="session")
@@ -56,9 +56,9 @@ def segmenter() -> Segmenter:
 
 
 @pytest.fixture
-def picture(folder: Path, segmenter: Segmenter) -> OpenPicture:
+def image(folder: Path, segmenter: Segmenter) -> OpenImage:
     """The first of them, open."""
-    return open_picture(ImageRef(folder / "0.png", "0.png"), segmenter)
+    return open_image(ImageRef(folder / "0.png", "0.png"), segmenter)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     return float((one & other).sum() / (one | other).sum())
 
 
-def item_of(picture: OpenPicture, name: str) -> int:
+def item_of(image: OpenImage, name: str) -> int:
     """The item that fits a disc best."""
-    wanted = picture.reduced(disc(name))[None]
-    return int(overlaps_with(picture.found, picture.candidates, wanted)[:, 0].argmax())
+    wanted = image.reduced(disc(name))[None]
+    return int(overlaps_with(image.found, image.candidates, wanted)[:, 0].argmax())

@@ -9,7 +9,7 @@ import pytest
 from tests.cli.studio.conftest import disc, iou, item_of
 
 from soloist.cli.studio.acts import Labelled, apply
-from soloist.cli.studio.picture import COVERED, OpenPicture
+from soloist.cli.studio.open_image import COVERED, OpenImage
 from soloist.data.coco.rle import decode_mask
 from soloist.errors import DataError
 
@@ -20,45 +20,45 @@ def masks_of(state: Labelled) -> list[Any]:
     return [decode_mask(one.rle) for one in state.objects]
 
 
-def kept(picture: OpenPicture, *names: str) -> Labelled:
+def kept(image: OpenImage, *names: str) -> Labelled:
     """Each of several discs kept by itself, as objects 1, 2, ..."""
     state = EMPTY
     for name in names:
-        items = [item_of(picture, name)]
-        state = apply(picture, state, {"act": "join", "items": items, "objects": [], "category": 1})
+        items = [item_of(image, name)]
+        state = apply(image, state, {"act": "join", "items": items, "objects": [], "category": 1})
     return state
 
 
-def test_an_item_is_kept_and_removed(picture: OpenPicture) -> None:
-    state = kept(picture, "red")
+def test_an_item_is_kept_and_removed(image: OpenImage) -> None:
+    state = kept(image, "red")
     assert iou(masks_of(state)[0], disc("red")) > 0.95
-    assert apply(picture, state, {"act": "remove", "objects": [1]}) == EMPTY
+    assert apply(image, state, {"act": "remove", "objects": [1]}) == EMPTY
 
 
-def test_items_and_objects_become_one(picture: OpenPicture) -> None:
-    state = kept(picture, "red", "green")
-    items = [item_of(picture, "blue")]
+def test_items_and_objects_become_one(image: OpenImage) -> None:
+    state = kept(image, "red", "green")
+    items = [item_of(image, "blue")]
     act = {"act": "join", "items": items, "objects": [1], "category": 2}
-    joined = apply(picture, state, act)
+    joined = apply(image, state, act)
     assert [(one.number, one.category_id) for one in joined.objects] == [(2, 1), (3, 2)]
     assert iou(masks_of(joined)[1], disc("red") | disc("blue")) > 0.95
 
 
-def test_what_is_taken_away_is_gone(picture: OpenPicture) -> None:
-    items = [item_of(picture, "red"), item_of(picture, "blue")]
+def test_what_is_taken_away_is_gone(image: OpenImage) -> None:
+    items = [item_of(image, "red"), item_of(image, "blue")]
     act = {"act": "join", "items": items, "objects": [], "category": 1}
-    state = apply(picture, EMPTY, act)
-    less = apply(picture, state, {"act": "subtract", "objects": [1], "items": items[1:]})
+    state = apply(image, EMPTY, act)
+    less = apply(image, state, {"act": "subtract", "objects": [1], "items": items[1:]})
     assert iou(masks_of(less)[0], disc("red")) > 0.95
     # All of it: nothing is left to keep.
-    assert apply(picture, less, {"act": "subtract", "objects": [2], "items": items[:1]}) == EMPTY
+    assert apply(image, less, {"act": "subtract", "objects": [2], "items": items[:1]}) == EMPTY
 
 
-def test_a_stroke_splits_in_halves(picture: OpenPicture) -> None:
-    state = kept(picture, "green")
+def test_a_stroke_splits_in_halves(image: OpenImage) -> None:
+    state = kept(image, "green")
     stroke = [[230, 90], [230, 150], [230, 210]]
     act = {"act": "split", "objects": [1], "items": [], "stroke": stroke}
-    parts = masks_of(apply(picture, state, act))
+    parts = masks_of(apply(image, state, act))
     assert len(parts) == 2
     assert not (parts[0] & parts[1]).any()
     assert np.array_equal(parts[0] | parts[1], masks_of(state)[0])
@@ -69,47 +69,47 @@ def test_a_stroke_splits_in_halves(picture: OpenPicture) -> None:
     assert max(iou(part, left) for part in parts) > 0.8
 
 
-def test_a_stroke_through_two_discs_parts_them_along_their_edge(picture: OpenPicture) -> None:
+def test_a_stroke_through_two_discs_parts_them_along_their_edge(image: OpenImage) -> None:
     """The stroke is beside the edge; the cut follows the edge."""
-    items = [item_of(picture, "red"), item_of(picture, "blue")]
-    state = apply(picture, EMPTY, {"act": "join", "items": items, "objects": [], "category": 1})
+    items = [item_of(image, "red"), item_of(image, "blue")]
+    state = apply(image, EMPTY, {"act": "join", "items": items, "objects": [], "category": 1})
     act = {"act": "split", "objects": [1], "items": [], "stroke": [[20, 130], [140, 130]]}
     # The discs do not touch: the stroke runs between them and crosses neither.
     with pytest.raises(DataError, match="crosses"):
-        apply(picture, kept(picture, "red"), {**act, "objects": [1]})
-    parts = masks_of(apply(picture, state, act))
+        apply(image, kept(image, "red"), {**act, "objects": [1]})
+    parts = masks_of(apply(image, state, act))
     assert sorted(
         round(max(iou(part, disc(name)) for part in parts), 1) for name in ("red", "blue")
     ) == [1, 1]
 
 
-def test_an_item_is_split_without_being_kept_first(picture: OpenPicture) -> None:
+def test_an_item_is_split_without_being_kept_first(image: OpenImage) -> None:
     act = {
         "act": "split",
         "objects": [],
-        "items": [item_of(picture, "green")],
+        "items": [item_of(image, "green")],
         "stroke": [[170, 150], [290, 150]],
         "category": 1,
     }
-    assert len(apply(picture, EMPTY, act).objects) == 2
+    assert len(apply(image, EMPTY, act).objects) == 2
 
 
-def test_all_that_is_offered_is_kept_but_for_what_is_there(picture: OpenPicture) -> None:
+def test_all_that_is_offered_is_kept_but_for_what_is_there(image: OpenImage) -> None:
     act = {"act": "keep-all", "score": 0.1, "items": [], "category": 1, "categories": [1]}
-    every = apply(picture, EMPTY, act)
+    every = apply(image, EMPTY, act)
     for name in ("red", "green", "blue"):
         assert max(iou(mask, disc(name)) for mask in masks_of(every)) > 0.9
-    assert apply(picture, every, act) == every
-    some = apply(picture, kept(picture, "red"), act)
+    assert apply(image, every, act) == every
+    some = apply(image, kept(image, "red"), act)
     assert sum(iou(mask, disc("red")) > COVERED for mask in masks_of(some)) == 1
-    assert apply(picture, EMPTY, {**act, "score": 1.01}) == EMPTY
+    assert apply(image, EMPTY, {**act, "score": 1.01}) == EMPTY
 
 
-def test_classes_and_the_end_of_the_work(picture: OpenPicture) -> None:
-    state = kept(picture, "red", "blue")
-    state = apply(picture, state, {"act": "classify", "objects": [2], "category": 7})
+def test_classes_and_the_end_of_the_work(image: OpenImage) -> None:
+    state = kept(image, "red", "blue")
+    state = apply(image, state, {"act": "classify", "objects": [2], "category": 7})
     assert [one.category_id for one in state.objects] == [1, 7]
-    done = apply(picture, state, {"act": "finish", "finished": True})
+    done = apply(image, state, {"act": "finish", "finished": True})
     assert done.finished
     assert done.objects == state.objects
 
@@ -128,6 +128,6 @@ def test_classes_and_the_end_of_the_work(picture: OpenPicture) -> None:
         ),
     ],
 )
-def test_what_cannot_be_done_is_told(picture: OpenPicture, act: dict[str, Any], told: str) -> None:
+def test_what_cannot_be_done_is_told(image: OpenImage, act: dict[str, Any], told: str) -> None:
     with pytest.raises(DataError, match=told):
-        apply(picture, EMPTY, act)
+        apply(image, EMPTY, act)

@@ -110,7 +110,7 @@ def test_classes_that_objects_have_stay(store: LabelStore) -> None:
         store.set_categories({1: " "})
 
 
-def test_the_file_is_coco_and_finetune_takes_the_finished_pictures(
+def test_the_file_is_coco_and_finetune_takes_the_finished_images(
     store: LabelStore, tmp_path: Path
 ) -> None:
     store.put("2.png", SIZE, state_of("red", "blue", finished=True))
@@ -126,5 +126,5 @@ def test_the_file_is_coco_and_finetune_takes_the_finished_pictures(
     assert json.loads(store.path.read_text())["info"]["unfinished"] == ["0.png"]
     # The images are in another folder, which the file names.
     chosen = choose_labelled(store.path, "100%", seed=0)
-    assert [image.path for image in chosen.images] == [tmp_path / "pictures" / "2.png"]
+    assert [image.path for image in chosen.images] == [tmp_path / "images" / "2.png"]
     assert chosen.labels.categories == {1: "cell"}

@@ -71,7 +71,7 @@ def served(folder: Path, *arguments: str) -> Iterator[Server]:
         **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), proxy),
     }
     watched = [sys.executable, "-c", WATCHED_COMMAND, str(folder / "contacts.txt"), "studio"]
-    given = ["pictures", "--out", "run", "--device", "cpu", "--precision", "fp32", "--no-browser"]
+    given = ["images", "--out", "run", "--device", "cpu", "--precision", "fp32", "--no-browser"]
     with (folder / "errors.txt").open("w") as errors:
         process = subprocess.Popen(
             [*watched, *given, *arguments],
@@ -111,7 +111,7 @@ class Studio:
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("console", lambda said: self.complaints.append(said.text))
         page.goto(address)
-        self.wait_for_picture()
+        self.wait_for_image()
 
     def until(self, condition: str) -> None:
         """Waits; the page's own policy forbids Playwright's way to do it."""
@@ -120,7 +120,7 @@ class Studio:
             assert time.monotonic() < end, (condition, self.problem, self.complaints)
             self.page.wait_for_timeout(20)
 
-    def wait_for_picture(self, name: str = "") -> None:
+    def wait_for_image(self, name: str = "") -> None:
         self.until(
             f"Boolean(window.studio && window.studio.ready.startsWith({name!r}) && "
             "window.studio.ready && document.querySelector('img').complete)"
@@ -303,7 +303,7 @@ def test_all_from_a_score_on_is_kept_and_classes_are_given_by_keys(
     assert [iou(decode_mask(one.rle), disc("red")) > 0.9 for one in lamps] == [True]
 
 
-def test_pictures_follow_each_other_and_nothing_is_lost_by_a_kill(
+def test_images_follow_each_other_and_nothing_is_lost_by_a_kill(
     browser_page: Any, server: Server, tmp_path: Path
 ) -> None:
     studio = Studio(browser_page, server.address)
@@ -386,7 +386,7 @@ def test_labels_are_exported_and_shown_in_the_dark(
 def test_a_move_of_the_pointer_is_answered_at_once(browser_page: Any, tmp_path: Path) -> None:
     """Of twelve megapixels, everywhere on the image."""
     scale = 13
-    draw(tmp_path / "pictures" / "large.png", 0, scale)
+    draw(tmp_path / "images" / "large.png", 0, scale)
     size = (SIZE[0] * scale, SIZE[1] * scale)
     assert size[0] * size[1] > 12e6
     with served(tmp_path) as server:

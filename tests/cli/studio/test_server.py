@@ -71,7 +71,7 @@ def test_the_address_lets_in_and_no_other(visitor: Visitor) -> None:
     assert b"Soloist studio" in page
 
 
-@pytest.mark.parametrize("path", ["/", "/api/overview", "/api/picture?index=0", "/app.js"])
+@pytest.mark.parametrize("path", ["/", "/api/overview", "/api/image?index=0", "/app.js"])
 @pytest.mark.parametrize(
     ("key", "headers"),
     [
@@ -100,7 +100,7 @@ def test_other_pages_change_nothing(visitor: Visitor, headers: dict[str, str]) -
     status, _ = visitor.ask("/api/act", act, headers=headers)
     assert status == HTTPStatus.FORBIDDEN
     _, overview = visitor.ask("/api/overview")
-    assert not overview["pictures"][0]["finished"]
+    assert not overview["images"][0]["finished"]
 
 
 def test_every_file_of_the_page_is_served_and_nothing_beside_them(visitor: Visitor) -> None:
@@ -115,7 +115,7 @@ def test_every_file_of_the_page_is_served_and_nothing_beside_them(visitor: Visit
 @pytest.mark.parametrize(
     ("path", "values", "told"),
     [
-        pytest.param("/api/state?index=9", None, "wanted an image from 0 to 2", id="no-picture"),
+        pytest.param("/api/state?index=9", None, "wanted an image from 0 to 2", id="no-image"),
         pytest.param("/api/state?index=x", None, "the number of an image", id="no-number"),
         pytest.param("/api/act", {}, "the number of an image", id="nothing"),
         pytest.param("/api/act", [], "an object of JSON", id="a-list"),
@@ -150,7 +150,7 @@ def test_too_much_at_once_is_refused(visitor: Visitor) -> None:
     assert connection.getresponse().status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
 
-def test_a_picture_that_cannot_be_read_is_told_and_the_others_open(
+def test_a_image_that_cannot_be_read_is_told_and_the_others_open(
     workspace: Workspace, visitor: Visitor, folder: Path
 ) -> None:
     (folder / "1.png").write_text("no image")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from tests.cli.studio.test_page import Studio, end, served
 
-from soloist.cli.studio.picture import OpenPicture, open_picture
+from soloist.cli.studio.open_image import OpenImage, open_image
 from soloist.data.coco.outlines import outline
 from soloist.data.coco.read import load_coco
 from soloist.data.coco.rle import decode_mask, encode_masks, rle_iou, to_rle
@@ -31,7 +31,7 @@ from soloist.proposals.ranking import overlaps_with
 PHOTOS = Path(__file__).parents[4] / "shared" / "photos" / "dev"
 WALKS = {"nuclei": 30, "coco": 32**2}
 """Sets, and the least pixels of an object that counts as clearly visible."""
-PICTURES = 10
+IMAGES = 10
 RIGHT, FAIR = 0.7, 0.5
 """Overlaps (IoU) with the true mask from which on a mask is right, and is one of the object."""
 PART, MAX_PARTS = 0.8, 6
@@ -86,26 +86,26 @@ class Player:
     """Somebody who knows the true masks of an image."""
 
     def __init__(
-        self, studio: Studio, picture: OpenPicture, masks: Sequence[NDArray[np.bool_]]
+        self, studio: Studio, opened: OpenImage, masks: Sequence[NDArray[np.bool_]]
     ) -> None:
         self.studio = studio
-        self.picture = picture
+        self.opened = opened
         self.masks = masks
-        small = np.stack([picture.reduced(mask) for mask in masks])
-        self.ious = overlaps_with(picture.found, picture.candidates, small)
+        small = np.stack([opened.reduced(mask) for mask in masks])
+        self.ious = overlaps_with(opened.found, opened.candidates, small)
         sizes = small.sum(axis=(1, 2))
-        areas = picture.candidates.areas
+        areas = opened.candidates.areas
         shared = self.ious * (areas[:, None] + sizes) / (1 + self.ious)
         self.within = shared / areas[:, None]
         self.clicks = self.notches = 0
 
     def on_image(self, pixel: NDArray[np.int64]) -> tuple[float, float]:
         """Row and column in the image of the middle of some pixels of the arrays."""
-        height, width = self.picture.found.size
+        height, width = self.opened.found.size
         mask = np.zeros(height * width, dtype=np.bool_)
         mask[pixel] = True
         row, column = middle_of(mask.reshape(height, width))
-        down, across = self.picture.size[0] / height, self.picture.size[1] / width
+        down, across = self.opened.size[0] / height, self.opened.size[1] / width
         return (row + 0.5) * down - 0.5, (column + 0.5) * across - 0.5
 
     def lit(self) -> tuple[int, list[int]]:
@@ -148,7 +148,7 @@ class Player:
                 self.walk_to(best)
                 self.click(place)
             return False
-        joined = self.picture.mask(parts)
+        joined = self.opened.mask(parts)
         overlap = (joined & self.masks[number]).sum() / (joined | self.masks[number]).sum()
         if overlap <= self.ious[best, number]:
             if self.ious[best, number] >= FAIR:
@@ -157,7 +157,7 @@ class Player:
             return False
         marked = 0
         for part in parts:
-            middle = self.on_image(self.picture.pixels(part))
+            middle = self.on_image(self.opened.pixels(part))
             self.studio.point(*middle)
             if part in self.lit()[1]:
                 self.walk_to(part)
@@ -173,12 +173,12 @@ class Player:
     def parts(self, number: int) -> list[int]:
         """Items within an object that cover it together: each the one that adds most."""
         inside = np.flatnonzero(self.within[:, number] >= PART)
-        rest = self.picture.reduced(self.masks[number]).ravel().copy()
+        rest = self.opened.reduced(self.masks[number]).ravel().copy()
         size = rest.sum()
-        order = inside[np.argsort(-self.picture.candidates.areas[inside])]
+        order = inside[np.argsort(-self.opened.candidates.areas[inside])]
         parts: list[int] = []
         for item in order[:200].tolist():
-            pixels = self.picture.pixels(item)
+            pixels = self.opened.pixels(item)
             if rest[pixels].sum() > max(0.05 * size, 0.7 * len(pixels)):
                 parts.append(item)
                 rest[pixels] = False
@@ -188,9 +188,7 @@ class Player:
 
     def keep_offered(self, score: float) -> set[int]:
         """Keeps all that is offered if more of it is right than wrong; the objects that are."""
-        offered = [
-            one for one in self.picture.offered.tolist() if self.picture.scores[one] >= score
-        ]
+        offered = [one for one in self.opened.offered.tolist() if self.opened.scores[one] >= score]
         right = [one for one in offered if self.ious[one].max() >= RIGHT]
         if len(right) <= len(offered) - len(right):
             return set()
@@ -214,16 +212,16 @@ def test_the_objects_of_photographs_are_kept(
     if not PHOTOS.is_dir():
         pytest.skip("photographs are absent: ../shared/photos")
     truth = load_coco(PHOTOS / name / "annotations.json")
-    chosen = [truth.images[place * len(truth.images) // PICTURES] for place in range(PICTURES)]
-    (tmp_path / "pictures").mkdir()
+    chosen = [truth.images[place * len(truth.images) // IMAGES] for place in range(IMAGES)]
+    (tmp_path / "images").mkdir()
     for image in chosen:
         file = Path(image.file_name).name
-        copyfile(PHOTOS / name / "images" / image.file_name, tmp_path / "pictures" / file)
+        copyfile(PHOTOS / name / "images" / image.file_name, tmp_path / "images" / file)
     account = Account()
     with served(tmp_path) as server:
         studio = Studio(browser_page, server.address)
         names = studio.page.evaluate("fetch('/api/overview').then((one) => one.json())")
-        order = [one["name"] for one in names["pictures"]]
+        order = [one["name"] for one in names["images"]]
         wanted: dict[str, list[NDArray[np.bool_]]] = {}
         for image in chosen:
             file = Path(image.file_name).name
@@ -233,16 +231,16 @@ def test_the_objects_of_photographs_are_kept(
                 if not one.iscrowd and one.area >= WALKS[name]
             ]
             wanted[file] = masks
-            path = tmp_path / "pictures" / file
-            picture = open_picture(ImageRef(path, file), segmenter)
-            studio.size = picture.size
+            path = tmp_path / "images" / file
+            opened = open_image(ImageRef(path, file), segmenter)
+            studio.size = opened.size
             button = studio.page.locator("nav li button").nth(order.index(file))
             button.click()
-            studio.wait_for_picture(file)
+            studio.wait_for_image(file)
             account.objects += len(masks)
             if not masks:
                 continue
-            player = Player(studio, picture, masks)
+            player = Player(studio, opened, masks)
             begun = time.monotonic()
             found = player.keep_offered(names["recommended"])
             account.at_once += len(found)

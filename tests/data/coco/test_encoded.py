@@ -45,7 +45,7 @@ def instances() -> Instances:
 
 @settings(deadline=None, max_examples=150)
 @given(st.data())
-def test_a_part_is_encoded_as_the_mask_of_the_larger_picture(data: st.DataObject) -> None:
+def test_a_part_is_encoded_as_the_mask_of_the_larger_image(data: st.DataObject) -> None:
     """To the last character: other code compares and writes these."""
     side = st.integers(1, 9)
     rows, columns = data.draw(side), data.draw(side)
@@ -59,7 +59,7 @@ def test_a_part_is_encoded_as_the_mask_of_the_larger_picture(data: st.DataObject
 
 
 @pytest.mark.parametrize("corner", [(-1, 0), (0, -1), (4, 0), (0, 5)])
-def test_a_part_outside_the_picture_is_refused(corner: tuple[int, int]) -> None:
+def test_a_part_outside_the_image_is_refused(corner: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="not inside 6 x 7"):
         placed_mask(encode_masks(random_masks(1, (3, 3)))[0], corner, (6, 7))
 

@@ -26,10 +26,10 @@ def filled_by_pillow(rings: list[Ring], size: tuple[int, int]) -> Mask:
     """Corners cut off to whole pixels, the border filled too: labelme's way, and OpenCV's."""
     filled = np.zeros(size, dtype=np.bool_)
     for ring in rings:
-        picture = Image.new("1", (size[1], size[0]))
+        image = Image.new("1", (size[1], size[0]))
         corners = [(int(x), int(y)) for x, y in ring.tolist()]
-        ImageDraw.Draw(picture).polygon(corners, outline=1, fill=1)
-        filled |= np.asarray(picture)
+        ImageDraw.Draw(image).polygon(corners, outline=1, fill=1)
+        filled |= np.asarray(image)
     return filled
 
 

@@ -153,9 +153,9 @@ def make_voc(root: Path) -> None:
         numbers[-1, -1] = 255
         path = root / "SegmentationObject" / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
-        picture = Image.fromarray(numbers).convert("P")
-        picture.putpalette([value for number in range(256) for value in (number, 0, 255 - number)])
-        picture.save(path)
+        image = Image.fromarray(numbers).convert("P")
+        image.putpalette([value for number in range(256) for value in (number, 0, 255 - number)])
+        image.save(path)
     put_text(root / "ImageSets" / "Main" / "trainval.txt", "000012\n000034\n")
     put_text(root / "ImageSets" / "Main" / "val.txt", "000034\n")
     put_text(root / "ImageSets" / "Main" / "cat_val.txt", "000034  1\n")

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from soloist.data.coco.encoded import encoded
-from soloist.data.drawing.overlays import OverlayWriter, picture_name
+from soloist.data.drawing.overlays import OverlayWriter, overlay_name
 from soloist.data.sources import ImageRef
 from soloist.errors import RunError
 from soloist.structures import Instances
@@ -53,8 +53,8 @@ def write(
         pytest.param("two words.jpg", "two words.jpg.overlay.jpg", id="space"),
     ],
 )
-def test_a_picture_never_leaves_its_folder(tmp_path: Path, name: str, expected: str) -> None:
-    assert picture_name(name) == Path(expected)
+def test_a_image_never_leaves_its_folder(tmp_path: Path, name: str, expected: str) -> None:
+    assert overlay_name(name) == Path(expected)
     folder = tmp_path / "a" / "b" / "overlays"
     write(folder, name)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -70,7 +70,7 @@ def test_names_of_windows_never_leave_it_either(tmp_path: Path, name: str) -> No
     assert ".." not in files[0].parts
 
 
-def test_names_that_differ_in_their_suffix_make_two_pictures(tmp_path: Path) -> None:
+def test_names_that_differ_in_their_suffix_make_two_images(tmp_path: Path) -> None:
     for name in ("a.jpg", "a.png"):
         write(tmp_path, name)
     assert len(list(tmp_path.iterdir())) == 2

@@ -110,8 +110,8 @@ def _labelme_mask(shape: dict[str, Any]) -> Mask:
     mask = np.zeros(SIZE, dtype=np.bool_)
     if shape["shape_type"] == "mask":
         (left, top), (right, bottom) = shape["points"]
-        with Image.open(io.BytesIO(base64.b64decode(shape["mask"]))) as picture:
-            mask[top : bottom + 1, left : right + 1] = np.asarray(picture).astype(np.bool_)
+        with Image.open(io.BytesIO(base64.b64decode(shape["mask"]))) as image:
+            mask[top : bottom + 1, left : right + 1] = np.asarray(image).astype(np.bool_)
         return mask
     drawn = Image.new("1", SIZE[::-1])
     points = [(int(x), int(y)) for x, y in shape["points"]]
@@ -198,9 +198,9 @@ def read_label_maps(folder: Path) -> Read:
         rows = list(csv.DictReader(file))
     found: Read = {}
     for path in sorted((folder / "masks").rglob("*.png")):
-        with Image.open(path) as picture:
-            assert picture.mode == "I;16"
-            numbers = np.asarray(picture)
+        with Image.open(path) as image:
+            assert image.mode == "I;16"
+            numbers = np.asarray(image)
         name = path.relative_to(folder / "masks").with_suffix(".png").as_posix()
         found[name] = [
             Found(

@@ -342,7 +342,7 @@ def test_images_that_are_missing_are_counted(write_hard: WriteHard, tmp_path: Pa
         write(source, tmp_path / "none", "overlays")
 
 
-def test_pictures_are_drawn_and_broken_ones_listed(write_hard: WriteHard, tmp_path: Path) -> None:
+def test_images_are_drawn_and_broken_ones_listed(write_hard: WriteHard, tmp_path: Path) -> None:
     source = write_hard()
     (tmp_path / "photos" / PLAIN).write_text("no image")
     summary = write(source, tmp_path / "out", "overlays")

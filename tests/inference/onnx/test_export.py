@@ -69,8 +69,8 @@ def test_images_of_any_size_and_number(
 
 
 def test_the_same_objects_are_found(segmenter: Segmenter, exported: OnnxSegmenter) -> None:
-    pictures = [make_scene(index, long_side=96).image for index in range(6)]
-    comparison = compare(segmenter, exported, pictures)
+    images = [make_scene(index, long_side=96).image for index in range(6)]
+    comparison = compare(segmenter, exported, images)
     assert (comparison.images, comparison.same_count) == (6, 6)
     assert len(comparison.scores) > 6
     assert np.median(comparison.scores) < 1e-4
@@ -145,8 +145,8 @@ def test_a_missing_package_is_named(
 
 
 def test_classes_and_their_names_are_kept(segmenter: Segmenter, exported: OnnxSegmenter) -> None:
-    picture = make_scene(0, long_side=96).image
-    (ours,), (theirs,) = segmenter.predict(picture), exported.predict(picture)
+    image = make_scene(0, long_side=96).image
+    (ours,), (theirs,) = segmenter.predict(image), exported.predict(image)
     assert ours.labels is not None
     assert theirs.labels is not None
     assert len(set(theirs.labels.tolist())) > 1
@@ -172,9 +172,9 @@ def test_the_bundled_segmenter_finds_the_same(tmp_path: Path) -> None:
     assert segmenter.config.inference.masks == "regions"
     export_onnx(segmenter, tmp_path / "model.onnx")
     exported = onnx_runtime.load(tmp_path / "model.onnx", threads=1)
-    pictures = (make_scene(index, seed=5, split="val").image for index in range(IMAGES))
+    images = (make_scene(index, seed=5, split="val").image for index in range(IMAGES))
     assert exported.config.masks == "network"
-    comparison = compare(segmenter, exported, pictures)
+    comparison = compare(segmenter, exported, images)
     assert (comparison.images, comparison.same_count) == (IMAGES, IMAGES)
     assert len(comparison.scores) > 20 * IMAGES
     assert comparison.raw < 1e-3

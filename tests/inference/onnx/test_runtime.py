@@ -59,13 +59,13 @@ def test_nothing_needs_torch(
     np.testing.assert_array_equal(written.masks(written.images[0]), wanted[0].masks)
     assert written.embeddings is not None
     assert written.embeddings.shape == wanted[0].embeddings.shape
-    with Image.open(tmp_path / "masks.png") as picture:
-        assert picture.size == wanted[0].image_size[::-1]
+    with Image.open(tmp_path / "masks.png") as image:
+        assert image.size == wanted[0].image_size[::-1]
 
 
-def test_path_array_and_picture_give_the_same(segmenter: OnnxSegmenter, tmp_path: Path) -> None:
+def test_path_array_and_image_give_the_same(segmenter: OnnxSegmenter, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     Image.fromarray(pixels).save(path)
     (from_path,) = segmenter.predict(path)
     assert from_path.path == path

@@ -35,7 +35,7 @@ RED, BLUE = (250, 10, 10), (10, 10, 250)
 Pixels = NDArray[np.uint8]
 
 
-def picture(step: int) -> Pixels:
+def image(step: int) -> Pixels:
     """A red square that goes right, and over a blue one that goes left a little lower."""
     pixels = np.full((*SIZE, 3), 120, dtype=np.uint8)
     blue, red = 100 - 6 * step, 6 * step
@@ -47,7 +47,7 @@ def picture(step: int) -> Pixels:
 def write(path: Path, frames: int = FRAMES) -> Path:
     with VideoWriter(path, Fraction(10)) as writer:
         for step in range(frames):
-            writer.add(picture(step))
+            writer.add(image(step))
     return path
 
 
@@ -101,7 +101,7 @@ def test_frames_come_back_one_by_one(clip: Path) -> None:
         assert video.facts == VideoFacts(FRAMES, Fraction(10))
         for step, frame in enumerate(video.frames()):
             assert (frame.number, frame.pixels.shape) == (step, (*SIZE, 3))
-            assert np.abs(frame.pixels.astype(int) - picture(step)).mean() < 8
+            assert np.abs(frame.pixels.astype(int) - image(step)).mean() < 8
     with VideoReader(clip, every=5, max_pixels=10**6) as video:
         assert [frame.number for frame in video.frames()] == [0, 5, 10, 15]
 

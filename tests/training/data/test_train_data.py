@@ -73,7 +73,7 @@ def test_views_of_different_sizes_are_padded_to_whole_strides() -> None:
     assert batch.failures == [("a.jpg", "broken")]
 
 
-def test_colours_are_means_of_the_undistorted_picture() -> None:
+def test_colours_are_means_of_the_undistorted_image() -> None:
     batch = collate([view(64, 64, 0)], [])
     assert batch.colors.shape == (1, 3, 16, 16)
     assert batch.colors.dtype == torch.uint8
@@ -95,7 +95,7 @@ def test_the_padding_is_not_valid(size: tuple[int, int], rows: int, columns: int
     assert bool(valid[:rows, :columns].all())
 
 
-def test_colours_are_rounded_and_not_those_of_the_distorted_picture() -> None:
+def test_colours_are_rounded_and_not_those_of_the_distorted_image() -> None:
     colors = torch.zeros((3, 32, 32), dtype=torch.uint8)
     colors[:, ::2] = 5  # 2.5 on average
     colors[:, :, ::4] += 1

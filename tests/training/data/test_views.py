@@ -33,11 +33,11 @@ def blobs(height: int, width: int) -> Tensor:
     return masks
 
 
-def picture_of(masks: Tensor) -> Tensor:
+def image_of(masks: Tensor) -> Tensor:
     """A (3, H, W) uint8 image whose red channel is the first mask and green the second."""
-    picture = torch.zeros((3, *masks.shape[1:]), dtype=torch.uint8)
-    picture[: len(masks)] = masks.to(torch.uint8) * 255
-    return picture
+    image = torch.zeros((3, *masks.shape[1:]), dtype=torch.uint8)
+    image[: len(masks)] = masks.to(torch.uint8) * 255
+    return image
 
 
 def disagreement(image: Tensor, masks: Tensor) -> float:
@@ -56,17 +56,17 @@ def disagreement(image: Tensor, masks: Tensor) -> float:
         pytest.param(
             replace(PLAIN, short_side=(80, 160), crop_size=72, flip=0.5), id="crop-and-flip"
         ),
-        pytest.param(replace(PLAIN, crop_size=500), id="crop-larger-than-the-picture"),
+        pytest.param(replace(PLAIN, crop_size=500), id="crop-larger-than-the-image"),
     ],
 )
 @pytest.mark.parametrize("shape", [(96, 128), (128, 96), (81, 113)])
-def test_masks_follow_the_picture(options: AugmentConfig, shape: tuple[int, int]) -> None:
+def test_masks_follow_the_image(options: AugmentConfig, shape: tuple[int, int]) -> None:
     masks = blobs(*shape)
     maker = ViewMaker(options)
     kept = 0
     for number in range(8):
         with seeded(number):
-            view = maker.weak(picture_of(masks), masks, torch.eye(2))
+            view = maker.weak(image_of(masks), masks, torch.eye(2))
         assert view.image.shape[1:] == view.masks.shape[1:]
         # Embeddings say which masks are left.
         for mask, embedding in zip(view.masks, view.embeddings, strict=True):
@@ -77,14 +77,14 @@ def test_masks_follow_the_picture(options: AugmentConfig, shape: tuple[int, int]
 
 
 @pytest.mark.parametrize("factor", [2, 3])
-def test_masks_of_another_resolution_follow_the_picture(factor: int) -> None:
+def test_masks_of_another_resolution_follow_the_image(factor: int) -> None:
     masks = blobs(96, 128)
     large = masks.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
     maker = ViewMaker(replace(PLAIN, short_side=(80, 120), crop_size=64, flip=0.5))
     kept = 0
     for number in range(8):
         with seeded(number):
-            view = maker.weak(picture_of(masks), large, torch.eye(2))
+            view = maker.weak(image_of(masks), large, torch.eye(2))
         for mask, embedding in zip(view.masks, view.embeddings, strict=True):
             channel = view.image[int(embedding.argmax())][None]
             # The two windows are cut on different pixel grids: up to a pixel along the border.
@@ -104,7 +104,7 @@ def test_masks_of_another_resolution_follow_the_picture(factor: int) -> None:
 )
 def test_the_size_of_a_weak_view(options: AugmentConfig, size: tuple[int, int]) -> None:
     masks = blobs(96, 128)
-    view = ViewMaker(options).weak(picture_of(masks), masks, torch.eye(2))
+    view = ViewMaker(options).weak(image_of(masks), masks, torch.eye(2))
     assert view.image.shape == (3, *size)
     assert view.image.dtype == torch.uint8
     assert view.masks.dtype == torch.bool
@@ -116,7 +116,7 @@ def test_the_size_of_a_weak_view(options: AugmentConfig, size: tuple[int, int]) 
     [
         pytest.param(PLAIN, None, 0, id="not-asked-for"),
         pytest.param(PLAIN, 96, 6, id="as-it-is"),
-        pytest.param(PLAIN, 480, 1, id="picture-read-at-a-fifth"),
+        pytest.param(PLAIN, 480, 1, id="image-read-at-a-fifth"),
         pytest.param(PLAIN, 960, 0, id="less-than-a-row"),
         pytest.param(PLAIN, 5, 64, id="never-more-than-all"),
         pytest.param(replace(PLAIN, short_side=(96, 96), crop_size=95), 96, 9, id="crop"),
@@ -129,7 +129,7 @@ def test_rows_the_released_code_does_not_read(
     masks = blobs(96, 128)
     with seeded(1):
         view = ViewMaker(options).weak(
-            picture_of(masks), masks, torch.eye(2), released_height=original
+            image_of(masks), masks, torch.eye(2), released_height=original
         )
     # A crop of 95 of 96 rows begins at the first or the second.
     assert view.unread_rows in ({unread} if options.crop_size == 0 else {unread, unread + 1})
@@ -139,9 +139,9 @@ def test_rows_the_released_code_does_not_read(
         assert pasted.unread_rows == view.unread_rows
 
 
-def test_a_flip_mirrors_picture_and_masks() -> None:
+def test_a_flip_mirrors_image_and_masks() -> None:
     masks = blobs(64, 80)
-    image = picture_of(masks)
+    image = image_of(masks)
     plain = ViewMaker(PLAIN).weak(image, masks, torch.eye(2))
     flipped = ViewMaker(replace(PLAIN, flip=1.0)).weak(image, masks, torch.eye(2))
     assert torch.equal(flipped.image, plain.image.flip(-1))
@@ -153,7 +153,7 @@ def test_objects_cut_away_are_dropped_with_their_embeddings() -> None:
     masks[0, :20, :20] = True
     masks[1, 40, : MIN_AREA - 1] = True
     masks[2, 50, :MIN_AREA] = True
-    view = ViewMaker(PLAIN).weak(picture_of(masks), masks, torch.eye(3))
+    view = ViewMaker(PLAIN).weak(image_of(masks), masks, torch.eye(3))
     assert view.embeddings.tolist() == [[1, 0, 0], [0, 0, 1]]
     assert view.masks.flatten(1).sum(1).tolist() == [400, MIN_AREA]
 
@@ -161,7 +161,7 @@ def test_objects_cut_away_are_dropped_with_their_embeddings() -> None:
 @pytest.mark.parametrize(
     "shape", [pytest.param((1, 1), id="one-pixel"), pytest.param((3, 200), id="strip")]
 )
-def test_odd_pictures_without_objects_make_views(shape: tuple[int, int]) -> None:
+def test_odd_images_without_objects_make_views(shape: tuple[int, int]) -> None:
     image = torch.full((3, *shape), 9, dtype=torch.uint8)
     none = torch.zeros((0, *shape), dtype=torch.bool)
     maker = ViewMaker(replace(PLAIN, crop_size=32))
@@ -288,11 +288,11 @@ def test_a_strong_view_changes_colours_and_never_masks() -> None:
 def test_without_distortion_a_strong_view_is_the_weak_one() -> None:
     masks = blobs(64, 80)
     maker = ViewMaker(PLAIN)
-    weak = maker.weak(picture_of(masks), masks, torch.eye(2))
+    weak = maker.weak(image_of(masks), masks, torch.eye(2))
     assert torch.equal(maker.strong(weak, []).image, weak.image)
 
 
-def test_erasing_hides_part_of_the_picture_only() -> None:
+def test_erasing_hides_part_of_the_image_only() -> None:
     image = torch.full((3, 64, 64), 99, dtype=torch.uint8)
     whole = torch.ones((1, 64, 64), dtype=torch.bool)
     view = View(
@@ -317,7 +317,7 @@ def everything(number: int) -> list[Tensor]:
     maker = ViewMaker(AugmentConfig(short_side=(40, 80), max_side=120, crop_size=48))
     masks = blobs(60, 70)
     with seeded(7, number):
-        weak = [maker.weak(picture_of(masks), masks, torch.eye(2)) for _ in range(3)]
+        weak = [maker.weak(image_of(masks), masks, torch.eye(2)) for _ in range(3)]
         strong = [maker.strong(view, weak) for view in weak]
     return [part for view in weak + strong for part in (view.image, view.colors, view.masks)]
 

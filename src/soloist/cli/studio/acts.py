@@ -14,7 +14,7 @@ from skimage.measure import label
 from skimage.morphology import dilation, disk
 from skimage.segmentation import watershed
 
-from soloist.cli.studio.picture import COVERED, OpenPicture
+from soloist.cli.studio.open_image import COVERED, OpenImage
 from soloist.data.coco.rle import decode_mask, encode_masks
 from soloist.errors import DataError
 from soloist.proposals.ranking import MIN_PIXELS
@@ -78,11 +78,11 @@ Act = Mapping[str, Any]
 """What was done: `act`, its name in `ACTS`, and its own values."""
 
 
-def apply(picture: OpenPicture, state: Labelled, act: Act) -> Labelled:
+def apply(image: OpenImage, state: Labelled, act: Act) -> Labelled:
     """The objects after something was done to them.
 
     Args:
-        picture: The image.
+        image: The image.
         state: Its objects before.
         act: What was done.
 
@@ -93,44 +93,44 @@ def apply(picture: OpenPicture, state: Labelled, act: Act) -> Labelled:
     if known is None:
         raise DataError(f"wanted one of {', '.join(ACTS)}, got {act.get('act')!r}")
     try:
-        return known(picture, state, act)
+        return known(image, state, act)
     except (KeyError, TypeError) as error:
         raise DataError(f"{act['act']} wants other values than {sorted(act)}") from error
 
 
-def _join(picture: OpenPicture, state: Labelled, act: Act) -> Labelled:
+def _join(image: OpenImage, state: Labelled, act: Act) -> Labelled:
     """Keeps the union of items and objects as one object."""
     gone = state.named(_numbers(act["objects"]))
-    mask = picture.mask(_numbers(act["items"]))
+    mask = image.mask(_numbers(act["items"]))
     for one in gone:
         mask |= decode_mask(one.rle)
     return state.changed(gone, [mask], int(act["category"]))
 
 
-def _remove(picture: OpenPicture, state: Labelled, act: Act) -> Labelled:
+def _remove(image: OpenImage, state: Labelled, act: Act) -> Labelled:
     return state.changed(state.named(_numbers(act["objects"])), [], 0)
 
 
-def _subtract(picture: OpenPicture, state: Labelled, act: Act) -> Labelled:
+def _subtract(image: OpenImage, state: Labelled, act: Act) -> Labelled:
     """Takes items out of an object."""
     (whole,) = state.named(_numbers(act["objects"]))
-    rest = decode_mask(whole.rle) & ~picture.mask(_numbers(act["items"]))
+    rest = decode_mask(whole.rle) & ~image.mask(_numbers(act["items"]))
     return state.changed([whole], [rest], whole.category_id)
 
 
-def _split(picture: OpenPicture, state: Labelled, act: Act) -> Labelled:
+def _split(image: OpenImage, state: Labelled, act: Act) -> Labelled:
     """Cuts an object, or an item that is kept with it, along a stroke."""
     gone = state.named(_numbers(act["objects"]))
     items = _numbers(act["items"])
-    mask = decode_mask(gone[0].rle) if gone else picture.mask(items)
+    mask = decode_mask(gone[0].rle) if gone else image.mask(items)
     category = gone[0].category_id if gone else int(act["category"])
     stroke = np.array(act["stroke"], dtype=np.float64)
     if stroke.ndim != 2 or stroke.shape[1] != 2 or len(stroke) < 2 or not np.isfinite(stroke).all():
         raise DataError("a stroke wants two points x, y at least")
-    return state.changed(gone[:1], split_mask(picture, mask, stroke), category)
+    return state.changed(gone[:1], split_mask(image, mask, stroke), category)
 
 
-def _classify(picture: OpenPicture, state: Labelled, act: Act) -> Labelled:
+def _classify(image: OpenImage, state: Labelled, act: Act) -> Labelled:
     chosen = state.named(_numbers(act["objects"]))
     category = int(act["category"])
     objects = tuple(
@@ -139,29 +139,29 @@ def _classify(picture: OpenPicture, state: Labelled, act: Act) -> Labelled:
     return replace(state, objects=objects)
 
 
-def _keep_all(picture: OpenPicture, state: Labelled, act: Act) -> Labelled:
+def _keep_all(image: OpenImage, state: Labelled, act: Act) -> Labelled:
     """Keeps what is offered from a score on, but for what kept objects cover."""
-    taken = np.zeros(picture.found.size, dtype=np.bool_)
+    taken = np.zeros(image.found.size, dtype=np.bool_)
     for one in state.objects:
-        taken |= picture.reduced(decode_mask(one.rle))
+        taken |= image.reduced(decode_mask(one.rle))
     categories = [int(one) for one in act["categories"]]
-    for item in picture.offered.tolist():
-        if picture.scores[item] < float(act["score"]):
+    for item in image.offered.tolist():
+        if image.scores[item] < float(act["score"]):
             break
-        if taken.ravel()[picture.pixels(item)].mean() > COVERED:
+        if taken.ravel()[image.pixels(item)].mean() > COVERED:
             continue
-        place = item - len(picture.candidates)
-        own = int(picture.own.labels[place]) if place >= 0 else 0
+        place = item - len(image.candidates)
+        own = int(image.own.labels[place]) if place >= 0 else 0
         category = categories[own] if place >= 0 and own < len(categories) else act["category"]
-        state = state.changed((), [picture.mask([item])], int(category))
+        state = state.changed((), [image.mask([item])], int(category))
     return state
 
 
-def _finish(picture: OpenPicture, state: Labelled, act: Act) -> Labelled:
+def _finish(image: OpenImage, state: Labelled, act: Act) -> Labelled:
     return replace(state, finished=bool(act["finished"]))
 
 
-ACTS: Mapping[str, Callable[[OpenPicture, Labelled, Act], Labelled]] = {
+ACTS: Mapping[str, Callable[[OpenImage, Labelled, Act], Labelled]] = {
     "join": _join,
     "remove": _remove,
     "subtract": _subtract,
@@ -173,12 +173,12 @@ ACTS: Mapping[str, Callable[[OpenPicture, Labelled, Act], Labelled]] = {
 
 
 def split_mask(
-    picture: OpenPicture, mask: NDArray[np.bool_], stroke: NDArray[np.float64]
+    image: OpenImage, mask: NDArray[np.bool_], stroke: NDArray[np.float64]
 ) -> list[NDArray[np.bool_]]:
     """A mask cut along a stroke, which need not be exact: near it the cut follows edges.
 
     Args:
-        picture: The image.
+        image: The image.
         mask: (H, W) bool.
         stroke: (P, 2) points x, y in pixels of the image.
 
@@ -188,9 +188,9 @@ def split_mask(
     Raises:
         DataError: If the stroke does not lead through the mask.
     """
-    small = picture.reduced(mask)
+    small = image.reduced(mask)
     height, width = small.shape
-    scale = np.array([width / picture.size[1], height / picture.size[0]])
+    scale = np.array([width / image.size[1], height / image.size[0]])
     corners = np.clip((stroke * scale).astype(np.int64), 0, (width - 1, height - 1))
     band = np.zeros_like(small)
     for (left, top), (right, bottom) in pairwise(corners.tolist()):
@@ -207,14 +207,14 @@ def split_mask(
         sides[~np.isin(sides, beside)] = 0
     if len(np.unique(sides)) < 3:
         raise DataError("a stroke splits an object that it crosses from side to side")
-    cut = watershed(picture.steepness, sides, mask=small)
+    cut = watershed(image.steepness, sides, mask=small)
     parts: list[NDArray[np.bool_]] = []
     rest = mask.copy()
     numbers = np.unique(cut[cut > 0])
     by_size = numbers[np.argsort(np.bincount(cut.ravel())[numbers])]
     # The largest one has what is left, whatever the outlines between do.
     for number in by_size[:-1]:
-        part = picture.enlarged((cut == number).astype(np.float32)) & rest
+        part = image.enlarged((cut == number).astype(np.float32)) & rest
         rest &= ~part
         parts.append(part)
     return [*parts, rest]

@@ -25,13 +25,13 @@ class Progress:
         state: What it does.
         line: The last that it said.
         step: Steps that are done.
-        pictures: Finished images that it learns from.
+        images: Finished images that it learns from.
     """
 
     state: Literal["none", "running", "done", "failed", "stopped"] = "none"
     line: str = ""
     step: int = 0
-    pictures: int = 0
+    images: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The same for the page."""
@@ -63,13 +63,13 @@ class Learning:
             return replace(progress, step=int(rows[-1].get("step", 0)) if rows else 0)
         return progress
 
-    def start(self, arguments: Sequence[str], run: Path, pictures: int) -> None:
+    def start(self, arguments: Sequence[str], run: Path, images: int) -> None:
         """Starts a training.
 
         Args:
             arguments: Of `soloist finetune`.
             run: The run folder that they name.
-            pictures: How many it learns from.
+            images: How many it learns from.
 
         Raises:
             RunError: If one is running.
@@ -78,7 +78,7 @@ class Learning:
             if self._progress.state == "running":
                 raise RunError("a training is running; wait until it is done, or stop it")
             self._run = run
-            self._progress = Progress("running", "starts", pictures=pictures)
+            self._progress = Progress("running", "starts", images=images)
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "soloist", "finetune", *arguments],
                 stdin=subprocess.DEVNULL,

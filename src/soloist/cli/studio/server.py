@@ -178,9 +178,9 @@ class Handler(BaseHTTPRequestHandler):
             workspace.prefetch(state["next"])
             self._send_json(state)
         elif url.path == "/api/tree":
-            self._send(workspace.picture(_index(query)).packed(), "application/octet-stream")
-        elif url.path == "/api/picture":
-            self._send(workspace.picture(_index(query)).jpeg, "image/jpeg")
+            self._send(workspace.image(_index(query)).packed(), "application/octet-stream")
+        elif url.path == "/api/image":
+            self._send(workspace.image(_index(query)).jpeg, "image/jpeg")
         elif _FILE.fullmatch(url.path[1:]):
             self._send_file(url.path[1:])
         else:
@@ -230,7 +230,7 @@ class Handler(BaseHTTPRequestHandler):
         return values
 
     def _is_known(self) -> bool:
-        """Whether the browser has the key; else it is told where that is."""
+        """Whether the browser has the key; else it learns where that is."""
         try:
             cookies = SimpleCookie(self.headers.get("Cookie", ""))
         except CookieError:

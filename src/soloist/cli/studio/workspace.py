@@ -16,7 +16,7 @@ from typing import Any
 from soloist.cli.studio.acts import Act, Labelled, apply
 from soloist.cli.studio.labels import LabelStore
 from soloist.cli.studio.learning import Learning
-from soloist.cli.studio.picture import OpenPicture, open_picture
+from soloist.cli.studio.open_image import OpenImage, open_image
 from soloist.data.coco.outlines import outline
 from soloist.data.coco.read import read_json
 from soloist.data.exports.export import export
@@ -92,7 +92,7 @@ class Workspace:
         self._segmenter = self._load(self._learned or model.path)
         self._estimates: dict[str, float] = dict(order or {})
         self._guessed = order is None
-        self._open: OrderedDict[tuple[int, int], Future[OpenPicture]] = OrderedDict()
+        self._open: OrderedDict[tuple[int, int], Future[OpenImage]] = OrderedDict()
         self._lock = threading.RLock()
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="studio-open")
         self._ending = threading.Event()
@@ -109,7 +109,7 @@ class Workspace:
         self._helper.join()
         self.labels.write()
 
-    def picture(self, index: int) -> OpenPicture:
+    def image(self, index: int) -> OpenImage:
         """An image with its trees, from memory where it was open a moment ago.
 
         Raises:
@@ -124,10 +124,10 @@ class Workspace:
     def overview(self) -> dict[str, Any]:
         """What the page shows beside the image."""
         estimates = self._estimates
-        pictures = []
+        images = []
         for image in self.images:
             state = self.labels[image.name]
-            pictures.append(
+            images.append(
                 {
                     "name": image.name,
                     "objects": len(state.objects),
@@ -136,7 +136,7 @@ class Workspace:
                 }
             )
         return {
-            "pictures": pictures,
+            "images": images,
             "categories": [[key, name] for key, name in self.labels.categories.items()],
             "formats": list(EXPORT_FORMATS),
             "labels": str(self.labels.path),
@@ -163,14 +163,14 @@ class Workspace:
     def state(self, index: int) -> dict[str, Any]:
         """The objects of an image, for the page."""
         name = self._name(index)
-        picture = self.picture(index)
+        image = self.image(index)
         can_undo, can_redo = self.labels.can_undo(name)
         state = self.labels[name]
-        tolerance = max(0.5, max(picture.size) / TOLERANCE)
+        tolerance = max(0.5, max(image.size) / TOLERANCE)
         return {
             "index": index,
             "name": name,
-            "size": picture.size,
+            "size": image.size,
             "finished": state.finished,
             "canUndo": can_undo,
             "canRedo": can_redo,
@@ -180,7 +180,7 @@ class Workspace:
                 {
                     "number": one.number,
                     "category": one.category_id,
-                    "rings": _rings(one.rle["counts"], picture.size, tolerance),
+                    "rings": _rings(one.rle["counts"], image.size, tolerance),
                 }
                 for one in state.objects
             ],
@@ -199,11 +199,11 @@ class Workspace:
             return self.state(index)
         if act.get("items") and act.get("version") != self.version:
             raise DataError("there are new masks since; load the page again")
-        picture = self.picture(index)
+        image = self.image(index)
         with self._lock:
             before = self.labels[name]
-            after = apply(picture, before, act)
-            self.labels.put(name, picture.size, after)
+            after = apply(image, before, act)
+            self.labels.put(name, image.size, after)
         return {**self.state(index), "added": _added(before, after)}
 
     def learn(self) -> None:
@@ -214,8 +214,8 @@ class Workspace:
             RunError: If one is running, or the labels cannot be written.
         """
         states = [self.labels[image.name] for image in self.images]
-        pictures = sum(state.finished and bool(state.objects) for state in states)
-        if pictures == 0:
+        images = sum(state.finished and bool(state.objects) for state in states)
+        if images == 0:
             raise DataError(
                 "wanted a finished image with objects, got none; finish one (F), then learn"
             )
@@ -224,10 +224,10 @@ class Workspace:
         init = self._model.path or "bundled"
         arguments = [str(self.labels.path), "--init", init, "--out", str(run)]
         arguments += ["--device", self._model.device, "--precision", self._model.precision]
-        if len(self.labels.categories) == 1 and pictures <= MAX_IMAGES:
+        if len(self.labels.categories) == 1 and images <= MAX_IMAGES:
             # The judge of candidates is what is learned; it needs no steps of the network.
             arguments += ["--train.steps", "1", "--train.warmup-steps", "0"]
-        self.learning.start(arguments, run, pictures)
+        self.learning.start(arguments, run, images)
 
     def export(self, format: str) -> dict[str, Any]:
         """Writes the labels in another tool's format.
@@ -259,7 +259,7 @@ class Workspace:
             raise DataError(f"wanted an image from 0 to {len(self.images) - 1}, got {index}")
         return self.images[index].name
 
-    def _opened(self, index: int) -> Future[OpenPicture]:
+    def _opened(self, index: int) -> Future[OpenImage]:
         self._name(index)
         with self._lock:
             key = (index, self.version)
@@ -267,7 +267,7 @@ class Workspace:
             if future is None or (future.done() and future.exception() is not None):
                 self._wanted.set()
                 segmenter = self._segmenter
-                future = self._pool.submit(open_picture, self.images[index], segmenter)
+                future = self._pool.submit(open_image, self.images[index], segmenter)
                 self._open[key] = future
             self._open.move_to_end(key)
             while len(self._open) > KEPT_OPEN:
@@ -294,11 +294,11 @@ class Workspace:
         if self.labels[name].finished:
             return
         try:
-            picture = open_picture(self.images[index], self._segmenter)
+            image = open_image(self.images[index], self._segmenter)
         except DataError as error:
             logger.warning("%s", error)
             return
-        scores = picture.scores[picture.offered]
+        scores = image.scores[image.offered]
         self._estimates[name] = image_estimate(scores, scores)
 
     def _load(self, path: str | None) -> Any:

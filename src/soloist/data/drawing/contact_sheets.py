@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from soloist.data.coco.rle import decode_mask, mask_box_xywh
-from soloist.data.drawing.pictures import draw_masks, jpeg_bytes, resize_masks
+from soloist.data.drawing.rendering import draw_masks, jpeg_bytes, resize_masks
 from soloist.data.images import read_image
 from soloist.errors import DataError
 from soloist.runtime.files import atomic_path
@@ -98,20 +98,20 @@ def contact_sheet(
     captioned = any(one.caption for _, grid in rows for one in grid)
     line_height = step + (_CAPTION_HEIGHT if captioned else 0)
     heights = [_TITLE_HEIGHT + -(-len(grid) // columns) * line_height + _GAP for _, grid in rows]
-    picture = Image.new("RGB", (columns * step + _GAP, sum(heights) + _GAP), "white")
-    draw = ImageDraw.Draw(picture)
+    drawn = Image.new("RGB", (columns * step + _GAP, sum(heights) + _GAP), "white")
+    draw = ImageDraw.Draw(drawn)
     top = _GAP
     for (title, grid), height in zip(rows, heights, strict=True):
         draw.text((_GAP, top + 2), title, fill="black", font=ImageFont.load_default(15))
         for place, one in enumerate(grid):
             x = _GAP + place % columns * step
             y = top + _TITLE_HEIGHT + place // columns * line_height
-            picture.paste(Image.fromarray(next(tiles)), (x, y))
+            drawn.paste(Image.fromarray(next(tiles)), (x, y))
             if one.caption:
                 font = ImageFont.load_default(11)
                 draw.text((x, y + TILE_SIDE), one.caption, fill="black", font=font)
         top += height
-    return np.asarray(picture).copy()
+    return np.asarray(drawn).copy()
 
 
 def write_sheet(path: Path, sheet: NDArray[np.uint8]) -> Path:

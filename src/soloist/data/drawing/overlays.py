@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soloist.data.coco.encoded import EncodedMasks
-from soloist.data.drawing.pictures import (
+from soloist.data.drawing.rendering import (
     draw_large,
     draw_masks,
     jpeg_bytes,
@@ -60,11 +60,11 @@ class OverlayWriter:
             whole = np.asarray(shown.cpu().masks)
             masks = resize_masks(whole, (pixels.shape[0], pixels.shape[1]))
             drawn = draw_masks(pixels, masks, scores=shown.scores.tolist())
-        with atomic_path(self._folder / picture_name(image.name)) as temporary:
+        with atomic_path(self._folder / overlay_name(image.name)) as temporary:
             temporary.write_bytes(jpeg_bytes(drawn, quality=90))
 
 
-def picture_name(name: str) -> Path:
+def overlay_name(name: str) -> Path:
     """A relative path for the drawing of an image: never outside the folder it is put in.
 
     The suffix is kept inside the name, so that `a.png` and `a.jpg` make different images.

@@ -11,13 +11,13 @@ from soloist.data.coco.rle import mask_area, mask_box_xywh
 from soloist.data.coco.types import CocoAnnotation
 from soloist.data.coco.write import annotation_entry, write_coco
 from soloist.data.exports.polygons import corners, part_rings
-from soloist.data.exports.target import Picture, Target
+from soloist.data.exports.target import LabelledImage, Target
 
 ANNOTATIONS = Path("annotations", "instances_default.json")
 IMAGES = Path("images", "default")
 
 
-def write_coco_folder(target: Target, pictures: Iterator[Picture]) -> None:
+def write_coco_folder(target: Target, labelled_images: Iterator[LabelledImage]) -> None:
     """Writes `annotations/instances_default.json`, and images to `images/default`."""
     # The file of then may be another one by now.
     images = tuple(replace(image, file_state=None) for image in target.file.images)
@@ -28,15 +28,15 @@ def write_coco_folder(target: Target, pictures: Iterator[Picture]) -> None:
     write_coco(
         target.folder / ANNOTATIONS,
         images,
-        _entries(target, pictures),
+        _entries(target, labelled_images),
         categories=target.file.categories,
     )
 
 
-def _entries(target: Target, pictures: Iterator[Picture]) -> Iterator[dict[str, Any]]:
-    for picture in pictures:
-        target.put_image(picture, IMAGES / picture.place)
-        for one in picture.objects:
+def _entries(target: Target, labelled_images: Iterator[LabelledImage]) -> Iterator[dict[str, Any]]:
+    for labelled in labelled_images:
+        target.put_image(labelled, IMAGES / labelled.place)
+        for one in labelled.objects:
             yield _entry(one, target)
 
 

@@ -15,7 +15,7 @@ from soloist.data.datasets.image_paths import refuse_without_images
 from soloist.data.exports.formats import EXPORT_FORMATS, ExportFormat
 from soloist.data.exports.options import ExportOptions, FormatName
 from soloist.data.exports.source import choose, places
-from soloist.data.exports.target import Note, Picture, Target
+from soloist.data.exports.target import LabelledImage, Note, Target
 from soloist.data.inputs import Changes, state_of
 from soloist.errors import ConfigError, DataError, RunError
 from soloist.runtime.error_log import ErrorLog
@@ -124,7 +124,7 @@ def export(
         scored=any(one.score != 1 for several in file.annotations.values() for one in several),
         errors=ErrorLog(folder / ERRORS),
     )
-    known.write(target, _pictures(target, paths, format, only))
+    known.write(target, _labelled_images(target, paths, format, only))
     notes += target.notes
     summary = ExportSummary(
         len(file.images),
@@ -196,15 +196,15 @@ def _inputs(
     return inputs
 
 
-def _pictures(
+def _labelled_images(
     target: Target, paths: Mapping[int, Path], title: str, only: set[str] | None
-) -> Iterator[Picture]:
+) -> Iterator[LabelledImage]:
     """The images, or some of them by their names, each done once the next is asked for."""
     images = [one for one in target.file.images if only is None or one.file_name in only]
     with track(title, len(images)) as tracker:
         for image in images:
             stop_if_asked()
-            yield Picture(
+            yield LabelledImage(
                 image,
                 paths.get(image.id),
                 target.places[image.id],

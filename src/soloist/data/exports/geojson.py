@@ -10,8 +10,8 @@ import numpy as np
 
 from soloist.data.coco.outlines import Ring, outline
 from soloist.data.coco.types import CocoAnnotation
-from soloist.data.drawing.pictures import mask_colors
-from soloist.data.exports.target import Note, Picture, Target
+from soloist.data.drawing.rendering import mask_colors
+from soloist.data.exports.target import LabelledImage, Note, Target
 from soloist.data.georeference import Georeference
 from soloist.runtime.files import write_json
 
@@ -19,26 +19,26 @@ _LONGITUDE_LATITUDE = "EPSG:4326"
 _DIGITS = 9  # Of degrees: a tenth of a millimetre.
 
 
-def write_geojson(target: Target, pictures: Iterator[Picture]) -> None:
+def write_geojson(target: Target, labelled_images: Iterator[LabelledImage]) -> None:
     """Writes `NAME.geojson` for each image, and images beside them."""
-    for picture in pictures:
-        target.put_image(picture, picture.place)
-        place = picture.image.georeference
+    for labelled in labelled_images:
+        target.put_image(labelled, labelled.place)
+        place = labelled.image.georeference
         target.notes[Note.NO_GEOREFERENCE] += place is None
         content: dict[str, Any] = {
             "type": "FeatureCollection",
-            "name": picture.image.file_name,
-            "features": [_feature(one, place, target) for one in picture.objects],
+            "name": labelled.image.file_name,
+            "features": [_feature(one, place, target) for one in labelled.objects],
         }
         if place is not None and place.crs not in (None, _LONGITUDE_LATITUDE):
             # RFC 7946 knows longitude and latitude alone; of the rule before it GDAL and QGIS read
             # this, and the numbers would mean nothing without.
             name = f"urn:ogc:def:crs:{str(place.crs).replace(':', '::', 1)}"
             content["crs"] = {"type": "name", "properties": {"name": name}}
-        write_json((target.folder / picture.place).with_suffix(".geojson"), content)
+        write_json((target.folder / labelled.place).with_suffix(".geojson"), content)
 
 
-def write_qupath(target: Target, pictures: Iterator[Picture]) -> None:
+def write_qupath(target: Target, labelled_images: Iterator[LabelledImage]) -> None:
     """Writes `NAME.geojson` for each image as QuPath imports it, and images beside them.
 
     In pixels of the image whatever its place on a map; a class has a colour, a score is a
@@ -46,12 +46,12 @@ def write_qupath(target: Target, pictures: Iterator[Picture]) -> None:
     """
     colors = mask_colors(len(target.file.categories)).tolist()
     color_of = dict(zip(target.file.categories, colors, strict=True))
-    for picture in pictures:
-        target.put_image(picture, picture.place)
+    for labelled in labelled_images:
+        target.put_image(labelled, labelled.place)
         features = []
-        for one in picture.objects:
+        for one in labelled.objects:
             feature = _feature(one, None, target)
-            name = f"{picture.image.file_name}/{one.id}"
+            name = f"{labelled.image.file_name}/{one.id}"
             feature["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, name))
             category = feature["properties"]["category"]
             feature["properties"] = {
@@ -62,7 +62,7 @@ def write_qupath(target: Target, pictures: Iterator[Picture]) -> None:
             }
             features.append(feature)
         content = {"type": "FeatureCollection", "features": features}
-        write_json((target.folder / picture.place).with_suffix(".geojson"), content)
+        write_json((target.folder / labelled.place).with_suffix(".geojson"), content)
 
 
 def _feature(one: CocoAnnotation, place: Georeference | None, target: Target) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from PIL import Image
 from soloist.data.coco.rle import decode_mask
 from soloist.data.coco.types import CocoAnnotation
 from soloist.data.drawing.overlays import OverlayWriter
-from soloist.data.exports.target import Note, Picture, Target
+from soloist.data.exports.target import LabelledImage, Note, Target
 from soloist.data.images import read_image
 from soloist.data.sources import ImageRef
 from soloist.errors import DataError
@@ -26,57 +26,57 @@ OBJECTS = "objects.csv"
 _MAX_UINT16 = 2**16 - 1
 
 
-def write_label_maps(target: Target, pictures: Iterator[Picture]) -> None:
+def write_label_maps(target: Target, labelled_images: Iterator[LabelledImage]) -> None:
     """Writes `masks/NAME.png` for each image, `objects.csv`, and images to `images`.
 
     k is the k-th best mask of the image, 0 is none; the table tells ids, scores and classes.
     """
-    for picture in pictures:
-        target.put_image(picture, "images" / picture.place)
-        ranked = _ranked(picture.objects)
+    for labelled in labelled_images:
+        target.put_image(labelled, "images" / labelled.place)
+        ranked = _ranked(labelled.objects)
         if len(ranked) > _MAX_UINT16:
             raise DataError(
                 f"wanted at most {_MAX_UINT16} masks an image, got {len(ranked)} on "
-                f"{shown(picture.image.file_name)}; add --max-per-image"
+                f"{shown(labelled.image.file_name)}; add --max-per-image"
             )
-        numbers = label_map(_noting_overlaps(ranked, picture.size, target), picture.size)
-        path = Path("masks", picture.place).with_suffix(".png")
+        numbers = label_map(_noting_overlaps(ranked, labelled.size, target), labelled.size)
+        path = Path("masks", labelled.place).with_suffix(".png")
         with atomic_path(target.folder / path) as temporary:
             Image.fromarray(numbers).save(temporary)
     write_text(target.folder / OBJECTS, _table(target))
 
 
-def write_label_tiffs(target: Target, pictures: Iterator[Picture]) -> None:
+def write_label_tiffs(target: Target, labelled_images: Iterator[LabelledImage]) -> None:
     """Writes `masks/NAME.tif` for each image, `objects.csv`, and images to `images`.
 
     As `write_label_maps`; of 32 bits where an image has more masks than 16 bits can number.
     """
-    for picture in pictures:
-        target.put_image(picture, "images" / picture.place)
-        ranked = _ranked(picture.objects)
+    for labelled in labelled_images:
+        target.put_image(labelled, "images" / labelled.place)
+        ranked = _ranked(labelled.objects)
         kind = np.uint16 if len(ranked) <= _MAX_UINT16 else np.uint32
-        masks = _noting_overlaps(ranked, picture.size, target)
-        path = Path("masks", picture.place).with_suffix(".tif")
+        masks = _noting_overlaps(ranked, labelled.size, target)
+        path = Path("masks", labelled.place).with_suffix(".tif")
         with atomic_path(target.folder / path) as temporary:
-            labels = label_map(masks, picture.size, kind)
+            labels = label_map(masks, labelled.size, kind)
             tifffile.imwrite(temporary, labels, compression="zlib", metadata={"axes": "YX"})
     write_text(target.folder / OBJECTS, _table(target))
 
 
-def write_overlays(target: Target, pictures: Iterator[Picture]) -> None:
+def write_overlays(target: Target, labelled_images: Iterator[LabelledImage]) -> None:
     """Writes `NAME.overlay.jpg` for each image."""
     writer = OverlayWriter(target.folder)
-    for picture in pictures:
-        if picture.path is None:
+    for labelled in labelled_images:
+        if labelled.path is None:
             target.notes[Note.NO_IMAGE] += 1
             continue
         try:
-            pixels = read_image(picture.path, reading=target.file.reading)
+            pixels = read_image(labelled.path, reading=target.file.reading)
         except DataError as error:
-            target.errors.add(picture.image.file_name, "overlays", error)
+            target.errors.add(labelled.image.file_name, "overlays", error)
             continue
-        image = ImageRef(picture.path, picture.image.file_name)
-        writer(image, pixels, target.file.instances(picture.image))
+        image = ImageRef(labelled.path, labelled.image.file_name)
+        writer(image, pixels, target.file.instances(labelled.image))
 
 
 def label_map(

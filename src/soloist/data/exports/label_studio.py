@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from soloist.data.coco.rle import decode_mask
 from soloist.data.coco.types import CocoAnnotation
 from soloist.data.exports.polygons import part_rings
-from soloist.data.exports.target import Note, Picture, Target
+from soloist.data.exports.target import LabelledImage, Note, Target
 from soloist.runtime.files import atomic_path, write_text
 
 TASKS, CONFIGURATION = "tasks.json", "label_config.xml"
@@ -30,7 +30,7 @@ _CHANNELS = 4
 _LONGEST_RUN = 2 ** _LENGTH_BITS[-1]
 
 
-def write_label_studio(target: Target, pictures: Iterator[Picture]) -> None:
+def write_label_studio(target: Target, labelled_images: Iterator[LabelledImage]) -> None:
     """Writes `tasks.json` and `label_config.xml`."""
     write_text(target.folder / CONFIGURATION, _configuration(target))
     with (
@@ -38,8 +38,8 @@ def write_label_studio(target: Target, pictures: Iterator[Picture]) -> None:
         temporary.open("w", encoding="utf-8", newline="\n") as file,
     ):
         file.write("[")
-        for number, picture in enumerate(pictures):
-            task = json.dumps(_task(picture, target), allow_nan=False)
+        for number, labelled in enumerate(labelled_images):
+            task = json.dumps(_task(labelled, target), allow_nan=False)
             file.write(f"{',' if number else ''}\n{task}")
         file.write("]\n")
 
@@ -88,12 +88,12 @@ def _configuration(target: Target) -> str:
     )
 
 
-def _task(picture: Picture, target: Target) -> dict[str, Any]:
-    image = picture.image
-    result = [region for one in picture.objects for region in _regions(one, picture, target)]
-    scores = [one.score for one in picture.objects]
+def _task(labelled: LabelledImage, target: Target) -> dict[str, Any]:
+    image = labelled.image
+    result = [region for one in labelled.objects for region in _regions(one, labelled, target)]
+    scores = [one.score for one in labelled.objects]
     target.notes[Note.MANY_BRUSHES] += (
-        target.segmentation == "mask" and len(picture.objects) > MANY_BRUSHES
+        target.segmentation == "mask" and len(labelled.objects) > MANY_BRUSHES
     )
     prediction: dict[str, Any] = {"model_version": "soloist", "result": result}
     if target.scored and scores:
@@ -114,12 +114,14 @@ def _address(name: str, before: str) -> str:
     return before + (quote(name, errors="surrogateescape") if of_the_web else name)
 
 
-def _regions(one: CocoAnnotation, picture: Picture, target: Target) -> Iterator[dict[str, Any]]:
+def _regions(
+    one: CocoAnnotation, labelled: LabelledImage, target: Target
+) -> Iterator[dict[str, Any]]:
     name = target.file.categories[one.category_id]
-    height, width = picture.size
+    height, width = labelled.size
     if target.segmentation == "mask":
         brush = {"format": "rle", "rle": brush_rle(decode_mask(one.rle)), "brushlabels": [name]}
-        yield _region(str(one.id), "brushlabels", brush, one, picture, target)
+        yield _region(str(one.id), "brushlabels", brush, one, labelled, target)
         return
     rings = part_rings(one, target)
     target.notes[Note.SEPARATE_PARTS] += len(rings) > 1
@@ -127,7 +129,7 @@ def _regions(one: CocoAnnotation, picture: Picture, target: Target) -> Iterator[
         percent = (ring * (100 / width, 100 / height)).round(_DIGITS).tolist()
         polygon = {"points": percent, "closed": True, "polygonlabels": [name]}
         identity = f"{one.id}-{number + 1}" if len(rings) > 1 else str(one.id)
-        yield _region(identity, "polygonlabels", polygon, one, picture, target)
+        yield _region(identity, "polygonlabels", polygon, one, labelled, target)
 
 
 def _region(
@@ -135,7 +137,7 @@ def _region(
     kind: str,
     value: Mapping[str, Any],
     one: CocoAnnotation,
-    picture: Picture,
+    labelled: LabelledImage,
     target: Target,
 ) -> dict[str, Any]:
     region = {
@@ -143,8 +145,8 @@ def _region(
         "type": kind,
         "from_name": "label",
         "to_name": "image",
-        "original_width": picture.image.width,
-        "original_height": picture.image.height,
+        "original_width": labelled.image.width,
+        "original_height": labelled.image.height,
         "image_rotation": 0,
         "value": value,
     }

@@ -14,26 +14,26 @@ from PIL import Image
 from soloist.data.coco.rle import decode_mask, mask_box_xywh
 from soloist.data.coco.types import CocoAnnotation
 from soloist.data.exports.polygons import corners, part_rings
-from soloist.data.exports.target import Note, Picture, Target
+from soloist.data.exports.target import LabelledImage, Note, Target
 from soloist.runtime.files import write_json
 
 _VERSION = "5.5.0"  # Of labelme: the format, not the program that wrote it.
 
 
-def write_labelme(target: Target, pictures: Iterator[Picture]) -> None:
+def write_labelme(target: Target, labelled_images: Iterator[LabelledImage]) -> None:
     """Writes `NAME.json` for each image, and images beside them."""
-    for picture in pictures:
-        target.put_image(picture, picture.place)
-        file = (target.folder / picture.place).with_suffix(".json")
-        shapes = [shape for one in picture.objects for shape in _shapes(one, target)]
+    for labelled in labelled_images:
+        target.put_image(labelled, labelled.place)
+        file = (target.folder / labelled.place).with_suffix(".json")
+        shapes = [shape for one in labelled.objects for shape in _shapes(one, target)]
         content: dict[str, Any] = {
             "version": _VERSION,
             "flags": {},
             "shapes": shapes,
-            "imagePath": _image_path(picture, file, target),
+            "imagePath": _image_path(labelled, file, target),
             "imageData": None,
-            "imageHeight": picture.image.height,
-            "imageWidth": picture.image.width,
+            "imageHeight": labelled.image.height,
+            "imageWidth": labelled.image.width,
         }
         write_json(file, content)
 
@@ -71,14 +71,14 @@ def _png(one: CocoAnnotation) -> str:
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _image_path(picture: Picture, file: Path, target: Target) -> str:
+def _image_path(labelled: LabelledImage, file: Path, target: Target) -> str:
     """Where the image is, seen from the JSON file."""
     if target.images != "none":
-        return picture.place.name
-    if picture.path is None:
-        return picture.image.file_name
+        return labelled.place.name
+    if labelled.path is None:
+        return labelled.image.file_name
     try:
-        path = os.path.relpath(picture.path.absolute(), file.parent.absolute())
+        path = os.path.relpath(labelled.path.absolute(), file.parent.absolute())
     except ValueError:  # Another drive.
-        return str(picture.path.absolute())
+        return str(labelled.path.absolute())
     return Path(path).as_posix()

@@ -14,7 +14,7 @@ from skimage.measure import regionprops_table
 from soloist.data.coco.rle import decode_mask, mask_box_xywh
 from soloist.data.coco.types import CocoAnnotation
 from soloist.data.exports.polygons import single_ring
-from soloist.data.exports.target import Note, Picture, Target
+from soloist.data.exports.target import LabelledImage, Note, Target
 from soloist.data.images import read_values
 from soloist.errors import DataError, require
 from soloist.runtime.files import atomic_path, write_text
@@ -77,9 +77,9 @@ def measure(rle: Mapping[str, Any], values: NDArray[Any] | None = None) -> Row:
     return row
 
 
-def write_csv(target: Target, pictures: Iterator[Picture]) -> None:
+def write_csv(target: Target, labelled_images: Iterator[LabelledImage]) -> None:
     """Writes `objects.csv`: a row an object, with intensities where the image is there."""
-    rows = _rows(target, pictures)
+    rows = _rows(target, labelled_images)
     text = io.StringIO()
     table = csv.DictWriter(text, _columns(rows), lineterminator="\n", restval="")
     table.writeheader()
@@ -87,7 +87,7 @@ def write_csv(target: Target, pictures: Iterator[Picture]) -> None:
     write_text(target.folder / CSV, text.getvalue())
 
 
-def write_parquet(target: Target, pictures: Iterator[Picture]) -> None:
+def write_parquet(target: Target, labelled_images: Iterator[LabelledImage]) -> None:
     """Writes `objects.parquet`: the same table with its types.
 
     Raises:
@@ -97,13 +97,13 @@ def write_parquet(target: Target, pictures: Iterator[Picture]) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    rows = _rows(target, pictures)
+    rows = _rows(target, labelled_images)
     columns = {name: [row.get(name) for row in rows] for name in _columns(rows)}
     with atomic_path(target.folder / PARQUET) as temporary:
         parquet.write_table(pyarrow.table(columns), temporary)
 
 
-def write_rois(target: Target, pictures: Iterator[Picture]) -> None:
+def write_rois(target: Target, labelled_images: Iterator[LabelledImage]) -> None:
     """Writes `NAME.rois.zip` for each image, which ImageJ's ROI manager opens; images beside them.
 
     A class is a group of ROIs, which have its colour.
@@ -115,53 +115,53 @@ def write_rois(target: Target, pictures: Iterator[Picture]) -> None:
     from roifile import ImagejRoi, roiwrite
 
     groups = {key: min(at, _GROUPS) for at, key in enumerate(target.file.categories, start=1)}
-    for picture in pictures:
-        target.put_image(picture, picture.place)
-        target.notes[Note.NO_SCORE] += len(picture.objects) if target.scored else 0
+    for labelled in labelled_images:
+        target.put_image(labelled, labelled.place)
+        target.notes[Note.NO_SCORE] += len(labelled.objects) if target.scored else 0
         rois = []
-        for one in picture.objects:
+        for one in labelled.objects:
             name = f"{one.id:06d}-{target.file.categories[one.category_id]}"
             roi = ImagejRoi.frompoints(single_ring(one, target).astype(np.float32), name=name)
             roi.group = groups[one.category_id]
             rois.append(roi)
-        path = target.folder / picture.place.with_suffix("")
+        path = target.folder / labelled.place.with_suffix("")
         with atomic_path(path.with_name(path.name + ROIS)) as temporary:
             roiwrite(temporary, rois, name=[f"{roi.name}.roi" for roi in rois], mode="w")
 
 
-def _rows(target: Target, pictures: Iterator[Picture]) -> list[Row]:
+def _rows(target: Target, labelled_images: Iterator[LabelledImage]) -> list[Row]:
     rows: list[Row] = []
-    for picture in pictures:
-        values = _values_of(picture, target)
-        for one in picture.objects:
-            shared = _shared_columns(one, picture, target)
+    for labelled in labelled_images:
+        values = _values_of(labelled, target)
+        for one in labelled.objects:
+            shared = _shared_columns(one, labelled, target)
             rows.append({**shared, **measure(one.rle, values)})
     return rows
 
 
-def _shared_columns(one: CocoAnnotation, picture: Picture, target: Target) -> Row:
+def _shared_columns(one: CocoAnnotation, labelled: LabelledImage, target: Target) -> Row:
     return {
-        "image": picture.image.file_name,
+        "image": labelled.image.file_name,
         "id": one.id,
         "class": target.file.categories[one.category_id],
         "score": one.score if target.scored else None,
     }
 
 
-def _values_of(picture: Picture, target: Target) -> NDArray[Any] | None:
+def _values_of(labelled: LabelledImage, target: Target) -> NDArray[Any] | None:
     """The values of an image; None, and a note, where there is none of the size of its masks."""
-    if picture.path is None:
+    if labelled.path is None:
         target.notes[Note.NO_IMAGE] += 1
         return None
     try:
-        values = read_values(picture.path, reading=target.file.reading)
-        if values.shape[:2] != picture.size:
+        values = read_values(labelled.path, reading=target.file.reading)
+        if values.shape[:2] != labelled.size:
             raise DataError(
-                f"wanted an image of {picture.size[0]} x {picture.size[1]}, as its masks, got "
+                f"wanted an image of {labelled.size[0]} x {labelled.size[1]}, as its masks, got "
                 f"{values.shape[0]} x {values.shape[1]}"
             )
     except DataError as error:
-        target.errors.add(picture.image.file_name, "values", error)
+        target.errors.add(labelled.image.file_name, "values", error)
         return None
     return values
 

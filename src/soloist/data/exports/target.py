@@ -47,7 +47,7 @@ class Note(Enum):
 
 
 @dataclass(frozen=True)
-class Picture:
+class LabelledImage:
     """An image with the masks to write.
 
     Attributes:
@@ -76,7 +76,7 @@ class Target:
     Attributes:
         folder: The folder.
         file: All that is written: no boxes alone, no empty masks, a name for each class.
-        places: Where what is made of each image goes, by its id; see `Picture`.
+        places: Where what is made of each image goes, by its id; see `LabelledImage`.
         options: What the user chose.
         segmentation: How masks are written.
         images: What becomes of image files.
@@ -95,11 +95,11 @@ class Target:
     errors: ErrorLog
     notes: Counter[Note] = field(default_factory=Counter)
 
-    def put_image(self, picture: Picture, place: Path) -> None:
+    def put_image(self, labelled: LabelledImage, place: Path) -> None:
         """Links or copies an image, if that is asked for.
 
         Args:
-            picture: The image.
+            labelled: The image.
             place: Below the folder.
 
         Raises:
@@ -107,15 +107,15 @@ class Target:
         """
         if self.images == "none":
             return
-        if picture.path is None:
+        if labelled.path is None:
             self.notes[Note.NO_IMAGE] += 1
             return
         path = self.folder / place
         with atomic_path(path) as temporary:
             if self.images == "copy":
-                shutil.copyfile(picture.path, temporary)
+                shutil.copyfile(labelled.path, temporary)
                 return
-            _link(picture.path.resolve(), temporary, path)
+            _link(labelled.path.resolve(), temporary, path)
 
 
 def _link(original: Path, temporary: Path, path: Path) -> None:
@@ -137,5 +137,5 @@ def _link(original: Path, temporary: Path, path: Path) -> None:
         ) from error
 
 
-Write = Callable[[Target, Iterator[Picture]], None]
+Write = Callable[[Target, Iterator[LabelledImage]], None]
 """Writes all images in a format."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from soloist.data.coco.types import CocoAnnotation
 from soloist.data.exports.polygons import corners, part_rings
-from soloist.data.exports.target import Note, Picture, Target
+from soloist.data.exports.target import LabelledImage, Note, Target
 from soloist.data.tools.via import PART_OF
 from soloist.runtime.files import write_json
 
@@ -17,21 +17,21 @@ _UNKNOWN = -1
 """VIA's size of a file that it has not seen."""
 
 
-def write_via(target: Target, pictures: Iterator[Picture]) -> None:
+def write_via(target: Target, labelled_images: Iterator[LabelledImage]) -> None:
     """Writes `via_project.json`, and images to `images`, where the project looks for them."""
     records = {}
-    for picture in pictures:
-        target.put_image(picture, "images" / picture.place)
-        name = picture.image.file_name if target.images == "none" else picture.place.as_posix()
-        size = _UNKNOWN if picture.path is None else picture.path.stat().st_size
+    for labelled in labelled_images:
+        target.put_image(labelled, "images" / labelled.place)
+        name = labelled.image.file_name if target.images == "none" else labelled.place.as_posix()
+        size = _UNKNOWN if labelled.path is None else labelled.path.stat().st_size
         records[f"{name}{size}"] = {
             "filename": name,
             "size": size,
-            "regions": [region for one in picture.objects for region in _regions(one, target)],
+            "regions": [region for one in labelled.objects for region in _regions(one, target)],
             # VIA asks the image; who reads the project without it cannot.
             "file_attributes": {
-                "width": str(picture.image.width),
-                "height": str(picture.image.height),
+                "width": str(labelled.image.width),
+                "height": str(labelled.image.height),
             },
         }
     names = dict.fromkeys(target.file.categories.values())

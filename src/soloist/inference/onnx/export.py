@@ -141,8 +141,8 @@ def export_onnx(segmenter: Segmenter, out: Path, *, overwrite: bool = False) -> 
     proto = _described(_exported(_raw_network(segmenter), name), record)
     with atomic_path(out) as temporary:
         temporary.write_bytes(proto.SerializeToString(deterministic=True))
-        pictures = (make_scene(index, split="val").image for index in range(SCENES))
-        comparison = compare(segmenter, load(temporary), pictures)
+        inputs = (make_scene(index, split="val").image for index in range(SCENES))
+        comparison = compare(segmenter, load(temporary), inputs)
         if not comparison.raw <= TOLERANCE:
             raise ConfigError(
                 f"the exported network of backbone {name!r} must do what torch does, but its "
@@ -153,21 +153,21 @@ def export_onnx(segmenter: Segmenter, out: Path, *, overwrite: bool = False) -> 
 
 
 def compare(
-    segmenter: Segmenter, exported: OnnxSegmenter, pictures: Iterable[NDArray[np.uint8]]
+    segmenter: Segmenter, exported: OnnxSegmenter, inputs: Iterable[NDArray[np.uint8]]
 ) -> Comparison:
     """Runs both on the same images, torch in float32 on the processor, for the network's masks.
 
     Args:
         segmenter: The segmenter that was exported.
         exported: What it was exported to.
-        pictures: (H, W, 3) uint8 RGB each.
+        inputs: (H, W, 3) uint8 RGB each.
     """
     raw = _raw_network(segmenter)
     config = _of_the_network(segmenter.config)
     runtime = Runtime(torch.device("cpu"), "fp32")
     reference = Segmenter(raw.network, config, runtime, segmenter.categories)
     scores, overlaps, largest, images, same = [], [], 0.0, 0, 0
-    for pixels in pictures:
+    for pixels in inputs:
         if images < SCENES:
             batch, _ = exported.batch(pixels)
             with torch.inference_mode():

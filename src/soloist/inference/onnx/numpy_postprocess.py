@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from soloist.config import InferenceConfig
 from soloist.inference.onnx.numpy_resize import Floats, linear_weights, resize
-from soloist.ops.parts import largest_parts_of_arrays
+from soloist.ops.parts import largest_components_of_arrays
 from soloist.ops.vectors import unit_vectors
 from soloist.structures import Instances
 
@@ -88,7 +88,7 @@ def select_objects(
         kernels[best], raw.mask_features, input_size, original_size, config.mask_threshold
     )
     if config.largest_part:
-        masks = largest_parts_of_arrays(masks)
+        masks = largest_components_of_arrays(masks)
     objects = Instances(
         image_size=original_size,
         masks=masks,

@@ -88,7 +88,7 @@ class Record:
 
 
 class OnnxSegmenter:
-    """An exported network that cuts objects out of images; the twin of `soloist.Segmenter`.
+    """An exported network for instance segmentation; the twin of `soloist.Segmenter`.
 
     Args:
         session: The network in ONNX Runtime.

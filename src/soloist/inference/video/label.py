@@ -18,7 +18,7 @@ from soloist.data.coco.encoded import EncodedMasks, encoded
 from soloist.data.coco.partial import PartialShards
 from soloist.data.coco.shard_rows import ShardRow, facts_of_all, write_shards
 from soloist.data.coco.types import CATEGORIES, CocoImage
-from soloist.data.drawing.pictures import draw_masks, mask_colors
+from soloist.data.drawing.rendering import draw_masks, mask_colors
 from soloist.errors import DataError
 from soloist.inference.label import LabelSummary, row_of
 from soloist.inference.reading_ahead import Labeler

@@ -11,7 +11,7 @@
   const AREA_END = 100;
   const SCORE_UNITS = 1000;
 
-  const pictures = all("article", gallery).map((element, place) => ({
+  const images = all("article", gallery).map((element, place) => ({
     element,
     place,
     name: find("h3", element).textContent,
@@ -36,8 +36,8 @@
       })),
     })),
   }));
-  const stages = pictures[0].layers.map((layer) => layer.title);
-  const truthAt = pictures[0].layers.findIndex((layer) => layer.isTruth);
+  const stages = images[0].layers.map((layer) => layer.title);
+  const truthAt = images[0].layers.findIndex((layer) => layer.isTruth);
   const lastStage = truthAt >= 0 ? Math.max(0, truthAt - 1) : stages.length - 1;
   const form = find(".controls");
   const view = find("#view");
@@ -72,8 +72,8 @@
     for (const slider of scoreSliders.values()) tellSlider(slider, scoreText(slider.value));
     const scores = stages.map((_, place) => Number(scoreSliders.get(place)?.value ?? -Infinity));
     const column = columnOf();
-    for (const picture of pictures) {
-      picture.layers.forEach((layer, place) => {
+    for (const image of images) {
+      image.layers.forEach((layer, place) => {
         layer.count = 0;
         for (const mask of layer.masks) {
           mask.fits = mask.area >= least && mask.area <= largest;
@@ -89,33 +89,33 @@
         if (summary === layer.summary.textContent) return;
         layer.summary.textContent = summary;
         const name = stages[place] ? `${stages[place]}, ${summary}` : summary;
-        layer.svg.setAttribute("aria-label", `${picture.name}: ${name}`);
+        layer.svg.setAttribute("aria-label", `${image.name}: ${name}`);
       });
     }
     const hideEmpty = find("#hide-empty").checked;
     let on = 0;
     let held = 0;
     let withMasks = 0;
-    for (const picture of pictures) {
-      const layers = counted(picture, column);
+    for (const image of images) {
+      const layers = counted(image, column);
       const count = layers.reduce((sum, layer) => sum + layer.count, 0);
       on += count;
       held += layers.reduce((sum, layer) => sum + layer.masks.length, 0);
       withMasks += count > 0;
-      picture.element.hidden = hideEmpty && count === 0;
+      image.element.hidden = hideEmpty && count === 0;
     }
     const number = (value) => value.toLocaleString("en");
     const text =
       `${number(on)} of ${plural(held, "mask")} shown, on ${number(withMasks)} of ` +
-      `${plural(pictures.length, "image")}`;
+      `${plural(images.length, "image")}`;
     if (remaining.textContent !== text) remaining.textContent = text;
     keepOneStop();
   }
 
   // Side by side, true masks do not count as found ones.
-  function counted(picture, column) {
-    if (column !== null) return [picture.layers[column]];
-    return picture.layers.filter((layer) => !layer.isTruth || stages.length === 1);
+  function counted(image, column) {
+    if (column !== null) return [image.layers[column]];
+    return image.layers.filter((layer) => !layer.isTruth || stages.length === 1);
   }
 
   // Doubt: how many masks are near the least score chosen, whether they are shown or not. One at
@@ -144,19 +144,19 @@
   function sort() {
     const column = columnOf();
     const place = column === null || column === truthAt ? lastStage : column;
-    const rank = (picture) => {
-      const layer = picture.layers[place];
+    const rank = (image) => {
+      const layer = image.layers[place];
       const key = KEYS[order.value](layer, layer.masks.filter((mask) => mask.on), place);
       return key.map((value) => (Number.isFinite(value) ? value : Infinity));
     };
-    const ranked = pictures.map((picture) => ({ picture, key: rank(picture) }));
+    const ranked = images.map((image) => ({ image, key: rank(image) }));
     ranked.sort((one, other) => {
       for (let i = 0; i < one.key.length; i += 1) {
         if (one.key[i] !== other.key[i]) return one.key[i] < other.key[i] ? -1 : 1;
       }
-      return one.picture.place - other.picture.place;
+      return one.image.place - other.image.place;
     });
-    const inOrder = ranked.map(({ picture }) => picture.element);
+    const inOrder = ranked.map(({ image }) => image.element);
     if (inOrder.some((element, index) => gallery.children[index] !== element)) {
       gallery.replaceChildren(...inOrder);
     }
@@ -165,7 +165,7 @@
   function show() {
     const column = columnOf();
     gallery.classList.toggle("single", column !== null || stages.length === 1);
-    for (const { layers } of pictures) {
+    for (const { layers } of images) {
       layers.forEach((layer, place) => {
         layer.figure.hidden = column !== null && place !== column;
       });
@@ -186,22 +186,22 @@
   }
 
   // One image is in the tab order; arrow keys go to the others.
-  const byElement = new Map(pictures.map((picture) => [picture.element, picture]));
+  const byElement = new Map(images.map((image) => [image.element, image]));
   const visible = () =>
     [...gallery.children].filter((one) => !one.hidden).map((one) => byElement.get(one));
-  let current = pictures[0];
+  let current = images[0];
 
   function keepOneStop() {
     if (current.element.hidden) current = visible()[0] ?? current;
-    for (const { opener } of pictures) opener.tabIndex = opener === current.opener ? 0 : -1;
+    for (const { opener } of images) opener.tabIndex = opener === current.opener ? 0 : -1;
   }
 
-  function goTo(picture) {
-    current = picture;
+  function goTo(image) {
+    current = image;
     keepOneStop();
-    picture.opener.focus({ preventScroll: true });
+    image.opener.focus({ preventScroll: true });
     const smooth = matchMedia("(prefers-reduced-motion: no-preference)").matches;
-    picture.element.scrollIntoView({ block: "nearest", behavior: smooth ? "smooth" : "auto" });
+    image.element.scrollIntoView({ block: "nearest", behavior: smooth ? "smooth" : "auto" });
   }
 
   function onKey(event) {
@@ -224,26 +224,26 @@
     if (target) goTo(target);
   }
 
-  for (const picture of pictures) {
-    const heading = find("h3", picture.element);
+  for (const image of images) {
+    const heading = find("h3", image.element);
     const opener = document.createElement("button");
     opener.type = "button";
-    opener.textContent = picture.name;
+    opener.textContent = image.name;
     opener.setAttribute("aria-haspopup", "dialog");
     opener.addEventListener("focus", () => {
-      current = picture;
+      current = image;
       keepOneStop();
     });
     opener.addEventListener("keydown", onKey);
-    opener.addEventListener("click", () => open(picture, columnOf() ?? lastStage));
+    opener.addEventListener("click", () => open(image, columnOf() ?? lastStage));
     heading.replaceChildren(opener);
-    picture.opener = opener;
-    picture.layers.forEach((layer, place) => {
-      layer.svg.addEventListener("click", () => open(picture, place));
+    image.opener = opener;
+    image.layers.forEach((layer, place) => {
+      layer.svg.addEventListener("click", () => open(image, place));
       if (truthAt < 0 || place === truthAt) return;
       // The true masks are in the page once; here they are outlines on demand.
-      const group = find(".truth", picture.layers[truthAt].figure);
-      group.id = `truth-${picture.place}`;
+      const group = find(".truth", image.layers[truthAt].figure);
+      group.id = `truth-${image.place}`;
       const use = document.createElementNS(SVG, "use");
       use.setAttribute("href", `#${group.id}`);
       use.setAttribute("class", "true-outlines");
@@ -280,9 +280,9 @@
   const closerView = find("#closer-view");
   let opened = null;
 
-  function open(picture, place) {
-    opened = picture;
-    current = picture;
+  function open(image, place) {
+    opened = image;
+    current = image;
     if (closerView) closerView.value = String(place);
     fill();
     if (!closer.open) closer.showModal();
@@ -301,7 +301,7 @@
     const svg = layer.svg.cloneNode(true);
     find("image, use", svg).replaceWith(reference(opened));
     find(".masks", svg)?.removeAttribute("id");
-    find("#closer-picture").replaceChildren(svg);
+    find("#closer-image").replaceChildren(svg);
     const copies = all(".masks > path", svg);
     const lines = layer.masks
       .map((mask, index) => ({ mask, path: copies[index] }))
@@ -311,9 +311,9 @@
     find("#closer-masks").replaceChildren(...lines);
   }
 
-  function reference(picture) {
+  function reference(image) {
     const use = document.createElementNS(SVG, "use");
-    use.setAttribute("href", `#${find("image", picture.element).id}`);
+    use.setAttribute("href", `#${find("image", image.element).id}`);
     return use;
   }
 

@@ -59,7 +59,7 @@ function App() {
         ask(`/api/state?index=${index}`), ask(`/api/tree?index=${index}`)]);
       const items = new Items(buffer);
       setState(fresh);
-      stage.current.show(items, fresh, `/api/picture?index=${index}&version=${fresh.version}`);
+      stage.current.show(items, fresh, `/api/image?index=${index}&version=${fresh.version}`);
       window.studio.ready = `${fresh.name} ${fresh.version}`;
       history.replaceState(null, "", `#${index}`);
       stage.current.scroll.focus({ preventScroll: true });
@@ -84,9 +84,9 @@ function App() {
         stage.current.show(stage.current.items, fresh);
         window.studio.acts += 1;
         tell(`${sayAct(values, state, fresh)} Saved.`);
-        setOverview((known) => known && { ...known, pictures: known.pictures.map((picture, at) =>
+        setOverview((known) => known && { ...known, images: known.images.map((image, at) =>
           at === fresh.index
-            ? { ...picture, objects: fresh.objects.length, finished: fresh.finished } : picture) });
+            ? { ...image, objects: fresh.objects.length, finished: fresh.finished } : image) });
       } catch (error) {
         complain(error);
         stage.current.light(false);
@@ -119,8 +119,8 @@ function App() {
     refresh().then((found) => {
       setScore(found.recommended);
       const asked = Number.parseInt(location.hash.slice(1), 10);
-      const first = found.pictures.findIndex((picture) => !picture.finished);
-      return open(asked >= 0 && asked < found.pictures.length ? asked : Math.max(0, first));
+      const first = found.images.findIndex((image) => !image.finished);
+      return open(asked >= 0 && asked < found.images.length ? asked : Math.max(0, first));
     }).catch(complain);
   }, []);
 
@@ -163,8 +163,8 @@ function App() {
       else if (key === "escape") { stage.current.cancel(); pick("keep"); }
       else if (category && key.length === 1) choose(category[0]);
       else if (key === "f") finish();
-      else if (key === "n") open((state.index + 1) % overview.pictures.length);
-      else if (key === "p") open((state.index + overview.pictures.length - 1) % overview.pictures.length);
+      else if (key === "n") open((state.index + 1) % overview.images.length);
+      else if (key === "p") open((state.index + overview.images.length - 1) % overview.images.length);
       else if (key === "d") open(state.next);
       else if (key === "a") keepAll();
       else if (key === "h") setMasks((shown) => !shown);
@@ -236,7 +236,7 @@ function App() {
       <p class="lit" id="lit">${sayLit(lit, stage.current, names)}</p>
     </header>
     <nav aria-label="Images">
-      ${overview && html`<${Pictures} overview=${overview} state=${state} open=${open} finish=${finish} act=${act} />`}
+      ${overview && html`<${Images} overview=${overview} state=${state} open=${open} finish=${finish} act=${act} />`}
     </nav>
     <main ref=${root} aria-busy=${busy !== ""}>
       <div class="scroll" tabindex="0" role="application" aria-label="Image with masks"
@@ -278,13 +278,13 @@ function App() {
     ${help && html`<${Help} close=${() => setHelp(false)} />`}`;
 }
 
-function Pictures({ overview, state, open, finish, act }) {
+function Images({ overview, state, open, finish, act }) {
   const [wanted, setWanted] = useState("");
   const here = state ? state.index : 0;
-  const done = overview.pictures.filter((picture) => picture.finished).length;
-  const all = overview.pictures.map((picture, at) => ({ ...picture, at }));
-  const named = all.filter((picture) => picture.name.toLowerCase().includes(wanted.toLowerCase()));
-  const place = Math.max(0, named.findIndex((picture) => picture.at === here) - MAX_LISTED / 2);
+  const done = overview.images.filter((image) => image.finished).length;
+  const all = overview.images.map((image, at) => ({ ...image, at }));
+  const named = all.filter((image) => image.name.toLowerCase().includes(wanted.toLowerCase()));
+  const place = Math.max(0, named.findIndex((image) => image.at === here) - MAX_LISTED / 2);
   const listed = named.slice(place, place + MAX_LISTED);
   return html`
     <h2>Images</h2>
@@ -300,12 +300,12 @@ function Pictures({ overview, state, open, finish, act }) {
       Not finished after all</button>`}
     <input type="search" placeholder="Find by name" aria-label="Find an image by name" value=${wanted}
       onInput=${(event) => setWanted(event.target.value)} />
-    <ol>${listed.map((picture) => html`
-      <li key=${picture.name}><button aria-current=${picture.at === here ? "true" : null}
-        onClick=${() => open(picture.at)}>
-        <span class="name">${picture.name}</span>
-        <span class="small">${picture.finished ? "✓ " : ""}${picture.objects || ""}${
-          !picture.finished && picture.estimate != null ? ` ~${picture.estimate.toFixed(2)}` : ""}</span>
+    <ol>${listed.map((image) => html`
+      <li key=${image.name}><button aria-current=${image.at === here ? "true" : null}
+        onClick=${() => open(image.at)}>
+        <span class="name">${image.name}</span>
+        <span class="small">${image.finished ? "✓ " : ""}${image.objects || ""}${
+          !image.finished && image.estimate != null ? ` ~${image.estimate.toFixed(2)}` : ""}</span>
       </button></li>`)}</ol>`;
 }
 
@@ -357,7 +357,7 @@ function Classes({ overview, current, choose, rename }) {
 }
 
 function Learn({ overview, learn }) {
-  const { state, line, step, pictures } = overview.learning;
+  const { state, line, step, images } = overview.learning;
   const running = state === "running";
   return html`
     <section>
@@ -366,8 +366,8 @@ function Learn({ overview, learn }) {
       ${running && html`<p><progress aria-label="Learning"></progress>
         <button onClick=${() => learn(true)}>Stop</button></p>`}
       ${state !== "none" && html`<p class="small" role="status">${{
-        running: `Learns from ${pictures} finished images${step > 1 ? `, step ${step}` : ""}: ${line}`,
-        done: `Learned from ${pictures} images. New masks are offered on those not finished.`,
+        running: `Learns from ${images} finished images${step > 1 ? `, step ${step}` : ""}: ${line}`,
+        done: `Learned from ${images} images. New masks are offered on those not finished.`,
         failed: `It failed: ${line}`,
         stopped: "It was stopped." }[state]}</p>`}
       <p class="small">Masks by <code>${overview.model}</code></p>

@@ -42,7 +42,7 @@ export class Stage {
     this.press = null;
   }
 
-  show(items, state, picture) {
+  show(items, state, address) {
     const isNew = this.items !== items;
     this.items = items;
     if (isNew) {
@@ -51,7 +51,7 @@ export class Stage {
         canvas.width = items.width;
         canvas.height = items.height;
       }
-      this.image.src = picture;
+      this.image.src = address;
       this.zoom = 0;
       this.fit();
     }
@@ -317,7 +317,7 @@ export class Stage {
 
   released(event) {
     const press = this.press;
-    // Where it ends counts too: moves just before may not have been told.
+    // Where it ends counts too: moves just before may not have been reported.
     if (press && !press.pan) this.moved(event);
     this.press = null;
     this.lastPoint = null;

@@ -14,8 +14,8 @@ from soloist.data.coco.write import write_coco
 from soloist.data.sources import ImageRef
 from soloist.report.columns import make_columns
 from soloist.report.content import ReportContent, ReportStage
+from soloist.report.gallery_images import PAGE_BYTES, fitting_jpeg, make_gallery_images
 from soloist.report.html import render_report
-from soloist.report.pictures import PAGE_BYTES, fitting_jpeg, make_pictures
 
 NOISE = np.random.default_rng(0).integers(0, 256, (700, 900, 3), dtype=np.uint8)
 
@@ -27,12 +27,12 @@ def test_a_jpeg_fits_its_room_and_uses_it(most: int) -> None:
 
 
 def test_a_jpeg_for_no_room_is_the_smallest() -> None:
-    with Image.open(io.BytesIO(fitting_jpeg(NOISE, 0))) as picture:
-        assert max(picture.size) == 128
+    with Image.open(io.BytesIO(fitting_jpeg(NOISE, 0))) as image:
+        assert max(image.size) == 128
 
 
 @pytest.mark.slow
-def test_a_page_of_the_worst_pictures_keeps_its_budget(
+def test_a_page_of_the_worst_images_keeps_its_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Noise, in pixels and in masks, is what compresses worst."""
@@ -59,7 +59,7 @@ def test_a_page_of_the_worst_pictures_keeps_its_budget(
     )
     # Two images in this budget have as much room as 500 in the real one.
     budget = 2 * PAGE_BYTES // 500
-    monkeypatch.setattr("soloist.report.pictures.PAGE_BYTES", budget)
+    monkeypatch.setattr("soloist.report.gallery_images.PAGE_BYTES", budget)
     frame = len(render_report(ReportContent("Noise", stages=content.stages)))
     assert len(render_report(content)) - frame < budget * 30 / 28
 
@@ -77,10 +77,10 @@ def test_large_images_become_drawings_of_limited_size(tmp_path: Path) -> None:
     )
     stage = ReportStage("x", "X", load_coco(tmp_path / "m.json"))
     columns = make_columns(ReportContent("Large", stages=[stage], images=[ref]))
-    (picture,), errors = make_pictures([ref], columns, lambda: None)
+    (image,), errors = make_gallery_images([ref], columns, lambda: None)
     assert errors == []
-    assert (picture.height, picture.width) == (384, 512)
-    layer = picture.layers[0]
+    assert (image.height, image.width) == (384, 512)
+    layer = image.layers[0]
     assert layer is not None
     assert layer.shapes[0].path == "M256 96l0 96-128 0 0-96z"
     assert layer.shapes[0].area == 62_500

@@ -1,6 +1,6 @@
 """Draws the images of README.md, docs/method.md and docs/beyond-the-paper.md.
 
-    python tools/method_pictures.py [FOLDER]
+    python tools/method_figures.py [FOLDER]
 
 They go into docs/images; weights are the bundled ones. Nothing is touched up. The photographs of
 the first are samples that scikit-image has in its package, in the public domain. The others are of
@@ -23,14 +23,14 @@ from torch.nn import functional
 
 from soloist import load
 from soloist.config.presets import load_config
-from soloist.data.drawing.pictures import draw_masks, draw_outlines, jpeg_bytes, resize_masks
+from soloist.data.drawing.rendering import draw_masks, draw_outlines, jpeg_bytes, resize_masks
 from soloist.data.scenes import Scene, make_scene
 from soloist.ops.affinity import color_similarity, rgb_to_lab
 from soloist.proposals.extract import FreeMaskExtractor, without_floor
 from soloist.proposals.regions import region_candidates
 from soloist.runtime.device import Runtime
 
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 SEED = 201
@@ -49,7 +49,7 @@ _RAMP = np.array([(20, 20, 60), (120, 40, 130), (230, 90, 60), (255, 240, 150)],
 
 
 @torch.inference_mode()
-def free_mask_rows(scenes: Sequence[Scene]) -> list[list[Picture]]:
+def free_mask_rows(scenes: Sequence[Scene]) -> list[list[Pixels]]:
     """Of each scene: a query's cell, its similarity, the cut of it, free masks, the network's."""
     config = load_config("tiny")
     runtime = Runtime(device=torch.device("cpu"), precision="fp32")
@@ -83,7 +83,7 @@ def free_mask_rows(scenes: Sequence[Scene]) -> list[list[Picture]]:
     return rows
 
 
-def region_rows(scenes: Sequence[Scene]) -> list[list[Picture]]:
+def region_rows(scenes: Sequence[Scene]) -> list[list[Pixels]]:
     """Of each scene: its leaves, free masks, regions: as many masks as there are objects."""
     runtime = Runtime(device=torch.device("cpu"), precision="fp32")
     presets = [without_floor(load_config(name)) for name in ("tiny", "soloist")]
@@ -105,7 +105,7 @@ def region_rows(scenes: Sequence[Scene]) -> list[list[Picture]]:
     return rows
 
 
-def affinity_rows(scenes: Sequence[Scene]) -> list[list[Picture]]:
+def affinity_rows(scenes: Sequence[Scene]) -> list[list[Pixels]]:
     """Of each scene: itself, how many neighbours are of a like colour, the same with outlines."""
     threshold = load_config("paper").loss.color_threshold
     rows = []
@@ -120,11 +120,11 @@ def affinity_rows(scenes: Sequence[Scene]) -> list[list[Picture]]:
     return rows
 
 
-def photograph_rows() -> list[Picture]:
+def photograph_rows() -> list[Pixels]:
     """Photographs side by side, without and with the masks that `soloist predict` draws."""
     segmenter = load(device="cpu")
-    plain: list[Picture] = []
-    drawn: list[Picture] = []
+    plain: list[Pixels] = []
+    drawn: list[Pixels] = []
     for name in PHOTOGRAPHS:
         values = getattr(skimage.data, name)()
         pixels = values if values.ndim == 3 else np.stack([values] * 3, axis=2)
@@ -132,9 +132,9 @@ def photograph_rows() -> list[Picture]:
         print(f"{name}: {len(result)} masks")
         masks = result.masks.numpy()
         sizes = [round(pixels.shape[1] * HEIGHT / pixels.shape[0]), HEIGHT]
-        for pictures, shown in ((plain, pixels), (drawn, draw_masks(pixels, masks))):
+        for tiles, shown in ((plain, pixels), (drawn, draw_masks(pixels, masks))):
             small = Image.fromarray(shown).resize(sizes, Image.Resampling.LANCZOS)
-            pictures.append(
+            tiles.append(
                 np.pad(np.asarray(small), ((0, 0), (0, _GAP), (0, 0)), constant_values=255)
             )
     return [np.concatenate(row, axis=1)[:, :-_GAP] for row in (plain, drawn)]
@@ -149,14 +149,14 @@ def inner_point(masks: NDArray[np.bool_]) -> tuple[int, int]:
     return y, x
 
 
-def ramp(values: NDArray[np.float32]) -> Picture:
+def ramp(values: NDArray[np.float32]) -> Pixels:
     """(H, W) in [0, 1] as colours."""
     places = np.linspace(0, 1, len(_RAMP))
     channels = [np.interp(values, places, _RAMP[:, channel]) for channel in range(3)]
     return np.stack(channels, axis=2).astype(np.uint8)
 
 
-def with_point(pixels: Picture, point: tuple[int, int]) -> Picture:
+def with_point(pixels: Pixels, point: tuple[int, int]) -> Pixels:
     """An image with a red dot, ringed in white."""
     drawn = pixels.copy()
     rows, columns = np.ogrid[: pixels.shape[0], : pixels.shape[1]]
@@ -166,14 +166,14 @@ def with_point(pixels: Picture, point: tuple[int, int]) -> Picture:
     return drawn
 
 
-def sheet(rows: Sequence[Sequence[Picture]]) -> Picture:
+def sheet(rows: Sequence[Sequence[Pixels]]) -> Pixels:
     """Rows of images as one, each fitted into a white tile."""
     lines = []
     for row in rows:
         tiles = []
-        for picture in row:
+        for pixels in row:
             tile = Image.new("RGB", _TILE[::-1], "white")
-            fitted = Image.fromarray(picture)
+            fitted = Image.fromarray(pixels)
             fitted.thumbnail(_TILE[::-1], Image.Resampling.LANCZOS)
             left, top = ((a - b) // 2 for a, b in zip(tile.size, fitted.size, strict=True))
             tile.paste(fitted, (left, top))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soloist.data.coco.types import CocoAnnotation
-from soloist.data.drawing.pictures import jpeg_bytes, thumbnail
+from soloist.data.drawing.rendering import jpeg_bytes, thumbnail
 from soloist.data.images import read_image
 from soloist.data.sources import ImageRef
 from soloist.errors import DataError
@@ -76,7 +76,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Picture:
+class GalleryImage:
     """An image of the page.
 
     Attributes:
@@ -96,9 +96,9 @@ class Picture:
     layers: tuple[Layer | None, ...]
 
 
-def make_pictures(
+def make_gallery_images(
     refs: Sequence[ImageRef], columns: Sequence[Column], advance: Callable[[], None]
-) -> tuple[list[Picture], list[dict[str, str]]]:
+) -> tuple[list[GalleryImage], list[dict[str, str]]]:
     """Reads the images and draws their masks.
 
     Args:
@@ -107,20 +107,20 @@ def make_pictures(
         advance: Called after each image.
 
     Returns:
-        pictures: Those that could be read.
+        images: Those that could be read.
         errors: `image`, `stage` and `error` of the others.
     """
-    pictures: list[Picture] = []
+    images: list[GalleryImage] = []
     errors: list[dict[str, str]] = []
     share = PAGE_BYTES // max(1, len(refs))
     for ref in refs:
         try:
-            pictures.append(_picture(ref, columns, share, len(pictures)))
+            images.append(_image(ref, columns, share, len(images)))
         except DataError as error:
             logger.warning("left out of the report: %s", error)
             errors.append({"image": ref.name, "stage": "report", "error": str(error)})
         advance()
-    return pictures, errors
+    return images, errors
 
 
 def fitting_jpeg(pixels: NDArray[np.uint8], most: int) -> bytes:
@@ -137,7 +137,7 @@ def fitting_jpeg(pixels: NDArray[np.uint8], most: int) -> bytes:
     return jpeg
 
 
-def _picture(ref: ImageRef, columns: Sequence[Column], share: int, number: int) -> Picture:
+def _image(ref: ImageRef, columns: Sequence[Column], share: int, number: int) -> GalleryImage:
     largest = _JPEG_SIZES[0][0]
     pixels = thumbnail(read_image(ref.path, reading=ref.reading, short_side=largest), largest)
     height, width = thumbnail(pixels, DRAWING_SIDE).shape[:2]
@@ -147,7 +147,7 @@ def _picture(ref: ImageRef, columns: Sequence[Column], share: int, number: int) 
     used = sum(_length(shape) for layer in layers if layer for shape in layer.shapes)
     jpeg = fitting_jpeg(pixels, (share - used) * 3 // 4)
     text = base64.b64encode(jpeg).decode("ascii")
-    return Picture(number, ref.name, height, width, text, tuple(layers))
+    return GalleryImage(number, ref.name, height, width, text, tuple(layers))
 
 
 def _layer(ref: ImageRef, column: Column, size: tuple[int, int], room: int) -> Layer | None:

@@ -198,10 +198,10 @@ def draw_matches(
     enlarged = [_enlarge(image, scale) for image in (left, right)]
     height = max(image.height for image in enlarged)
     start = enlarged[0].width + gap
-    picture = Image.new("RGB", (start + enlarged[1].width, height), background)
-    picture.paste(enlarged[0], (0, 0))
-    picture.paste(enlarged[1], (start, 0))
-    size = (picture.width * _OVERSAMPLING, picture.height * _OVERSAMPLING)
+    drawn = Image.new("RGB", (start + enlarged[1].width, height), background)
+    drawn.paste(enlarged[0], (0, 0))
+    drawn.paste(enlarged[1], (start, 0))
+    size = (drawn.width * _OVERSAMPLING, drawn.height * _OVERSAMPLING)
     lines = Image.new("RGBA", size)
     draw = ImageDraw.Draw(lines)
     width = _OVERSAMPLING * max(1, round(height / 150))
@@ -219,9 +219,9 @@ def draw_matches(
             radius = 2.2 * width
             box = (x - radius, y - radius, x + radius, y + radius)
             draw.ellipse(box, fill=(*color, 255), outline=(255, 255, 255, 255), width=width // 2)
-    smooth = lines.resize(picture.size, Image.Resampling.BOX)
-    picture.paste(smooth, (0, 0), smooth)
-    return np.asarray(picture).copy()
+    smooth = lines.resize(drawn.size, Image.Resampling.BOX)
+    drawn.paste(smooth, (0, 0), smooth)
+    return np.asarray(drawn).copy()
 
 
 def thumbnail(image: NDArray[np.uint8], max_side: int) -> NDArray[np.uint8]:
@@ -311,8 +311,8 @@ def _write_scores(
     """Writes each score on the pixel of its mask that is nearest to the centre of mass."""
     height, width = canvas.shape[:2]
     font = _font(max(10, round(min(height, width) / 26)))
-    picture = Image.fromarray(canvas)
-    draw = ImageDraw.Draw(picture, "RGBA")
+    drawn = Image.fromarray(canvas)
+    draw = ImageDraw.Draw(drawn, "RGBA")
     for mask, score in zip(masks, scores, strict=True):
         pixels = np.argwhere(mask)  # (M, 2) y, x
         if len(pixels) == 0:
@@ -326,13 +326,13 @@ def _write_scores(
         box = (x - half_width, y - half_height, x + half_width, y + half_height)
         draw.rounded_rectangle(box, radius=4, fill=(0, 0, 0, 170))
         draw.text((x, y), text, fill=(255, 255, 255, 255), font=font, anchor="mm")
-    return np.asarray(picture).copy()
+    return np.asarray(drawn).copy()
 
 
 def _enlarge(image: NDArray[np.uint8], scale: int) -> Image.Image:
-    picture = Image.fromarray(image)
-    size = (picture.width * scale, picture.height * scale)
-    return picture if scale == 1 else picture.resize(size, Image.Resampling.BICUBIC)
+    drawn = Image.fromarray(image)
+    size = (drawn.width * scale, drawn.height * scale)
+    return drawn if scale == 1 else drawn.resize(size, Image.Resampling.BICUBIC)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

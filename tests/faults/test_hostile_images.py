@@ -20,7 +20,7 @@ from PIL import Image
 from tests.faults.inputs import damaged
 
 from soloist.config import ReadingConfig
-from soloist.data.drawing.overlays import OverlayWriter, picture_name
+from soloist.data.drawing.overlays import OverlayWriter, overlay_name
 from soloist.data.images import image_size, read_image
 from soloist.data.sources import ImageRef, find_images
 from soloist.errors import DataError
@@ -30,43 +30,41 @@ Hostile = Callable[[str], Any]
 pytestmark = pytest.mark.usefixtures("bounded_memory")
 
 
-def picture(kind: str, **options: Any) -> bytes:
+def image(kind: str, **options: Any) -> bytes:
     pixels = np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-PICTURES = {
-    "JPEG": picture(
-        "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"
-    ),
-    "PNG": picture("PNG"),
-    "GIF": picture("GIF"),
-    "BMP": picture("BMP"),
-    "TIFF": picture("TIFF", compression="tiff_lzw"),
-    "PPM": picture("PPM"),
-    "TGA": picture("TGA"),
-    "ICO": picture("ICO"),
-    "PCX": picture("PCX"),
-    "SGI": picture("SGI"),
-    "DDS": picture("DDS"),
-    "WEBP": picture("WEBP"),
+IMAGES = {
+    "JPEG": image("JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"),
+    "PNG": image("PNG"),
+    "GIF": image("GIF"),
+    "BMP": image("BMP"),
+    "TIFF": image("TIFF", compression="tiff_lzw"),
+    "PPM": image("PPM"),
+    "TGA": image("TGA"),
+    "ICO": image("ICO"),
+    "PCX": image("PCX"),
+    "SGI": image("SGI"),
+    "DDS": image("DDS"),
+    "WEBP": image("WEBP"),
 }
 
 
-@given(data=st.data(), kind=st.sampled_from(sorted(PICTURES)))
+@given(data=st.data(), kind=st.sampled_from(sorted(IMAGES)))
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of what it mends.
-def test_pictures(tmp_path: Path, hostile: Hostile, data: st.DataObject, kind: str) -> None:
+def test_images(tmp_path: Path, hostile: Hostile, data: st.DataObject, kind: str) -> None:
     path = tmp_path / "a.jpg"
-    path.write_bytes(data.draw(damaged(PICTURES[kind])))
+    path.write_bytes(data.draw(damaged(IMAGES[kind])))
     short_side = data.draw(st.none() | st.integers(1, 20))
-    with hostile("pictures"):
+    with hostile("images"):
         pixels = read_image(path, reading=ReadingConfig(max_pixels=10**7), short_side=short_side)
         assert pixels.dtype == np.uint8
         assert pixels.ndim == 3
         assert pixels.size <= 3 * 10**7
-    with hostile("pictures"):
+    with hostile("images"):
         assert min(image_size(path)) >= 0
 
 
@@ -83,7 +81,7 @@ def png(width: int, height: int, rows: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("size", [(2**31 - 1, 2**31 - 1), (100_000, 100_000), (20_000, 9_000)])
-def test_a_picture_that_would_fill_the_memory_is_refused(
+def test_a_image_that_would_fill_the_memory_is_refused(
     tmp_path: Path, size: tuple[int, int]
 ) -> None:
     path = tmp_path / "bomb.png"
@@ -128,12 +126,10 @@ NAMES = st.tuples(
 @example(name="C:\\Windows\\a.jpg")
 @example(name="a\nb\x00c\udcff.jpg")
 @example(name="\ud800.jpg")
-def test_pictures_of_masks_stay_in_their_folder(
-    tmp_path: Path, hostile: Hostile, name: str
-) -> None:
+def test_images_of_masks_stay_in_their_folder(tmp_path: Path, hostile: Hostile, name: str) -> None:
     base = tmp_path / "out" / "overlays"
     with hostile("path names"):
-        inside = picture_name(name)
+        inside = overlay_name(name)
         assert not inside.is_absolute()
         assert ".." not in inside.parts
         assert "\0" not in str(inside)

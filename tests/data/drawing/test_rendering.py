@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from soloist.data.drawing.pictures import (
+from soloist.data.drawing.rendering import (
     draw_masks,
     draw_matches,
     draw_outlines,

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from soloist.data.coco.rle import decode_mask, encode_masks
-from soloist.data.drawing.pictures import jpeg_bytes, resize_masks, thumbnail
+from soloist.data.drawing.rendering import jpeg_bytes, resize_masks, thumbnail
 from soloist.data.images import read_image
 from soloist.data.sources import ImageRef
 from soloist.errors import DataError
@@ -59,7 +59,7 @@ class OwnMasks:
 
 
 @dataclass(frozen=True)
-class OpenPicture:
+class OpenImage:
     """What can be clicked on an image: items, N nodes of trees and then M masks of a network.
 
     Attributes:
@@ -192,7 +192,7 @@ def _runs(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
     return edges.reshape(-1, 2)
 
 
-def open_picture(image: ImageRef, segmenter: Segmenter) -> OpenPicture:
+def open_image(image: ImageRef, segmenter: Segmenter) -> OpenImage:
     """Reads an image and finds what can be clicked on it.
 
     Args:
@@ -221,4 +221,4 @@ def open_picture(image: ImageRef, segmenter: Segmenter) -> OpenPicture:
             labels=np.zeros(len(made), int) if made.labels is None else made.labels.cpu().numpy(),
         )
     jpeg = jpeg_bytes(thumbnail(pixels, SHOWN_SIDE), JPEG_QUALITY)
-    return OpenPicture(size, found, candidates, own, jpeg)
+    return OpenImage(size, found, candidates, own, jpeg)

@@ -1,0 +1,262 @@
+"""What is found in one image: the network's masks, regions, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.transforms import v2
+
+from soloist.config import Config, RegionConfig
+from soloist.data.coco.encoded import EncodedMasks, encoded
+from soloist.data.coco.types import CATEGORIES
+from soloist.data.images import resized_size
+from soloist.models.backbones import Backbone
+from soloist.models.build import fingerprint, normalize
+from soloist.models.folding import for_prediction
+from soloist.models.solo import SOLO
+from soloist.postprocess import postprocess
+from soloist.proposals.judge import Judge
+from soloist.proposals.propose import rerank_proposals
+from soloist.proposals.refinement import refine_with_guided_filter
+from soloist.proposals.regions import (
+    Masks,
+    Regions,
+    dense_regions,
+    encoded_regions,
+    region_masks,
+)
+from soloist.runtime.device import Runtime
+from soloist.structures import Instances
+
+# So many masks, of at least this score, may confirm a region, whatever is asked of the result.
+CONFIRMING_MASKS, CONFIRMING_SCORE = 100, 0.05
+
+
+class ImageSegmenter:
+    """Finds the objects of one image.
+
+    Args:
+        network: The SOLO network, whose weights are not to change from the first prediction on.
+        config: Its configuration; the sections inference and regions are read.
+        runtime: Device and precision.
+        categories: Names of its classes by category id, in their order.
+        judge: What orders regions, if it was learned from labels.
+    """
+
+    def __init__(
+        self,
+        network: SOLO,
+        config: Config,
+        runtime: Runtime,
+        categories: Mapping[int, str] = CATEGORIES,
+        judge: Judge | None = None,
+    ) -> None:
+        self.categories = categories
+        self.judge = judge
+        self.network = network.to(runtime.device).eval()
+        self.config = config
+        self.runtime = runtime
+
+    @torch.inference_mode()
+    def __call__(self, pixels: NDArray[np.uint8], size: tuple[int, int]) -> Instances:
+        """Objects of an image.
+
+        Args:
+            pixels: (H', W', 3) uint8 RGB, perhaps reduced.
+            size: (height, width) of the masks, in pixels.
+        """
+        options = self.config.inference
+        seen = self._seen(pixels)
+        if options.masks == "regions":
+            own = self._own(seen)
+            regions = region_masks(pixels, own, size, self._sure, self.judge)
+            return self._best(regions)
+        with self.runtime.autocast():
+            outputs = self._ready.heads(seen.features, seen.padded)
+        if options.masks == "reranked":
+            # Weak masks confirm a region too.
+            options = replace(
+                options,
+                score_threshold=min(options.score_threshold, CONFIRMING_SCORE),
+                max_per_image=max(options.max_per_image, CONFIRMING_MASKS),
+            )
+        found = postprocess(
+            outputs,
+            input_sizes=[seen.size],
+            original_sizes=[size],
+            config=options,
+            strides=self.network.level_strides,
+        )[0]
+        found = refine_with_guided_filter(found, pixels, options.outline_radius)
+        if options.masks == "network":
+            return found
+        every = replace(self.config.regions, score_threshold=0.0)
+        regions = region_masks(pixels, self._own(seen), size, every, self.judge)
+        best = rerank_proposals(regions, found)
+        return self._best(best.filter(best.scores >= self.config.inference.score_threshold))
+
+    def find_regions(
+        self, pixels: NDArray[np.uint8], size: tuple[int, int]
+    ) -> Regions[EncodedMasks]:
+        """Regions of an image by the trees and the judge; uses neither the network nor its device.
+
+        Args:
+            pixels: As for a call.
+            size: As for a call.
+        """
+        cells = self._cells(self._input_size(pixels))
+        return encoded_regions(pixels, cells, size, self._sure, self.judge)
+
+    @torch.inference_mode()
+    def describe(
+        self, pixels: NDArray[np.uint8], regions: Regions[EncodedMasks]
+    ) -> Instances[Tensor, EncodedMasks]:
+        """The objects that regions are, described by the network.
+
+        Args:
+            pixels: As for a call.
+            regions: As `find_regions` gives them for the same pixels.
+        """
+        own = self._own(self._seen(pixels))
+        return self._best(regions.described(own, self.config.regions.embedding_size))
+
+    def masks(
+        self, pixels: NDArray[np.uint8], size: tuple[int, int], most: int | None = None
+    ) -> Tensor:
+        """The masks of a call alone, best first; of regions without the network.
+
+        Args:
+            pixels: As for a call.
+            size: As for a call.
+            most: How many at most; None for all.
+
+        Returns:
+            (N, H, W) bool on the processor.
+        """
+        options = self.config.inference
+        if options.masks == "regions":
+            regions = dense_regions(pixels, (1, 1), size, self._sure, self.judge)
+            return regions.masks[: min(options.max_per_image, most or len(regions.masks))]
+        found = self(pixels, size)
+        return (found if most is None else found.top_k(most)).masks.cpu()
+
+    @property
+    def labeler(self) -> SegmenterLabeler:
+        """What labels images for files: the same objects with masks as run lengths."""
+        return SegmenterLabeler(self)
+
+    def _seen(self, pixels: NDArray[np.uint8]) -> _Seen:
+        """What the backbone makes of (H', W', 3) uint8 RGB pixels."""
+        resized = self._input_size(pixels)
+        image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+        image = v2.functional.resize(image.to(self.runtime.device), list(resized), antialias=True)
+        # Whole multiples of the coarsest stride, filled at the bottom and right.
+        padding = [-side % 32 for side in resized]
+        batch = torch.nn.functional.pad(image[None], (0, padding[1], 0, padding[0]))
+        with self.runtime.autocast():
+            features = self._ready.backbone(normalize(self._ready, batch))
+        return _Seen(features, resized, (batch.shape[-2], batch.shape[-1]))
+
+    def _input_size(self, pixels: NDArray[np.uint8]) -> tuple[int, int]:
+        """(height, width) of the network's input for (H', W', 3) pixels, before padding."""
+        options = self.config.inference
+        return resized_size(
+            (pixels.shape[0], pixels.shape[1]), options.short_side, options.max_side
+        )
+
+    @property
+    def _sure(self) -> RegionConfig:
+        return replace(self.config.regions, score_threshold=self.config.inference.score_threshold)
+
+    def _best(self, found: Instances[Tensor, Masks]) -> Instances[Tensor, Masks]:
+        """As many objects as an image may have."""
+        most = self.config.inference.max_per_image
+        return found if len(found) <= most else found.top_k(most)
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells what it learned from what others did: 16 hexadecimal digits."""
+        return fingerprint(self.network, None if self.judge is None else self.judge.record())
+
+    @property
+    def decoded_side(self) -> int | None:
+        """Short side down to which images may be decoded reduced; None: regions see every pixel."""
+        options = self.config.inference
+        return options.short_side if options.masks == "network" else None
+
+    @cached_property
+    def _ready(self) -> SOLO:
+        """The network as it predicts."""
+        return for_prediction(self.network, self.runtime.dtype)
+
+    @cached_property
+    def _level(self) -> int:
+        """Which feature map of the backbone regions are made from."""
+        backbone = cast(Backbone, self.network.backbone)
+        return backbone.level(self.config.backbone.feature_stride)
+
+    def _own(self, seen: _Seen) -> Tensor:
+        """(C, h, w) float32: the features that regions are described by."""
+        # What covers the padding is cut off, to the nearest cell.
+        height, width = self._cells(seen.size)
+        return seen.features[self._level][0, :, :height, :width].float()
+
+    def _cells(self, resized: tuple[int, int]) -> tuple[int, int]:
+        """(h, w) of these, for a network's input before padding."""
+        stride = cast(Backbone, self.network.backbone).strides[self._level]
+        return max(1, round(resized[0] / stride)), max(1, round(resized[1] / stride))
+
+
+class _Seen(NamedTuple):
+    """What the backbone makes of an image.
+
+    Attributes:
+        features: One (1, C_i, H_i, W_i) float per level.
+        size: (height, width) of the image in the network's input.
+        padded: The same with its padding.
+    """
+
+    features: Sequence[Tensor]
+    size: tuple[int, int]
+    padded: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class SegmenterLabeler:
+    """Labels images for files; where masks are regions, other processes can do most of the work.
+
+    Attributes:
+        segmenter: Finds the objects.
+    """
+
+    segmenter: ImageSegmenter
+
+    def __call__(
+        self, pixels: NDArray[np.uint8], size: tuple[int, int]
+    ) -> Instances[Tensor, EncodedMasks]:
+        """Objects of an image; arguments as for `ImageSegmenter.__call__`."""
+        if self.prepares:
+            return self.finish(pixels, self.prepare(pixels, size))
+        return encoded(self.segmenter(pixels, size))
+
+    @property
+    def prepares(self) -> bool:
+        """Whether the network only describes what was found without it."""
+        return self.segmenter.config.inference.masks == "regions"
+
+    def prepare(self, pixels: NDArray[np.uint8], size: tuple[int, int]) -> Regions[EncodedMasks]:
+        """What another process can do: `ImageSegmenter.find_regions`."""
+        return self.segmenter.find_regions(pixels, size)
+
+    def finish(
+        self, pixels: NDArray[np.uint8], prepared: Regions[EncodedMasks]
+    ) -> Instances[Tensor, EncodedMasks]:
+        """What is left to do: `ImageSegmenter.describe`."""
+        return encoded(self.segmenter.describe(pixels, prepared))
