@@ -90,14 +90,14 @@ def check_types(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_a_strict_type_checker_knows_what_comes_back(tmp_path: Path) -> None:
     (ROOT / "src" / "soloist" / "py.typed").read_bytes()
-    script = tmp_path / "script.py"
+    right, wrong = tmp_path / "right.py", tmp_path / "wrong.py"
     text = USER_SCRIPT.read_text(encoding="utf-8")
-    script.write_text(f"{text}\n\nreveal_type(soloist.load().predict('photo.jpg'))\n")
-    done = check_types(script)
-    assert "Success: no issues found" in done.stdout, done.stdout
-    assert 'Revealed type is "list[soloist.inference.results.Result[' in done.stdout
-    script.write_text(f"{text}\n\nsoloist.load().predict('photo.jpg')[0].mask\n")
-    assert 'has no attribute "mask"; maybe "masks"?' in check_types(script).stdout
+    right.write_text(f"{text}\n\nreveal_type(soloist.load().predict('photo.jpg'))\n")
+    wrong.write_text(f"{text}\n\nsoloist.load().predict('photo.jpg')[0].mask\n")
+    said = check_types(right, wrong).stdout
+    assert "Found 1 error in 1 file" in said, said
+    assert 'Revealed type is "list[soloist.inference.results.Result[' in said
+    assert 'has no attribute "mask"; maybe "masks"?' in said
 
 
 def test_the_version_stands_in_one_place() -> None:

@@ -26,7 +26,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-IMAGES = 24
+IMAGES = 8
 
 
 @pytest.fixture(scope="module")
