@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +12,11 @@ from tests.proposals.references import noise
 from soloist.proposals.hierarchy import Hierarchies, hierarchies
 from soloist.proposals.likeness import (
     BLUR,
+    CERTAINTY,
     EXAMPLE_SCORE,
     FURTHEST,
+    OUTVOTED,
+    ROUNDS,
     deviations,
     evidence,
     like_others,
@@ -44,12 +48,49 @@ def dots() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 
 
 def test_deviations_are_those_from_the_surest() -> None:
-    found = apart(4, [0.9, 0.9, 0.9, EXAMPLE_SCORE / 2])
-    values = np.array([[1.0], [2.0], [3.0], [9.0]])
-    # Only the first three are examples, of equal weight.
-    spread = np.sqrt(2 / 3 + (BLUR * values[:3].std()) ** 2)
-    wanted = np.minimum(np.abs(values - 2) / spread, FURTHEST)
-    assert deviations(values, found) == pytest.approx(wanted, rel=1e-4)
+    certain = [0.9, 0.6, 0.3]
+    found = apart(4, [*certain, EXAMPLE_SCORE / 2])
+    values = np.array([[1.0, 5.0], [2.0, 4.0], [4.0, 4.5], [9.0, 9.0]])
+    # Slowly, from the description: only the first three are examples.
+    weights = [score**CERTAINTY for score in certain]
+    for round_ in range(ROUNDS + 1):
+        total = sum(weights)
+        mean, spread = [], []
+        for column in range(2):
+            own = [values[row, column] for row in range(3)]
+            middle = sum(w * v for w, v in zip(weights, own, strict=True)) / total
+            variance = sum(w * (v - middle) ** 2 for w, v in zip(weights, own, strict=True)) / total
+            mean.append(middle)
+            spread.append(math.sqrt(variance + (BLUR * float(np.std(own))) ** 2 + 1e-6))
+        wanted = [
+            [min(abs(values[row, i] - mean[i]) / spread[i], FURTHEST) for i in range(2)]
+            for row in range(4)
+        ]
+        if round_ < ROUNDS:
+            weights = [
+                score**CERTAINTY * math.exp(-OUTVOTED * sum(row) / 2)
+                for score, row in zip(certain, wanted, strict=False)
+            ]
+    assert deviations(values, found) == pytest.approx(np.array(wanted))
+
+
+def test_a_few_that_are_unlike_the_others_have_no_say() -> None:
+    values = np.append(np.random.default_rng(0).normal(0, 0.1, 10), [8.0, 8.0])[:, None]
+    found = apart(12, [0.5] * 10 + [0.9] * 2)
+    alone = values[:10].mean()
+    measured = deviations(
+        np.append(values, [[alone + 1], [alone - 1]], axis=0), with_two_more(found)
+    )
+    assert (measured[10:12] == FURTHEST).all()
+    # Both sides of what the ten have in common are equally far from it.
+    assert measured[12] == pytest.approx(measured[13], rel=0.1)
+    assert measured[:10].max() < measured[12]
+
+
+def with_two_more(found: Candidates) -> Candidates:
+    """These, and two that are too doubtful to be examples."""
+    more = apart(len(found) + 2, [0.0] * (len(found) + 2))
+    return replace(more, scores=np.append(found.scores, [EXAMPLE_SCORE / 2] * 2))
 
 
 def test_examples_that_are_one_object_count_once() -> None:

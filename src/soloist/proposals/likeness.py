@@ -9,7 +9,7 @@ them are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,33 +27,42 @@ from soloist.proposals.ranking import (
     object_scores,
 )
 
-EXAMPLES = 40
+EXAMPLES = 60
 """Up to N of the surest candidates tell what the objects of an image are like."""
 LOOKED_AT = 400
 """They are found among the N best, of which those that overlap are one."""
 DISTINCT = 0.3
 """Overlap (IoU) from which on they are."""
-BLUR = 0.5
+CERTAINTY = 1.5
+"""Power of an example's score that is its weight."""
+ROUNDS, OUTVOTED = 5, 2.0
+"""In each round the weight of an example falls by e to the second times its mean deviation from
+what all have in common, so that a few that are unlike the others, such as gaps between cells, have
+no say."""
+BLUR = 0.2
 """Share of the standard deviation of the candidates looked at that is added to the examples'."""
 FURTHEST = 4.0
 """Deviations are clipped to this."""
-WEIGHT = 2.6
-"""What a mean deviation of one takes from the log-odds of a score; chosen on `photos/dev`."""
-AT_FIRST, BY_NUMBER, BY_COLOR = 1.55, 1.15, 0.154
+WEIGHT = 0.46
+"""What a mean deviation of one takes from the log-odds of a score, times the square root of the
+effective number of examples: many alike say more than few. These were chosen on `photos/dev`."""
+AT_FIRST, BY_NUMBER, BY_COLOR = 2.0, 1.2, 0.17
 """Added to the log-odds of all of an image, so that a score is about the share of such masks that
 are right: a constant, a logarithm of the effective number of examples, and what is taken away by
 the standard deviation of their colours, in CIE-Lab. Many objects of a colour are easily told from
-their ground; in an everyday scene most of what looks like an object is a part of one. Logistic
-regression on the five sets of `photos/dev` (docs/photographs.md)."""
+their ground; in an everyday scene most of what looks like an object is a part of one. Chosen on the
+five sets of `photos/dev` (docs/photographs.md)."""
 LEAST_ADDED = 2.2
 """The least that is added: among images of few objects alike the order of their masks is better
-without it (on everyday scenes AP50 3.1, 2.7 without a least; on tiles 10.3 and 8.2)."""
+without it (docs/photographs.md)."""
 MOST_ADDED = AT_FIRST + BY_NUMBER * float(np.log(EXAMPLES + 0.5))
 """The most that is ever added."""
 EXAMPLE_SCORE = 0.05
 """Candidates of a lower rank are no examples."""
 SHAPE = ("compactness", "ellipse")
 """The attributes of shape that are compared."""
+IMPORTANCE = np.array([1 / 9] * 3 + [1 / 3] + [1 / 6] * 2)
+"""Of colour, size and shape: a third each."""
 POOL = 1500
 """Nodes of an image that are compared, at least."""
 DISTINCT_NODES = 0.8
@@ -93,8 +102,8 @@ def evidence(found: Hierarchies) -> float:
     """
     known = [attributes(tree) for tree in found.trees]
     best = best_nodes(found, known, [object_scores(one) for one in known], POOL, DISTINCT_NODES)
-    chosen, weights = _examples(best)
-    return _evidence(_looks(best, known)[chosen, :3], weights)
+    looks = _looks(best, known)
+    return _evidence(looks, _common(looks, best, IMPORTANCE))
 
 
 def like_others(found: Candidates, known: Sequence[Attributes]) -> Candidates:
@@ -108,10 +117,10 @@ def like_others(found: Candidates, known: Sequence[Attributes]) -> Candidates:
         The same candidates in the order of their new scores.
     """
     looks = _looks(found, known)
-    chosen, weights = _examples(found)
-    apart = _distances(looks, found, chosen, weights).mean(axis=1)
-    added = max(_evidence(looks[chosen, :3], weights), LEAST_ADDED)
-    odds = logit(found.scores) - WEIGHT * apart + added
+    common = _common(looks, found, IMPORTANCE)
+    apart = common.distances(looks) @ IMPORTANCE
+    added = max(_evidence(looks, common), LEAST_ADDED)
+    odds = logit(found.scores) - WEIGHT * np.sqrt(common.number) * apart + added
     scores = 1 / (1 + np.exp(-odds))
     changed = replace(found, scores=np.where(found.scores > 0, scores, 0.0))
     return changed.filter(np.argsort(-changed.scores, kind="stable"))
@@ -128,44 +137,67 @@ def deviations(values: NDArray[np.floating], found: Candidates) -> Floats:
         (N, D) distances from the mean of the examples, in their standard deviations, in
         [0, `FURTHEST`]; 0 where there is no example.
     """
-    return _distances(values, found, *_examples(found))
+    equal = np.full(values.shape[1], 1 / values.shape[1])
+    return _common(values, found, equal).distances(values)
 
 
-def _examples(found: Candidates) -> tuple[Integers, Floats]:
-    """Places of the surest candidates that do not overlap, up to `EXAMPLES`; weights, of sum 1."""
-    order = _looked_at(found)
-    kept = apart_from_better(found.filter(order), DISTINCT, within_trees=True)
-    chosen = order[kept][:EXAMPLES]
-    weights = found.scores[chosen] ** 2
-    return chosen, weights / weights.sum()
+@dataclass(frozen=True)
+class _Common:
+    """What the surest candidates of an image have in common.
+
+    Attributes:
+        examples: (n,) places of these candidates.
+        weights: (n,) how much each counts, of sum 1.
+        mean: (D,) of their values.
+        spread: (D,) their standard deviation; infinite without an example.
+    """
+
+    examples: Integers
+    weights: Floats
+    mean: Floats
+    spread: Floats
+
+    @property
+    def number(self) -> float:
+        """How many examples of equal weight would say as much."""
+        return float(1 / (self.weights**2).sum()) if len(self.weights) else 0.0
+
+    def distances(self, values: NDArray[np.floating]) -> Floats:
+        """(N, D) deviations of (N, D) values, in [0, `FURTHEST`]."""
+        distances: Floats = np.abs(values - self.mean) / self.spread
+        return np.minimum(distances, FURTHEST)
 
 
-def _looked_at(found: Candidates) -> Integers:
-    """Places of the candidates that examples are chosen from, the surest first."""
+def _common(values: NDArray[np.floating], found: Candidates, importance: Floats) -> _Common:
+    """What is common in the (N, D) values of N candidates; the (D,) importance has a sum of 1."""
     order = np.argsort(-found.scores, kind="stable")[:LOOKED_AT]
-    return order[found.scores[order] >= EXAMPLE_SCORE]
+    order = order[found.scores[order] >= EXAMPLE_SCORE]
+    if len(order) == 0:
+        nowhere = np.full(values.shape[1], np.inf)
+        return _Common(order, np.zeros(0), np.zeros(values.shape[1]), nowhere)
+    chosen = order[apart_from_better(found.filter(order), DISTINCT, within_trees=True)][:EXAMPLES]
+    blur = BLUR * values[order].std(axis=0)
+    alone = found.scores[chosen] ** CERTAINTY
+    weights = alone / alone.sum()
+    for remaining in range(ROUNDS, -1, -1):
+        mean = weights @ values[chosen]
+        variance = weights @ (values[chosen] - mean) ** 2 + blur**2
+        common = _Common(chosen, weights, mean, np.sqrt(variance + 1e-6))
+        if remaining:
+            apart = common.distances(values[chosen]) @ importance
+            weights = alone * np.exp(-OUTVOTED * apart)
+            weights /= weights.sum()
+    return common
 
 
-def _distances(
-    values: NDArray[np.floating], found: Candidates, chosen: Integers, weights: Floats
-) -> Floats:
-    """As `deviations`, from these examples."""
-    if len(chosen) == 0:
-        return np.zeros(values.shape)
-    mean = weights @ values[chosen]
-    blur = BLUR * values[_looked_at(found)].std(axis=0)
-    variance = weights @ (values[chosen] - mean) ** 2 + blur**2
-    distances: Floats = np.abs(values - mean) / np.sqrt(variance + 1e-6)
-    return np.minimum(distances, FURTHEST)
-
-
-def _evidence(colors: Floats, weights: Floats) -> float:
-    """As `evidence`, by the (n, 3) colours of the examples and their (n,) weights."""
-    if len(weights) == 0:
-        return AT_FIRST + BY_NUMBER * float(np.log(0.5))
-    spread = np.sqrt(weights @ (colors - weights @ colors) ** 2).mean()
-    number = 1 / (weights**2).sum()
-    return float(AT_FIRST + BY_NUMBER * np.log(number + 0.5) - BY_COLOR * spread)
+def _evidence(looks: Floats, common: _Common) -> float:
+    """As `evidence`, by what the candidates look like."""
+    number = AT_FIRST + BY_NUMBER * float(np.log(common.number + 0.5))
+    if len(common.examples) == 0:
+        return number
+    colors = looks[common.examples, :3]
+    spread = np.sqrt(common.weights @ (colors - common.weights @ colors) ** 2).mean()
+    return number - BY_COLOR * float(spread)
 
 
 def _looks(found: Candidates, known: Sequence[Attributes]) -> Floats:
