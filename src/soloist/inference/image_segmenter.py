@@ -142,8 +142,8 @@ class ImageSegmenter:
         """
         options = self.config.inference
         if options.masks == "regions":
-            regions = dense_regions(pixels, (1, 1), size, self._sure, self.judge)
-            return regions.masks[: min(options.max_per_image, most or len(regions.masks))]
+            most = min(options.max_per_image, most or options.max_per_image)
+            return dense_regions(pixels, (1, 1), size, self._sure, self.judge, most).masks
         found = self(pixels, size)
         return (found if most is None else found.top_k(most)).masks.cpu()
 

@@ -74,10 +74,22 @@ def dense_regions(
     image_size: tuple[int, int],
     config: RegionConfig | None = None,
     judge: Judge | None = None,
+    most: int | None = None,
 ) -> Regions[Tensor]:
-    """What of `region_masks` needs no features; see `encoded_regions`, which takes less memory."""
+    """What of `region_masks` needs no features; see `encoded_regions`, which takes less memory.
+
+    Args:
+        pixels: As for `region_masks`.
+        cells: (h, w) of the feature map that is to describe them.
+        image_size: As for `region_masks`.
+        config: As for `region_masks`.
+        judge: As for `region_masks`.
+        most: Masks of the best N only; None for all.
+    """
     config = config or RegionConfig()
     found, candidates = _chosen(pixels, image_size, config, judge)
+    if most is not None:
+        candidates = candidates.filter(slice(most))
     fitting = max(1, MAX_BYTES // (image_size[0] * image_size[1]))
     if len(candidates) > fitting:
         logger.warning(

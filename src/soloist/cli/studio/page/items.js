@@ -3,7 +3,7 @@
 
 const NAMES = ["leaves", "ranks", "trees", "firsts", "lasts", "areas", "boxes", "scores", "offered",
   "ends", "runs", "labels"];
-const SMALLNESS = 0.35; // What a small area counts beside the score; chosen on photos/dev.
+const SMALLNESS = 0.65; // What a small area counts beside the score; chosen on photos/dev (docs/studio.md).
 const ALIKE = 1.1; // Two items at a place whose areas differ by less are one step of the wheel.
 
 export class Items {
