@@ -81,7 +81,7 @@ class FreeMaskConfig:
 class RegionConfig:
     """Masks from hierarchies of regions (ours; chosen on photographs)."""
 
-    nms_threshold: float = 0.6
+    nms_threshold: float = 0.5
     """A region that overlaps (IoU) a better one by more is dropped, from 0.5 on (ours)."""
     score_threshold: float = 0.1
     """Least score (ours)."""
