@@ -94,6 +94,20 @@ def test_an_item_is_split_without_being_kept_first(image: OpenImage) -> None:
     assert len(apply(image, EMPTY, act).objects) == 2
 
 
+def test_an_outline_is_kept_as_it_was_drawn(image: OpenImage) -> None:
+    act = {"act": "draw", "outline": [[10, 20], [30, 20], [30, 60], [10, 60]], "category": 2}
+    state = apply(image, kept(image, "red"), act)
+    (drawn,) = masks_of(state)[1:]
+    wanted = np.zeros(image.size, dtype=np.bool_)
+    wanted[20:60, 10:30] = True
+    assert np.array_equal(drawn, wanted)
+    assert state.objects[1].category_id == 2
+    # What is outside of the image is left out.
+    beyond = {**act, "outline": [[-50, 20], [30, 20], [30, 60], [-50, 60]]}
+    wanted[20:60, :10] = True
+    assert np.array_equal(masks_of(apply(image, EMPTY, beyond))[0], wanted)
+
+
 def test_all_that_is_offered_is_kept_but_for_what_is_there(image: OpenImage) -> None:
     act = {"act": "keep-all", "score": 0.1, "items": [], "category": 1, "categories": [1]}
     every = apply(image, EMPTY, act)
@@ -123,8 +137,23 @@ def test_classes_and_the_end_of_the_work(image: OpenImage) -> None:
         pytest.param({"act": "remove", "objects": [9]}, "no object 9 any more", id="gone"),
         pytest.param(
             {"act": "split", "objects": [], "items": [0], "stroke": [[1, 1]], "category": 1},
-            "two points",
+            "wants 2 points",
             id="short-stroke",
+        ),
+        pytest.param(
+            {"act": "draw", "outline": [[1, 1], [9, 9]], "category": 1},
+            "wants 3 points",
+            id="open-outline",
+        ),
+        pytest.param(
+            {"act": "draw", "outline": [[1, 1], [9, 9], [1, 1]], "category": 1},
+            "encloses something",
+            id="nothing-inside",
+        ),
+        pytest.param(
+            {"act": "draw", "outline": [[1, 1], [9, float("nan")], [1, 9]], "category": 1},
+            "that are numbers",
+            id="no-place",
         ),
     ],
 )

@@ -281,6 +281,32 @@ def test_a_drag_makes_one_object_and_a_stroke_makes_two(browser_page: Any, serve
     assert not (masks[0] & masks[1]).any()
 
 
+def test_an_outline_is_drawn_by_a_drag_and_by_corners(browser_page: Any, server: Server) -> None:
+    studio = Studio(browser_page, server.address)
+    studio.press("l")
+    assert studio.lit == "Drag around an object, or click its corners."
+    corners = [(10, 10), (10, 60), (40, 60), (40, 10)]
+    studio.drag([*corners, corners[0]])
+    assert (studio.objects, studio.status) == (1, "Drawn. 1 object. Saved.")
+    other = [(100, 10), (100, 60), (130, 60), (130, 10)]
+    for row, column in other:
+        studio.page.mouse.click(*studio.on_screen(row, column))
+    studio.click(*other[0])
+    assert studio.objects == 2
+    # A drag that encloses nothing is said, and changes nothing.
+    studio.drag([(60, 60), (60, 90)])
+    assert "encloses something" in studio.problem
+    studio.press("Escape")
+    assert studio.objects == 2
+    end(server)
+    for mask, (top, left), (bottom, right) in zip(
+        saved(server, "0.png"), (corners[0], other[0]), (corners[2], other[2]), strict=True
+    ):
+        wanted = np.zeros_like(mask)
+        wanted[top:bottom, left:right] = True
+        assert iou(mask, wanted) > 0.9
+
+
 def test_all_from_a_score_on_is_kept_and_classes_are_given_by_keys(
     browser_page: Any, server: Server
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.draw import line
+from skimage.draw import line, polygon2mask
 from skimage.measure import label
 from skimage.morphology import dilation, disk
 from skimage.segmentation import watershed
@@ -124,10 +124,20 @@ def _split(image: OpenImage, state: Labelled, act: Act) -> Labelled:
     items = _numbers(act["items"])
     mask = decode_mask(gone[0].rle) if gone else image.mask(items)
     category = gone[0].category_id if gone else int(act["category"])
-    stroke = np.array(act["stroke"], dtype=np.float64)
-    if stroke.ndim != 2 or stroke.shape[1] != 2 or len(stroke) < 2 or not np.isfinite(stroke).all():
-        raise DataError("a stroke wants two points x, y at least")
+    stroke = _points(act["stroke"], 2, "a stroke")
     return state.changed(gone[:1], split_mask(image, mask, stroke), category)
+
+
+def _draw(image: OpenImage, state: Labelled, act: Act) -> Labelled:
+    """Keeps what an outline encloses, whatever there is below it."""
+    outline = _points(act["outline"], 3, "an outline")
+    # Points are on corners of pixels, and a pixel is inside if its middle is.
+    mask = polygon2mask(image.size, outline[:, ::-1] - 0.5)
+    if mask.sum() < MIN_PIXELS:
+        raise DataError(
+            "an outline encloses something: drag around an object, or click its corners"
+        )
+    return state.changed((), [mask], int(act["category"]))
 
 
 def _classify(image: OpenImage, state: Labelled, act: Act) -> Labelled:
@@ -166,6 +176,7 @@ ACTS: Mapping[str, Callable[[OpenImage, Labelled, Act], Labelled]] = {
     "remove": _remove,
     "subtract": _subtract,
     "split": _split,
+    "draw": _draw,
     "classify": _classify,
     "keep-all": _keep_all,
     "finish": _finish,
@@ -218,6 +229,15 @@ def split_mask(
         rest &= ~part
         parts.append(part)
     return [*parts, rest]
+
+
+def _points(values: Any, least: int, what: str) -> NDArray[np.float64]:
+    points = np.array(values, dtype=np.float64)
+    if points.ndim != 2 or points.shape[1] != 2 or len(points) < least:
+        raise DataError(f"{what} wants {least} points x, y at least, got {points.shape}")
+    if not np.isfinite(points).all():
+        raise DataError(f"{what} wants points x, y that are numbers")
+    return points
 
 
 def _numbers(values: Any) -> list[int]:

@@ -9,7 +9,8 @@ import { Stage, colorOf } from "./stage.js";
 const html = htm.bind(h);
 const MAX_LISTED = 300; // Images in the list at once.
 const POLL = 1000; // Milliseconds between questions about a training.
-const TOOLS = [["keep", "Keep", "K"], ["split", "Split", "S"], ["subtract", "Take away", "T"]];
+const TOOLS = [["keep", "Keep", "K"], ["split", "Split", "S"], ["subtract", "Take away", "T"],
+  ["draw", "Draw", "L"]];
 
 async function ask(path, values) {
   const sent = values && { method: "POST", headers: { "Content-Type": "application/json" },
@@ -381,6 +382,7 @@ const KEYS = [
   ["Drag", "over several makes one object of them (keys: M marks, Enter joins)"],
   ["Shift and drag, S", "a stroke splits an object"],
   ["Alt and click, T", "takes what is lit away from the object around it"],
+  ["L", "draws an outline: drag around the object, or click its corners and the first one again"],
   ["1 to 9", "class of the object under the pointer, and of new ones"],
   ["Delete, X", "removes the object under the pointer"],
   ["A", "keeps all that is offered from the score on"],
@@ -405,6 +407,7 @@ function Help({ close }) {
 }
 
 function sayLit(lit, stage, names) {
+  if (stage?.tool === "draw") return "Drag around an object, or click its corners.";
   if (!lit) return "Point at an object.";
   if (lit.object) return `${names.get(lit.object.category)}, kept. Click removes it.`;
   const score = stage.items.scores[lit.item].toFixed(2);
@@ -415,7 +418,7 @@ function sayLit(lit, stage, names) {
 function sayAct({ act }, before, after) {
   const count = after.objects.length;
   const change = { join: "Kept.", remove: "Removed.", split: "Split.", subtract: "Taken away.",
-    classify: "Class changed.", undo: "Undone.", redo: "Done again.",
+    draw: "Drawn.", classify: "Class changed.", undo: "Undone.", redo: "Done again.",
     finish: after.finished ? "Finished." : "Not finished.",
     "keep-all": `${count - before.objects.length} kept.` }[act];
   return `${change} ${count} ${count === 1 ? "object" : "objects"}.`;

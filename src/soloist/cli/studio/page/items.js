@@ -94,8 +94,8 @@ export class Items {
 
   // The place in a chain of the item that is most likely meant; -1 in an empty one. Large ones are
   // met more often than they are meant.
-  bestOf(chain) {
-    const appeal = (item) => this.scores[item] * this.areas[item] ** -SMALLNESS;
+  bestOf(chain, smallness = SMALLNESS) {
+    const appeal = (item) => this.scores[item] * this.areas[item] ** -smallness;
     return chain.reduce((best, item, at) =>
       best < 0 || appeal(item) > appeal(chain[best]) ? at : best, -1);
   }

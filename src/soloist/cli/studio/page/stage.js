@@ -6,7 +6,9 @@ const LIT = [255, 255, 255], GATHERED = [255, 210, 60], TAKEN_AWAY = [255, 70, 7
 const OFFERED = [255, 255, 255];
 const DRAG = 5; // Pixels of the screen that the pointer moves before a click is a drag.
 const LARGEST_CANVAS = 4096;
+const NEAR = 12; // Pixels of the screen from a first corner that close an outline.
 const ALONG = 32; // Places on a stroke that are looked at.
+const AT_LARGE = 0.35; // What a small area counts where ground is told from objects.
 const MUCH_LARGER = 4; // A drag passes over what is so much larger than where it began.
 const STEP = 0.01, LONG_STEP = 0.05; // Of the long side, by which arrow keys move the cursor.
 
@@ -159,7 +161,7 @@ export class Stage {
     }
     if (this.stroke.length > 0) {
       context.lineWidth = 3 / scale;
-      context.strokeStyle = css(TAKEN_AWAY);
+      context.strokeStyle = css(this.tool === "draw" ? LIT : TAKEN_AWAY);
       context.beginPath();
       this.stroke.forEach(([x, y], at) => (at ? context.lineTo(x, y) : context.moveTo(x, y)));
       if (this.cursor) context.lineTo(...this.cursor);
@@ -197,7 +199,7 @@ export class Stage {
     const start = performance.now();
     const before = this.lit;
     this.lit = null;
-    const pixel = this.cursor ? this.items.pixelAt(...this.cursor) : -1;
+    const pixel = this.cursor && this.tool !== "draw" ? this.items.pixelAt(...this.cursor) : -1;
     if (pixel >= 0) {
       const stays = keepLevel && before && before.byHand && this.items.holds(before.item, pixel);
       const object = stays || this.tool === "subtract" ? null : this.objectAt(this.cursor);
@@ -225,7 +227,7 @@ export class Stage {
 
   // Up to what holds more, or down to a part.
   walk(step) {
-    const pixel = this.cursor ? this.items.pixelAt(...this.cursor) : -1;
+    const pixel = this.cursor && this.tool !== "draw" ? this.items.pixelAt(...this.cursor) : -1;
     if (pixel < 0) return;
     const chain = this.chainAt(pixel);
     if (chain.length === 0) return;
@@ -331,6 +333,7 @@ export class Stage {
     this.gathered = { items: [], objects: [] };
     this.stroke = [];
     if (this.tool === "split") this.cut(stroke);
+    else if (this.tool === "draw") this.on.act({ act: "draw", outline: stroke });
     else if (this.tool === "subtract") this.light();
     else if (items.length + objects.length > 0) this.on.act({ act: "join", items, objects });
     this.light(false);
@@ -338,7 +341,7 @@ export class Stage {
 
   // What a drag passes over: the objects there, and of the rest items as large as the first one.
   gather(point) {
-    if (this.tool === "split") {
+    if (this.tool === "split" || this.tool === "draw") {
       this.stroke.push(point);
       return;
     }
@@ -364,8 +367,11 @@ export class Stage {
     if (items.some((item) => this.items.holds(item, pixel))) return;
     const chain = this.items.chainAt(pixel);
     const area = this.areaOf(start);
-    const at = byHand ? this.items.nearestOf(chain, area) : this.items.bestOf(chain);
-    if (at >= 0 && !(start && this.isGround(chain[at], area))) items.push(chain[at]);
+    if (chain.length === 0) return;
+    // Ground is known by what is likely there at large; what is gathered is smaller.
+    const likely = byHand ? this.items.nearestOf(chain, area) : this.items.bestOf(chain, AT_LARGE);
+    if (start && this.isGround(chain[likely], area)) return;
+    items.push(chain[byHand ? likely : this.items.bestOf(chain)]);
   }
 
   // What lies between objects, as seen from one of an area: much larger, or larger and at the border.
@@ -408,8 +414,26 @@ export class Stage {
     if (this.items) this.light(false);
   }
 
+  // A corner of an outline; at the first one again it is closed.
+  corner(point) {
+    const [first] = this.stroke;
+    const apart = first ? Math.hypot(point[0] - first[0], point[1] - first[1]) * this.scale : Infinity;
+    if (this.stroke.length > 2 && apart < NEAR) {
+      this.on.act({ act: "draw", outline: this.stroke });
+      this.stroke = [];
+    } else {
+      this.stroke.push(point);
+      this.on.said(`Corner ${this.stroke.length}. At the first one again the outline is closed.`);
+    }
+    this.drawLit();
+  }
+
   // A click, or Enter: keeps what is lit, or removes it.
   choose() {
+    if (this.tool === "draw" && this.cursor) {
+      this.corner(this.cursor);
+      return;
+    }
     if (this.tool === "split" && this.cursor) {
       this.stroke.push(this.cursor);
       if (this.stroke.length > 1) {
