@@ -36,6 +36,8 @@ RIGHT = 0.7
 """Overlap (IoU) with the true mask from which on a mask is right."""
 PART, MAX_PARTS = 0.8, 6
 """Share of a part that must lie within the object; parts of an object that are joined at most."""
+DRAG = 12
+"""Pixels of the screen that an outline extends from its beginning, or it is not drawn."""
 TOLERANCES = (8.0, 6.0, 4.0, 3.0, 2.0, 1.5, 1.0, 0.5)
 POLYGON, DRAWN = 0.9, 0.85
 """Overlaps that a polygon drawn by hand is to have, and an outline that is drawn by one stroke."""
@@ -175,8 +177,11 @@ class Player:
         return marked > 0
 
     def draw(self, number: int) -> None:
-        """Draws around the largest part of an object."""
+        """Draws around the largest part of an object; not where that takes zooming in."""
         ring = max(rings_of(self.masks[number], DRAWN), key=len)
+        start = np.array(self.studio.on_screen(*ring[0][::-1]))
+        if max(np.abs(self.studio.on_screen(*point[::-1]) - start).max() for point in ring) < DRAG:
+            return
         points = [(row - 0.5, column - 0.5) for column, row in [*ring, ring[0]]]
         self.studio.press("l")
         self.studio.drag(points)
