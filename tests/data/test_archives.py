@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
@@ -157,3 +158,15 @@ def test_one_that_does_not_fit_is_refused_before_it_is_unpacked(
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage)
     with pytest.raises(DataError, match="set TMPDIR to a larger disk"):
         find_images(path)
+
+
+def test_a_disk_that_fills_up_meanwhile_is_not_taken_for_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copyfileobj", fill)
+    with pytest.raises(DataError, match="No space left on device; check space") as caught:
+        find_images(tar(tmp_path / "full.tar", {"a.png": png("red")}))
+    assert "fetch it again" not in str(caught.value)

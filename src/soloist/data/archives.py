@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from soloist.data.kinds import is_image_name
 from soloist.errors import DataError
-from soloist.runtime.files import inner_path, kept_folder, one_line, shown
+from soloist.runtime.files import disk_trouble, inner_path, kept_folder, one_line, shown
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +122,9 @@ def _with_advice(archive: Path) -> Iterator[None]:
     except _DAMAGE as error:
         if isinstance(error, DataError):
             raise
+        trouble = disk_trouble(error) if isinstance(error, OSError) else None
+        if trouble is not None:
+            raise DataError(f"cannot unpack {shown(archive)}: {trouble}") from error
         raise _damaged(archive, error) from error
 
 

@@ -163,14 +163,16 @@ class Studio:
         self.point(row, column)
         self.acting(lambda: self.page.mouse.click(*self.on_screen(row, column)))
 
-    def drag(self, points: Sequence[tuple[float, float]], key: str | None = None) -> None:
+    def drag(
+        self, points: Sequence[tuple[float, float]], key: str | None = None, steps: int = 8
+    ) -> None:
         def work() -> None:
             self.point(*points[0])
             if key is not None:
                 self.page.keyboard.down(key)
             self.page.mouse.down()
             for point in points[1:]:
-                self.page.mouse.move(*self.on_screen(*point), steps=8)
+                self.page.mouse.move(*self.on_screen(*point), steps=steps)
             self.page.mouse.up()
             if key is not None:
                 self.page.keyboard.up(key)

@@ -182,9 +182,11 @@ class Player:
         start = np.array(self.studio.on_screen(*ring[0][::-1]))
         if max(np.abs(self.studio.on_screen(*point[::-1]) - start).max() for point in ring) < DRAG:
             return
-        points = [(row - 0.5, column - 0.5) for column, row in [*ring, ring[0]]]
+        # Corners of pixels, a little within the image: the pointer goes down on it.
+        corners = np.clip([*ring, ring[0]], 0.2, np.array(self.opened.size[::-1]) - 0.2) - 0.5
+        points = [(row, column) for column, row in corners.tolist()]
         self.studio.press("l")
-        self.studio.drag(points)
+        self.studio.drag(points, steps=1)
         self.studio.press("Escape")
         self.clicks += 1
         self.drawn += 1

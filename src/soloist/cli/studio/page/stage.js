@@ -285,16 +285,17 @@ export class Stage {
       this.scroll.scrollTop -= event.movementY;
       return;
     }
-    const far = Math.hypot(event.clientX - this.press.x, event.clientY - this.press.y) > DRAG;
+    // What lies between two events is passed over too.
+    const between = event.getCoalescedEvents?.() || [];
+    const events = between.length ? between : [event];
+    const { x, y } = this.press;
+    const far = events.some((one) => Math.hypot(one.clientX - x, one.clientY - y) > DRAG);
     if (!this.press.drag && far) {
       this.press.drag = true;
       this.gather(this.press.point);
     }
     if (!this.press.drag) return;
-    // What lies between two events is passed over too.
-    for (const each of event.getCoalescedEvents?.().length ? event.getCoalescedEvents() : [event]) {
-      this.gather(this.pointOf(each));
-    }
+    for (const one of events) this.gather(this.pointOf(one));
     this.drawLit();
   }
 
