@@ -23,6 +23,8 @@ from soloist.proposals.ranking import (
 
 DESCRIBED = len(FLOORS) + 15
 """Values of a candidate itself; as many follow that say how it differs from others (`describe`)."""
+VERSION = 2
+"""Of what `describe` gives: a judge that learned from another version is refused."""
 ALIKE = 0.6
 """Nodes that overlap (IoU) by more are one candidate."""
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soloist.proposals.candidate_networks import Networks, NodeClassifier, NodeRanker
-from soloist.proposals.descriptions import DESCRIBED, class_shares, describe, draw_candidates
+from soloist.proposals.descriptions import VERSION, class_shares, describe, draw_candidates
 from soloist.proposals.hierarchy import Hierarchies
 from soloist.proposals.partition import Floats
 from soloist.proposals.pixels import PixelClassifier, with_maps
@@ -94,22 +94,24 @@ class Judge:
 
     def record(self) -> dict[str, Any]:
         """Its values by name, for a model's record."""
-        record = {"pixels": self.pixels.record(), "nodes": self.nodes.record()}
+        record = {
+            "described": VERSION,
+            "pixels": self.pixels.record(),
+            "nodes": self.nodes.record(),
+        }
         kinds = {} if self.kinds is None else {"kinds": self.kinds.networks.record()}
         return {**record, **kinds}
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> Judge:
         """The judge of such a record; raises as `Networks.of_record` does."""
-        kinds = record.get("kinds")
-        nodes = NodeRanker.of_record(record["nodes"])
-        if (got := nodes.networks.mean.numel()) != 2 * DESCRIBED:
+        if (got := record.get("described", 1)) != VERSION:
             raise ValueError(
-                f"learned from {got} values of a region by another version, which had "
-                f"other than {2 * DESCRIBED}"
+                f"it learned from version {got} of the descriptions of regions, not {VERSION}"
             )
+        kinds = record.get("kinds")
         return cls(
             PixelClassifier.of_record(record["pixels"]),
-            nodes,
+            NodeRanker.of_record(record["nodes"]),
             None if kinds is None else NodeClassifier(Networks.of_record(kinds)),
         )
