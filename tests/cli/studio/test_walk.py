@@ -284,5 +284,5 @@ def test_the_objects_of_photographs_are_kept(
         best = ious.max(axis=0) if ious is not None else np.zeros(len(wanted[image.file_name]))
         account.right += int((best >= RIGHT).sum())
     print(f"\n{account.summary(name)}\n{tmp_path}", flush=True)
-    assert account.right / account.objects > 0.9
+    assert account.right / account.objects > 0.85
     assert account.clicks < account.corners
