@@ -468,7 +468,7 @@ def test_a_model_reads_as_it_was_trained(tmp_path: Path, model_folder: Path) -> 
 @pytest.fixture
 def ranking(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Segmenter:
     """A segmenter that ranks regions; it has learned hardly anything, so any mask confirms one."""
-    monkeypatch.setattr("soloist.inference.image_segmenter.CONFIRMING_SCORE", 0.0)
+    monkeypatch.setattr("soloist.inference.image_segmenter.RERANKING_SCORE", 0.0)
     segmenter = soloist.load(model_folder, device="cpu", precision="fp32")
     options = {
         "inference": {"masks": "reranked", "category_threshold": 0.0, "score_threshold": 0.0},

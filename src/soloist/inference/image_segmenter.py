@@ -35,8 +35,8 @@ from soloist.proposals.regions import (
 from soloist.runtime.device import Runtime
 from soloist.structures import Instances
 
-# So many masks, of at least this score, may confirm a region, whatever is asked of the result.
-CONFIRMING_MASKS, CONFIRMING_SCORE = 100, 0.05
+# Up to N masks, of at least this score, re-rank regions, whatever is asked of the result.
+RERANKING_MASKS, RERANKING_SCORE = 100, 0.05
 
 
 class ImageSegmenter:
@@ -81,11 +81,11 @@ class ImageSegmenter:
         with self.runtime.autocast():
             outputs = self._ready.heads(seen.features, seen.padded)
         if options.masks == "reranked":
-            # Weak masks confirm a region too.
+            # Weak masks re-rank regions too.
             options = replace(
                 options,
-                score_threshold=min(options.score_threshold, CONFIRMING_SCORE),
-                max_per_image=max(options.max_per_image, CONFIRMING_MASKS),
+                score_threshold=min(options.score_threshold, RERANKING_SCORE),
+                max_per_image=max(options.max_per_image, RERANKING_MASKS),
             )
         found = postprocess(
             outputs,
