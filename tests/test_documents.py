@@ -51,6 +51,7 @@ ADDED = {"cluster": ["--groups", "2", "--min-score", "0"]}
 # What is not run at all, by page and beginning. A command of Soloist's is parsed all the same.
 SET_ASIDE = {
     ("photographs.md", "soloist finetune train.json"): "needs the photographs",
+    ("photographs.md", "git clone"): "needs the network",
     ("README.md", "soloist studio"): "a server; tests/cli/studio starts it",
     ("README.md", "soloist finetune labels.json"): "tests/cli/test_finetuning.py",
     (TUTORIAL, "soloist studio"): "a server; tests/cli/studio starts it",
@@ -97,7 +98,14 @@ SET_ASIDE = {
     ("weights.md", "soloist"): "needs released files; tests/cli, tests/checkpoints",
 }
 # What stands for something else, and has no value of its own.
-PLACEHOLDERS = {"OPTIONS": "", "WEIGHT": "0.5", "ROUND": "0", "K": "4", "STEPS": "5"}
+PLACEHOLDERS = {
+    "OPTIONS": "",
+    "WEIGHT": "0.5",
+    "ROUND": "0",
+    "K": "4",
+    "STEPS": "5",
+    "MASKS": "network",
+}
 # Blocks of Python that are only read, by page and beginning.
 PYTHON_SET_ASIDE = {
     ("libraries.md", "import fiftyone"): "tests/integrations/test_fiftyone.py",
