@@ -49,7 +49,7 @@ effective number of examples: many alike say more than few. These were chosen on
 AT_FIRST, BY_NUMBER, BY_COLOR = 2.0, 1.2, 0.17
 """Added to the log-odds of all of an image, so that a score is about the share of such masks that
 are right: a constant, a logarithm of the effective number of examples, and what is taken away by
-the standard deviation of their colours, in CIE-Lab. Many objects of a colour are easily told from
+the standard deviation of their colours, in CIE-Lab. Many objects of a colour stand out from
 their ground; in an everyday scene most of what looks like an object is a part of one. Chosen on the
 five sets of `photos/dev` (docs/photographs.md)."""
 LEAST_ADDED = 2.2

@@ -8,7 +8,7 @@ const DRAG = 5; // Pixels of the screen that the pointer moves before a click is
 const LARGEST_CANVAS = 4096;
 const NEAR = 12; // Pixels of the screen from a first corner that close an outline.
 const ALONG = 32; // Places on a stroke that are looked at.
-const AT_LARGE = 0.35; // What a small area counts where ground is told from objects.
+const AT_LARGE = 0.35; // What a small area counts where ground is kept apart from objects.
 const MUCH_LARGER = 4; // A drag passes over what is so much larger than where it began.
 const STEP = 0.01, LONG_STEP = 0.05; // Of the long side, by which arrow keys move the cursor.
 
