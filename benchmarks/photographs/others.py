@@ -1,4 +1,4 @@
-"""Sets that no constant was chosen on, from public repositories whose clones lie in one folder.
+"""Sets that no constant was searched on, from public repositories whose clones lie in one folder.
 
 git clone https://github.com/Tony607/mmdetection_instance_segmentation_demo clones/nuts
 git clone https://github.com/cdavidgutierrez/2D-Microscopy-Segmentation clones/flakes

@@ -155,6 +155,11 @@ def test_classes_and_the_end_of_the_work(image: OpenImage) -> None:
             "that are numbers",
             id="no-place",
         ),
+        pytest.param(
+            {"act": "draw", "outline": [[1, 1], [9], [1, 9]], "category": 1},
+            "that are numbers",
+            id="half-a-point",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_told(image: OpenImage, act: dict[str, Any], told: str) -> None:

@@ -232,7 +232,10 @@ def split_mask(
 
 
 def _points(values: Any, least: int, what: str) -> NDArray[np.float64]:
-    points = np.array(values, dtype=np.float64)
+    try:
+        points = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{what} wants points x, y that are numbers") from error
     if points.ndim != 2 or points.shape[1] != 2 or len(points) < least:
         raise DataError(f"{what} wants {least} points x, y at least, got {points.shape}")
     if not np.isfinite(points).all():
