@@ -132,7 +132,9 @@ def test_the_bundled_segmenter_writes_the_same_file_with_helpers(
     for workers in (0, 2):
         by(monkeypatch, workers)
         out = tmp_path / f"{workers}" / "masks.json"
-        made = api.predict(tmp_path / "photos", out, overlays=out.parent / "overlays", device="cpu")
+        made = api.predict(
+            tmp_path / "photos", out, overlays=str(out.parent / "overlays"), device="cpu"
+        )
         assert made.failed == 1
         overlays = sorted((out.parent / "overlays").iterdir())
         assert len(overlays) == COUNT - 1

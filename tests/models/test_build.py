@@ -75,6 +75,26 @@ def test_a_segmenter_of_two_classes_predicts_and_is_saved(
     assert again.category_branch.category.out_channels == 2
 
 
+@pytest.mark.parametrize("name", ["resnet18", "vit_small_patch16_dinov3"])
+def test_a_loaded_network_is_the_saved_one(tmp_path: Path, tiny_config: Config, name: str) -> None:
+    """Also one that computes tensors which no file has: the frequencies of rotary positions."""
+    backbone = replace(tiny_config.backbone, name=name, weights="none", stages=4)
+    config = replace(tiny_config, backbone=backbone)
+    network = build_solo(config.backbone, config.model).eval()
+    halves = {
+        name: tensor.half().float() if tensor.is_floating_point() else tensor
+        for name, tensor in network.state_dict().items()
+    }
+    network.load_state_dict(halves)
+    save_solo(tmp_path, halves, config)
+    loaded, _ = load_solo(tmp_path)
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+    image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        outputs, expected = loaded(image), network(image)
+    assert torch.equal(outputs.mask_features, expected.mask_features)
+
+
 @pytest.mark.parametrize(
     ("names", "got"),
     [

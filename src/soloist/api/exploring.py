@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from soloist.api.labelling import Predicting
-from soloist.api.plans import ModelSetup, Setup, Sources, configured, named
+from soloist.api.plans import ModelSetup, Setup, Sources, configured, named, path_or_none
 from soloist.data.coco.read import load_coco
 from soloist.data.datasets.image_paths import image_paths
 from soloist.data.datasets.labels import Reading
@@ -34,7 +34,7 @@ def report(
     out: str | Path | None = None,
     *,
     images: Sequence[str] = (),
-    ground_truth: Path | None = None,
+    ground_truth: str | Path | None = None,
     how: Reading = Reading(),  # noqa: B008  # immutable
     max_images: int = MAX_IMAGES,
 ) -> Path:
@@ -66,7 +66,7 @@ def report(
             source,
             out=page,
             images=images,
-            ground_truth=ground_truth,
+            ground_truth=path_or_none(ground_truth),
             how=how,
             max_images=max_images,
         )
@@ -95,7 +95,7 @@ def estimate(
     out: str | Path,
     *,
     against: str | None = None,
-    ground_truth: Path | None = None,
+    ground_truth: str | Path | None = None,
     select: int | None = None,
     overwrite: bool = False,
     **setup: Unpack[ModelSetup],
@@ -121,7 +121,7 @@ def estimate(
     if select is not None and select < 1:
         raise ConfigError(f"--select must be at least 1, got {select}")
     out = Path(out)
-    truth = None if ground_truth is None else load_ground_truth(ground_truth)
+    truth = None if ground_truth is None else load_ground_truth(Path(ground_truth))
     segmenter = Predicting().loaded(setup)
     other = None
     if against is not None:
@@ -195,9 +195,9 @@ def cluster(
     out: str | Path,
     *,
     how: Grouping = Grouping(),  # immutable
-    sheets: Path | None = None,
+    sheets: str | Path | None = None,
     images: Sequence[str] = (),
-    ground_truth: Path | None = None,
+    ground_truth: str | Path | None = None,
     overwrite: bool = False,
     **setup: Unpack[Setup],
 ) -> Grouped:
@@ -232,7 +232,7 @@ def cluster(
         with at_once():
             file = load_coco(predictions)
             least = file.recommended_score if how.min_score is None else how.min_score
-            truth = None if ground_truth is None else load_ground_truth(ground_truth)
+            truth = None if ground_truth is None else load_ground_truth(Path(ground_truth))
             paths = image_paths(file, images) if from_backbone or sheets is not None else {}
             if from_backbone:
                 extractor = FreeMaskExtractor(*configured(setup))
@@ -241,7 +241,7 @@ def cluster(
                 vectors = embeddings_of(file)
             made = group_masks(file, vectors, how.groups, min_score=least)
             scores = None if truth is None else score_groups(made, file, truth)
-            drawn = [] if sheets is None else draw_groups(made, paths, sheets)
+            drawn = [] if sheets is None else draw_groups(made, paths, Path(sheets))
         facts = {"features": how.features, "min_score": least, "scores": scores}
         write_groups(made, file, out, facts)
     return Grouped(made, scores, drawn, errors.count, errors.path)
@@ -253,7 +253,7 @@ def look_alikes(
     *,
     count: int = 20,
     elsewhere: bool = False,
-    sheets: Path | None = None,
+    sheets: str | Path | None = None,
     images: Sequence[str] = (),
 ) -> tuple[list[Match], Path | None]:
     """Finds the masks that look most like one of them; see `soloist cluster --like`.
@@ -279,4 +279,4 @@ def look_alikes(
     file = load_coco(predictions)
     paths = {} if sheets is None else image_paths(file, images)
     query, found = find(file, embeddings_of(file), mask_id, count=count, elsewhere=elsewhere)
-    return found, None if sheets is None else draw_look_alikes(query, found, paths, sheets)
+    return found, None if sheets is None else draw_look_alikes(query, found, paths, Path(sheets))

@@ -18,6 +18,7 @@ from soloist.api.plans import (
     check_known,
     configured,
     named,
+    path_or_none,
     planned,
     runtime_of,
 )
@@ -50,7 +51,7 @@ def extract_masks(
     images: Sources,
     out: str | Path,
     *,
-    overlays: Path | None = None,
+    overlays: str | Path | None = None,
     sharding: Sharding | None = None,
     overwrite: bool = False,
     **setup: Unpack[Setup],
@@ -82,7 +83,7 @@ def extract_masks(
         decoded_side(config),
         config.reading,
         {**settings_of(config), **_weights_file(config.backbone.weights)},
-        overlays=overlays,
+        overlays=path_or_none(overlays),
         sharding=sharding,
         overwrite=overwrite,
     )
@@ -154,7 +155,7 @@ def predict(
     out: str | Path,
     *,
     how: Predicting = Predicting(),  # immutable
-    overlays: Path | None = None,
+    overlays: str | Path | None = None,
     overlay_score: float | None = None,
     sharding: Sharding | None = None,
     overwrite: bool = False,
@@ -196,7 +197,7 @@ def predict(
         None if how.tiles else segmenter.decoded_side,
         segmenter.config.reading,
         how.settings(segmenter, setup),
-        overlays=overlays,
+        overlays=path_or_none(overlays),
         score=score,
         categories=segmenter.categories,
         sharding=sharding,
@@ -216,7 +217,7 @@ def predict_video(
     *,
     how: Predicting = Predicting(),  # immutable
     track: TrackConfig = TrackConfig(),  # noqa: B008  # immutable
-    drawn: Path | None = None,
+    drawn: str | Path | None = None,
     overwrite: bool = False,
     **setup: Unpack[ModelSetup],
 ) -> LabelledSet:
@@ -243,7 +244,7 @@ def predict_video(
     refuse_idle_values(how.options, segmenter.config)
     settings = how.settings(segmenter, setup)
     del settings["reading"]
-    out = Path(out)
+    out, drawn = Path(out), path_or_none(drawn)
     if drawn is not None:
         check_output(drawn, overwrite=overwrite, example="masks.mp4")
     with opened_output(out, overwrite=overwrite) as errors:

@@ -23,6 +23,7 @@ from soloist.api.plans import (
     check_known,
     configured,
     named,
+    path_or_none,
     planned,
     runtime_of,
 )
@@ -219,7 +220,7 @@ def fit(
     """
     setup = {"preset": "soloist", **setup}
     file, values = setup.get("file"), setup.get("options") or {}
-    own = user_options(None if file is None else Path(file), values)
+    own = user_options(path_or_none(file), values)
     begin = fit_start(None if init is None else str(init), setup["preset"], own)
     segmenter = start_from(begin)
     config, runtime = configured(
@@ -237,7 +238,7 @@ def fit(
             "with --budget, which plans the steps",
         )
     found = find_images(images, config.reading)
-    truth = None if ground_truth is None else Path(ground_truth)
+    truth = path_or_none(ground_truth)
     if wanted is not None and truth is not None:
         wanted = replace(wanted, evaluated=len(load_ground_truth(truth).images))
 
@@ -312,18 +313,16 @@ def finetune(
     """
     check_known(setup, Setup)
     start, file, values = str(init), setup.get("file"), setup.get("options") or {}
-    config = finetune_config(
-        setup.get("preset", "tiny"), None if file is None else Path(file), values, init=start
-    )
+    config = finetune_config(setup.get("preset", "tiny"), path_or_none(file), values, init=start)
     refuse_idle_values(values, config)
     chosen = choose_labelled(data, labels, config.seed, how, reading=config.reading)
-    given = user_options(None if file is None else Path(file), values)
+    given = user_options(path_or_none(file), values)
     regions = None
     if learns_regions(learn, chosen, init=start, options=given):
         regions = given
     else:
         config = with_classes(config, chosen.labels)
-    truth = None if ground_truth is None else Path(ground_truth)
+    truth = path_or_none(ground_truth)
     runtime = runtime_of(setup)
 
     def work(run: RunFolder) -> FitResult:

@@ -132,7 +132,7 @@ def configured(setup: Setup, defaults: Mapping[str, Any] | None = None) -> tuple
     check_known(setup, Setup)
     values = with_defaults(setup.get("options"), defaults or {})
     file = setup.get("file")
-    config = load_config(setup.get("preset", "tiny"), None if file is None else Path(file), values)
+    config = load_config(setup.get("preset", "tiny"), path_or_none(file), values)
     refuse_idle_values(setup.get("options") or {}, config)
     return config, runtime_of(setup)
 
@@ -151,3 +151,8 @@ def with_defaults(values: Mapping[str, Any] | None, defaults: Mapping[str, Any])
 def named(sources: Sources) -> list[str]:
     """The sources as their user named them."""
     return [str(sources)] if isinstance(sources, str | Path) else [str(one) for one in sources]
+
+
+def path_or_none(given: str | Path | None) -> Path | None:
+    """What may be left out, as a path."""
+    return None if given is None else Path(given)

@@ -5,6 +5,8 @@ torch is imported inside the verbs, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import io
 import logging
 import os
@@ -78,6 +80,8 @@ def main() -> None:
     """
     # Before torch is there to read it.
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+    # An ending interpreter looks for garbage among all objects of torch, which takes a second.
+    atexit.register(gc.freeze)
     # Of several processes the main one speaks for all.
     level = logging.INFO if launched().rank == 0 else logging.ERROR
     # A file may be called anything; what cannot be printed is escaped.

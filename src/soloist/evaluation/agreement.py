@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor
 
 from soloist.evaluation.matching import take_best
@@ -175,12 +174,18 @@ def pearson(one: Floats, other: Floats) -> float | None:
     """Linear correlation in [-1, 1]; None for fewer than two values or a constant."""
     if not _vary(one, other):
         return None
+    from scipy import stats  # Which takes a third of a second: most commands correlate nothing.
+
     return float(stats.pearsonr(one, other).statistic)
 
 
 def spearman(one: Floats, other: Floats) -> float | None:
     """Correlation of the ranks, equal values sharing theirs; None as in `pearson`."""
-    return float(stats.spearmanr(one, other).statistic) if _vary(one, other) else None
+    if not _vary(one, other):
+        return None
+    from scipy import stats
+
+    return float(stats.spearmanr(one, other).statistic)
 
 
 def _vary(one: Floats, other: Floats) -> bool:

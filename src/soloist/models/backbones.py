@@ -65,8 +65,10 @@ class Backbone(nn.Module):
         self.channels = tuple(channels)[self._first :]
         self.strides = tuple(strides)[self._first :]
         self.modules_of_levels = tuple(modules_of_levels)[self._first :]
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        # On the processor also where a network is built without values.
+        for name, values in (("mean", mean), ("std", std)):
+            statistic = torch.tensor(values, device="cpu").view(1, 3, 1, 1)
+            self.register_buffer(name, statistic, persistent=False)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Scales pixels as the weights expect them.

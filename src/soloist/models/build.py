@@ -225,11 +225,10 @@ def load_solo(path: Path, preset: str | None = None) -> tuple[SOLO, Config]:
         regions=regions,
     )
     weights = load_official(folder / MODEL_FILE)
+    network = _without_values(config)
     # Before a network of whatever size the record says is made.
-    _check_fit(weights, _shapes(config))
-    network = build_solo(config.backbone, model)
-    network.load_state_dict(weights.tensors)
-    return network.eval(), config
+    _check_fit(weights, network.state_dict())
+    return _filled(network, config, weights.tensors).eval(), config
 
 
 def load_categories(path: Path) -> Mapping[int, str]:
@@ -303,17 +302,16 @@ def load_official_solo(path: Path, preset: str | None) -> tuple[SOLO, Config]:
             f"{path} does not tell its architecture: add a preset; {_fitting_presets(weights)}"
         )
     config = _for_weights(load_config(preset), weights)
-    wrong = _misfits(weights, _shapes(config))
+    network = _without_values(config)
+    wrong = _misfits(weights, network.state_dict())
     if wrong:
         raise CheckpointError(
             f"{path} must fit the preset {preset!r}, but {len(wrong)} tensors are missing, left "
             f"over or of another shape, first {wrong[0]!r}; {_fitting_presets(weights)}"
         )
-    network = build_solo(config.backbone, config.model)
     used = weights.fitted(network.state_dict())
-    network.load_state_dict(used.tensors)
     logger.info(used.summary())
-    return network.eval(), config
+    return _filled(network, config, used.tensors).eval(), config
 
 
 def load_solo_weights(network: SOLO, folder: Path) -> None:
@@ -404,10 +402,24 @@ def _for_weights(config: Config, weights: OfficialWeights) -> Config:
     )
 
 
-def _shapes(config: Config) -> Mapping[str, Tensor]:
-    """State of a configuration's network without values, in a tenth of a second."""
+def _without_values(config: Config) -> SOLO:
+    """A configuration's network whose tensors have shapes alone, in a tenth of a second."""
     with torch.device("meta"):
-        return build_solo(config.backbone, config.model).state_dict()
+        return build_solo(config.backbone, config.model)
+
+
+def _filled(network: SOLO, config: Config, tensors: Mapping[str, Tensor]) -> SOLO:
+    """A network of `_without_values` with its values; drawing those it starts from takes longer."""
+    values = {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+    }
+    network.load_state_dict(values, assign=True)
+    if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
+        # Some transformers compute tensors that no file has.
+        network = build_solo(config.backbone, config.model)
+        network.load_state_dict(values)
+    return network.to(memory_format=torch.channels_last)
 
 
 def _fitting_presets(weights: OfficialWeights) -> str:
@@ -415,6 +427,6 @@ def _fitting_presets(weights: OfficialWeights) -> str:
     fitting = [
         name
         for name, config in PRESETS.items()
-        if not _misfits(weights, _shapes(_for_weights(config, weights)))
+        if not _misfits(weights, _without_values(_for_weights(config, weights)).state_dict())
     ]
     return f"use the preset {' or '.join(fitting)}" if fitting else "no preset fits it"

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
-from skimage.measure import approximate_polygon, label
+from skimage.measure import label
 
 from soloist.data.coco.rle import decode_mask, encode_masks, mask_box_xywh, rle_iou, to_rle
 from soloist.errors import DataError
@@ -79,6 +79,9 @@ def simplified(ring: Ring, tolerance: float) -> Ring:
         ring: The ring.
         tolerance: Pixels by which the new lines may leave the old.
     """
+    # Its module takes a third of a second to import; few commands write polygons.
+    from skimage.measure import approximate_polygon
+
     first = int(((ring - ring.mean(axis=0)) ** 2).sum(axis=1).argmax())
     ring_from_first = np.roll(ring, -first, axis=0)
     second = int(((ring_from_first - ring_from_first[0]) ** 2).sum(axis=1).argmax())
