@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -73,11 +74,11 @@ class ImageSegmenter:
             size: (height, width) of the masks, in pixels.
         """
         options = self.config.inference
-        seen = self._seen(pixels)
         if options.masks == "regions":
-            own = self._own(seen)
-            regions = region_masks(pixels, own, size, self._sure, self.judge)
-            return self._best(regions)
+            cells = self._cells(self._input_size(pixels))
+            find = partial(dense_regions, pixels, cells, size, self._sure, self.judge)
+            return self._described(pixels, find)
+        seen = self._seen(pixels)
         with self.runtime.autocast():
             outputs = self._ready.heads(seen.features, seen.padded)
         if options.masks == "reranked":
@@ -114,7 +115,12 @@ class ImageSegmenter:
         cells = self._cells(self._input_size(pixels))
         return encoded_regions(pixels, cells, size, self._sure, self.judge)
 
-    @torch.inference_mode()
+    def described_regions(
+        self, pixels: NDArray[np.uint8], size: tuple[int, int]
+    ) -> Instances[Tensor, EncodedMasks]:
+        """What a call gives where masks are regions, as run lengths; arguments as for a call."""
+        return self._described(pixels, partial(self.find_regions, pixels, size))
+
     def describe(
         self, pixels: NDArray[np.uint8], regions: Regions[EncodedMasks]
     ) -> Instances[Tensor, EncodedMasks]:
@@ -124,8 +130,22 @@ class ImageSegmenter:
             pixels: As for a call.
             regions: As `find_regions` gives them for the same pixels.
         """
-        own = self._own(self._seen(pixels))
-        return self._best(regions.described(own, self.config.regions.embedding_size))
+        return self._objects(regions, self._features(pixels))
+
+    def _described(
+        self, pixels: NDArray[np.uint8], find: Callable[[], Regions[Masks]]
+    ) -> Instances[Tensor, Masks]:
+        """The objects that regions are; the network looks at the image while `find` finds them."""
+        if torch.get_num_threads() == 1:
+            return self._objects(find(), self._features(pixels))
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            features = pool.submit(self._features, pixels)
+            regions = find()
+            return self._objects(regions, features.result())
+
+    @torch.inference_mode()
+    def _objects(self, regions: Regions[Masks], features: Tensor) -> Instances[Tensor, Masks]:
+        return self._best(regions.described(features, self.config.regions.embedding_size))
 
     def masks(
         self, pixels: NDArray[np.uint8], size: tuple[int, int], most: int | None = None
@@ -202,8 +222,13 @@ class ImageSegmenter:
         backbone = cast(Backbone, self.network.backbone)
         return backbone.level(self.config.backbone.feature_stride)
 
+    @torch.inference_mode()
+    def _features(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """(C, h, w) float32: the features that regions of (H', W', 3) pixels are described by."""
+        return self._own(self._seen(pixels))
+
     def _own(self, seen: _Seen) -> Tensor:
-        """(C, h, w) float32: the features that regions are described by."""
+        """The same, of what the backbone made of an image."""
         # What covers the padding is cut off, to the nearest cell.
         height, width = self._cells(seen.size)
         return seen.features[self._level][0, :, :height, :width].float()
@@ -243,7 +268,7 @@ class SegmenterLabeler:
     ) -> Instances[Tensor, EncodedMasks]:
         """Objects of an image; arguments as for `ImageSegmenter.__call__`."""
         if self.prepares:
-            return self.finish(pixels, self.prepare(pixels, size))
+            return encoded(self.segmenter.described_regions(pixels, size))
         return encoded(self.segmenter(pixels, size))
 
     @property

@@ -15,6 +15,9 @@ from soloist.ops.masks import masks_to_boxes
 
 Window = tuple[slice, slice]
 """Rows and columns of a part of an image."""
+SMALL = 2**18
+"""Products of matrices of fewer multiplications are numpy's, which starts them sooner; for larger
+ones its threads would wait in the way of torch's."""
 
 
 def reduced(pixels: NDArray[np.uint8], short_side: int) -> NDArray[np.uint8]:
@@ -72,13 +75,17 @@ def resized_masks(
         (N, H, W) bool on the device of soft_masks.
     """
     exceeds = torch.ge if inclusive else torch.gt
-    resizing = Resizing(row_weights, column_weights, soft_masks.device)
+    resizing = Resizing(row_weights.numpy(), column_weights.numpy())
+    by_row, by_column = (
+        weights.to(soft_masks.device) for weights in (row_weights.T, column_weights)
+    )
     size = (row_weights.shape[1], column_weights.shape[1])
     masks = soft_masks.new_zeros((len(soft_masks), *size), dtype=torch.bool)
     boxes = masks_to_boxes(exceeds(soft_masks, threshold)).int().tolist()
     for soft_mask, mask, box in zip(soft_masks, masks, boxes, strict=True):
         inputs, outputs = resizing.reach(box)
-        exceeds(resizing(soft_mask[inputs], inputs, outputs), threshold, out=mask[outputs])
+        rows, columns = by_row[outputs[0], inputs[0]], by_column[inputs[1], outputs[1]]
+        exceeds(rows @ soft_mask[inputs] @ columns, threshold, out=mask[outputs])
     return masks
 
 
@@ -86,17 +93,16 @@ class Resizing:
     """Resizes parts of soft masks along both axes by the weights of `linear_weights`.
 
     Args:
-        row_weights: (h, H) float32, on the processor.
-        column_weights: (w, W) float32, on the processor.
-        device: Where the soft masks are.
+        row_weights: (h, H) float32.
+        column_weights: (w, W) float32.
     """
 
     def __init__(
-        self, row_weights: Tensor, column_weights: Tensor, device: torch.device | str = "cpu"
+        self, row_weights: NDArray[np.float32], column_weights: NDArray[np.float32]
     ) -> None:
         self._rows, self._columns = _Axis(row_weights), _Axis(column_weights)
-        self._row_weights = row_weights.T.to(device)
-        self._column_weights = column_weights.to(device)
+        self._row_weights = np.ascontiguousarray(row_weights.T)
+        self._column_weights = column_weights
 
     def reach(self, box: Sequence[int]) -> tuple[Window, Window]:
         """What of the resized mask reads any of a box before, and all that this reads.
@@ -112,19 +118,25 @@ class Resizing:
         height, width = self._rows.outputs(top, bottom), self._columns.outputs(left, right)
         return (self._rows.inputs(height), self._columns.inputs(width)), (height, width)
 
-    def __call__(self, soft_mask: Tensor, inputs: Window, outputs: Window) -> Tensor:
+    def __call__(
+        self, soft_mask: NDArray[np.float32], inputs: Window, outputs: Window
+    ) -> NDArray[np.float32]:
         """A part of the resized mask.
 
         Args:
-            soft_mask: (h', w') float32: the window that is read.
+            soft_mask: (h', w'): the window that is read.
             inputs: That window.
             outputs: The window to make.
 
         Returns:
-            (H', W') float32 of it.
+            (H', W') of it.
         """
         rows = self._row_weights[outputs[0], inputs[0]]
-        return rows @ soft_mask @ self._column_weights[inputs[1], outputs[1]]
+        columns = self._column_weights[inputs[1], outputs[1]]
+        if max(rows.shape[0], soft_mask.shape[0]) * soft_mask.shape[1] * columns.shape[1] < SMALL:
+            return np.asarray(rows @ soft_mask @ columns, dtype=np.float32)
+        first, soft, last = (torch.from_numpy(part) for part in (rows, soft_mask, columns))
+        return np.asarray(first @ soft @ last)
 
 
 class HalfCovered:
@@ -139,7 +151,7 @@ class HalfCovered:
         rows, columns = (_windows(own, other) for own, other in zip(size, target, strict=True))
         self._target = target
         self._resizing = Resizing(rows, columns)
-        self._row_areas, self._column_areas = rows.sum(dim=0), columns.sum(dim=0)
+        self._row_areas, self._column_areas = rows.sum(axis=0), columns.sum(axis=0)
 
     def __call__(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """(h, w) bool of a (H, W) bool mask; its box alone is looked at."""
@@ -148,30 +160,30 @@ class HalfCovered:
         if len(rows):
             box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
             inputs, outputs = self._resizing.reach(box)
-            counts = self._resizing(torch.from_numpy(mask[inputs]).float(), inputs, outputs)
-            whole = torch.outer(self._row_areas[outputs[0]], self._column_areas[outputs[1]])
+            counts = self._resizing(mask[inputs].astype(np.float32), inputs, outputs)
+            whole = np.outer(self._row_areas[outputs[0]], self._column_areas[outputs[1]])
             # Whole numbers: no rounding decides.
-            resized[outputs] = (2 * counts >= whole).numpy()
+            resized[outputs] = 2 * counts >= whole
         return resized
 
 
-def _windows(size: int, target: int) -> Tensor:
-    """(size, target) float32, 1 where an output pixel lies on an input pixel, if only in part."""
-    places = torch.arange(target)
+def _windows(size: int, target: int) -> NDArray[np.float32]:
+    """(size, target), 1 where an output pixel lies on an input pixel, if only in part."""
+    places = np.arange(target)
     first, end = places * size // target, -((places + 1) * -size // target)
-    inputs = torch.arange(size)[:, None]
-    return ((inputs >= first) & (inputs < end)).float()
+    inputs = np.arange(size)[:, None]
+    return ((inputs >= first) & (inputs < end)).astype(np.float32)
 
 
 class _Axis:
     """Which outputs read which inputs; neighbours read neighbours.
 
     Args:
-        weights: (inputs, outputs) float.
+        weights: (inputs, outputs).
     """
 
-    def __init__(self, weights: Tensor) -> None:
-        used: NDArray[np.bool_] = weights.numpy() != 0
+    def __init__(self, weights: NDArray[np.float32]) -> None:
+        used: NDArray[np.bool_] = weights != 0
         self._firsts = used.argmax(axis=0)
         self._ends = len(used) - used[::-1].argmax(axis=0)
 

@@ -272,7 +272,7 @@ def _parts(
 ) -> Iterator[tuple[NDArray[np.bool_], tuple[int, int]]]:
     """The tight part of each of the masks of candidates, and its (top, left) corner."""
     rows, columns = (
-        linear_weights(own, padded=own, cropped=own, target=target)
+        linear_weights(own, padded=own, cropped=own, target=target).numpy()
         for own, target in zip(found.size, image_size, strict=True)
     )
     resizing = Resizing(rows, columns)
@@ -280,8 +280,7 @@ def _parts(
         inputs, outputs = resizing.reach(box)
         part = _inside(found, candidates, place, inputs)
         if found.size != image_size:
-            soft = torch.from_numpy(part.astype(np.float32))
-            part = (resizing(soft, inputs, outputs) >= 0.5).numpy()
+            part = resizing(part.astype(np.float32), inputs, outputs) >= 0.5
         across, down = (np.flatnonzero(part.any(axis=axis)) for axis in (1, 0))
         if len(across) == 0:
             yield part[:0, :0], (0, 0)

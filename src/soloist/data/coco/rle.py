@@ -64,16 +64,18 @@ def encode_part(
         What `encode_masks` of the whole image gives.
     """
     # No run continues from one column to the next past a row of background.
-    columns = np.zeros((mask.shape[1], mask.shape[0] + 1), dtype=np.bool_)
-    columns[:, :-1] = mask.T
-    flat = np.concatenate(([False], columns.ravel()))
-    edges = np.flatnonzero(flat[1:] != flat[:-1])
-    column, row = np.divmod(edges, columns.shape[1])
+    height, width = mask.shape
+    flat = np.zeros(width * (height + 1) + 1, dtype=np.bool_)
+    flat[1:].reshape(width, height + 1)[:, :-1] = mask.T
+    column, row = np.divmod(np.flatnonzero(flat[1:] != flat[:-1]), height + 1)
     edges = (column + corner[1]) * size[0] + corner[0] + row
     # Where that row is none of the image, a run may begin where the last one ended.
-    joined = 2 * np.flatnonzero(edges[2::2] == edges[1:-1:2]) + 1
-    edges = np.delete(edges, np.concatenate((joined, joined + 1)))
-    lengths = np.diff(edges, prepend=0, append=size[0] * size[1])
+    joined = np.flatnonzero(edges[2::2] == edges[1:-1:2])
+    if len(joined):
+        edges = np.delete(edges, np.concatenate((2 * joined + 1, 2 * joined + 2)))
+    ends = np.empty(len(edges) + 2, dtype=np.int64)
+    ends[0], ends[1:-1], ends[-1] = 0, edges, size[0] * size[1]
+    lengths = ends[1:] - ends[:-1]
     if len(lengths) > 1 and lengths[-1] == 0:
         lengths = lengths[:-1]
     return _compressed(lengths.tolist(), size)
