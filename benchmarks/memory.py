@@ -1,10 +1,11 @@
 """Peak memory of `soloist masks` and `soloist predict` against the number of images.
 
-    python benchmarks/memory.py [--counts 100 1000] [--out FOLDER]
+    python benchmarks/memory.py [--counts 100 1000] [--photographs] [--out FOLDER]
 
 Each command runs as a process of its own over a folder of N images: a few generated scenes
 under many names. They are kept small, so that thousands take minutes: what is looked for is what
-grows with their number, not what one image needs. Linux and macOS only.
+grows with their number, not what one image needs. With `--photographs` it is `predict` as it comes,
+on photographs of mixed sizes; the peak is that of its largest process. Linux and macOS only.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
+from photograph_cases import photograph
 
 from soloist.data.scenes import write_scenes
 from soloist.report.charts import line_chart_svg
@@ -35,6 +37,8 @@ COMMANDS = {
         *("--inference.masks", "network"),
     ),
 }
+MIXED = ((320, 427), (427, 640), (640, 427), (600, 900), (960, 1280), (240, 960), (1200, 1600))
+"""(height, width) of the photographs, by turns."""
 
 Several = Parameter(consume_multiple=True, negative="")
 
@@ -45,12 +49,14 @@ app = App(help=__doc__)
 def main(
     *,
     counts: Annotated[tuple[int, ...], Several] = COUNTS,
+    photographs: bool = False,
     out: Path = Path("runs/memory"),
 ) -> None:
     """Prints a table and writes memory.json and memory.svg.
 
     Args:
         counts: Numbers of images.
+        photographs: `predict` as it comes, on photographs of mixed sizes.
         out: Folder for both files.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -58,11 +64,16 @@ def main(
     print("| images | command | peak MB | objects | seconds |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_scenes(folder / "scenes", SCENES, seed=1, long_side=LONG_SIDE)
+        if photographs:
+            few, commands = _photographs(folder / "few"), {"predict": ()}
+        else:
+            write_scenes(folder / "scenes", SCENES, seed=1, long_side=LONG_SIDE)
+            few, commands = folder / "scenes" / "images", COMMANDS
         for count in counts:
-            images = _repeated(folder / "scenes" / "images", folder / str(count), count)
-            for command in COMMANDS:
-                row = {"images": count, "command": command, **_measured(command, images, folder)}
+            images = _repeated(few, folder / str(count), count)
+            for command, options in commands.items():
+                measured = _measured(command, options, images, folder)
+                row = {"images": count, "command": command, **measured}
                 rows.append(row)
                 print(
                     f"| {count:,} | `{command}` | {row['peak_mb']:.0f} | {row['objects']:,} "
@@ -77,11 +88,19 @@ def _write(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     (out / "memory.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     lines = {
         name: [(row["images"], row["peak_mb"]) for row in rows if row["command"] == name]
-        for name in COMMANDS
+        for name in dict.fromkeys(row["command"] for row in rows)
     }
     # An axis that began at the least value would show noise as growth.
     chart = line_chart_svg(lines, "Peak memory", "images", "peak memory, MB", from_zero=True)
     (out / "memory.svg").write_text(chart + "\n", encoding="utf-8")
+
+
+def _photographs(folder: Path) -> Path:
+    """A folder of photographs of all the sizes."""
+    folder.mkdir()
+    for number, size in enumerate(MIXED):
+        photograph(number, size).rename(folder / f"{number}.jpg")
+    return folder
 
 
 def _repeated(scenes: Path, folder: Path, count: int) -> Path:
@@ -94,13 +113,13 @@ def _repeated(scenes: Path, folder: Path, count: int) -> Path:
     return folder
 
 
-def _measured(command: str, images: Path, folder: Path) -> dict[str, Any]:
+def _measured(command: str, options: Sequence[str], images: Path, folder: Path) -> dict[str, Any]:
     """Peak memory in MB, objects in the file and seconds of a command over a folder."""
     file = folder / f"{images.name}-{command}.json"
     arguments = [sys.executable, "-m", "soloist", command, str(images), "--out", str(file)]
     start = time.monotonic()
     process = subprocess.Popen(
-        [*arguments, *COMMANDS[command]], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [*arguments, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
     assert process.stderr is not None
     errors = process.stderr.read()

@@ -15,6 +15,9 @@ from soloist.errors import ConfigError
 from soloist.runtime.launch import launched
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from soloist.api.labelled_sets import LabelledSet
     from soloist.api.learning import Learned
     from soloist.api.plans import Plan
@@ -156,8 +159,9 @@ def show(title: str, made: LabelledSet, shown: Shown, remedy: str) -> int:
     status = failures_status(made.failed, made.errors)
     if launched().rank != 0:
         return status
+    noted = made.summary is not None and made.summary.scores is not None
     # A file of more is not read again.
-    if 0 < len(made.images) <= MAX_IMAGES_IN_ONE_FILE:
+    if noted or 0 < len(made.images) <= MAX_IMAGES_IN_ONE_FILE:
         status = max(status, _tell_found(title, made, shown.overlays is not None, remedy))
     elif made.summary is not None and made.summary.instances == 0:
         status = _found_nothing(title, remedy)
@@ -176,13 +180,11 @@ def _tell_found(title: str, made: LabelledSet, drawn: bool, remedy: str) -> int:
     Returns:
         The exit code.
     """
-    from soloist.data.coco.read import load_coco
-
-    file = load_coco(made.out)
-    scores = [one.score for several in file.annotations.values() for one in several]
-    if not scores:
+    scores = _scores_of(made)
+    if len(scores) == 0:
         return _found_nothing(title, remedy)
-    good = sum(score >= made.score for score in scores)
+    # A float32 that was written as 0.3 is not less than 0.3.
+    good = int((scores >= scores.dtype.type(made.score)).sum())
     if good == 0:
         logger.warning(
             "%s: none of the %d masks has the score %g that is shown, the best has %.2f; "
@@ -190,8 +192,8 @@ def _tell_found(title: str, made: LabelledSet, drawn: bool, remedy: str) -> int:
             title,
             len(scores),
             made.score,
-            max(scores),
-            max(scores) * 0.9,
+            scores.max(),
+            scores.max() * 0.9,
             remedy,
         )
         return SOME_FAILED
@@ -206,6 +208,19 @@ def _tell_found(title: str, made: LabelledSet, drawn: bool, remedy: str) -> int:
             len(scores),
         )
     return DONE
+
+
+def _scores_of(made: LabelledSet) -> NDArray[np.float32]:
+    """(N,) scores of the masks of a file, which is read if they were not noted."""
+    if made.summary is not None and made.summary.scores is not None:
+        return made.summary.scores
+    import numpy as np
+
+    from soloist.data.coco.read import load_coco
+
+    file = load_coco(made.out)
+    found = [one.score for several in file.annotations.values() for one in several]
+    return np.array(found, dtype=np.float32)
 
 
 def _found_nothing(title: str, remedy: str) -> int:

@@ -33,6 +33,8 @@ _STAGES = {
     "free_masks": "Free Mask",
     "segmenter": "SOLO",
     "self_trained": "self-trained",
+    "regions": "regions",
+    "confirmed": "regions, confirmed",
     "finetuned": "all classes as one",
     "finetuned_by_class": "mean over classes",
 }

@@ -46,12 +46,14 @@ class LabelSummary:
         instances: Objects on them.
         failed: Images that could not be read, those of earlier runs of the file included.
         seconds: Time of this run.
+        scores: (N,) scores of the objects; None where they were not noted.
     """
 
     images: int
     instances: int
     failed: int
     seconds: float
+    scores: NDArray[np.float32] | None = None
 
 
 def label_images(
@@ -138,9 +140,9 @@ def label_images(
             )
         seconds = time.monotonic() - start
         info = plain_json(settings)
-        write_shards(out, shards, numbers, facts, info=info, categories=categories)
+        scores = write_shards(out, shards, numbers, facts, info=info, categories=categories)
         shards.remove()
-        return LabelSummary(facts.images, facts.instances, len(failed), seconds)
+        return LabelSummary(facts.images, facts.instances, len(failed), seconds, scores)
 
     return on_main(finish)
 

@@ -15,6 +15,8 @@ STAGE_TITLES: Mapping[str, str] = {
     "free_masks": "Free Mask",
     "segmenter": "SOLO",
     "self_trained": "Self-trained",
+    "regions": "Regions",
+    "confirmed": "Regions, confirmed",
     "finetuned": "Finetuned",
     "finetuned_by_class": "Finetuned, mean over classes",
 }

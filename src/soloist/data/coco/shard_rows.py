@@ -6,6 +6,7 @@ sets, `partial.PartialShards` beside a file that is being made.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -113,8 +114,8 @@ def write_shards(
     info: Mapping[str, Any],
     categories: Mapping[int, str],
     advance: Callable[[], None] = lambda: None,
-) -> None:
-    """Writes shards as one COCO file, in memory that does not grow with them.
+) -> NDArray[np.float32]:
+    """Writes shards as one COCO file, in memory that hardly grows with them.
 
     Args:
         out: The file; its embeddings go beside it.
@@ -124,6 +125,9 @@ def write_shards(
         info: Entries of the file's `info`.
         categories: Names by id.
         advance: Called three times a shard: images, objects and embeddings are read one by one.
+
+    Returns:
+        (N,) scores of all objects.
 
     Raises:
         RunError: If a file cannot be written.
@@ -137,19 +141,25 @@ def write_shards(
             yield read(number)
             advance()
 
+    scores = array("f")
     write_coco(
         out,
         chain.from_iterable(each(shards.images)),
-        _numbered(chain.from_iterable(each(shards.annotations))),
+        _numbered(chain.from_iterable(each(shards.annotations)), scores),
         info=info,
         embeddings=EmbeddingBlocks(
             (facts.instances, facts.embedding_size), each(shards.embeddings)
         ),
         categories=categories,
     )
+    return np.array(scores, dtype=np.float32)
 
 
-def _numbered(annotations: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _numbered(
+    annotations: Iterator[dict[str, Any]], scores: array[float]
+) -> Iterator[dict[str, Any]]:
+    """The annotations with ids from 1 on; their scores are noted."""
     for number, annotation in enumerate(annotations, start=1):
         annotation["id"] = number
+        scores.append(annotation["score"])
         yield annotation

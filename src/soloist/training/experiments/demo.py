@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from soloist.api.learning import Learned
 from soloist.config import Config
 from soloist.config.presets import PRESETS
 from soloist.data.scenes import write_scenes
 from soloist.data.sources import find_images
+from soloist.models.build import load_solo, save_solo
 from soloist.report.run import write_run_report
 from soloist.runtime.device import Runtime, choose_runtime
 from soloist.runtime.distributed import join, on_main
 from soloist.runtime.progress import duration, track
 from soloist.runtime.stopping import stop_if_asked
 from soloist.training.run_folder import RunFolder, open_run
-from soloist.training.self_training import fit
-from soloist.training.stages import FitResult
+from soloist.training.self_training import fit, show_stages, stage_key
+from soloist.training.stages import FitResult, Stage
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +33,10 @@ VAL_SCENES = 60
 SCENES_SEED = 7
 # Longest time the labelling and training may take together, in seconds.
 BUDGET_SECONDS = 7 * 60.0
+_OURS: Mapping[str, Literal["regions", "reranked"]] = {
+    "regions": "regions",
+    "confirmed": "reranked",
+}
 
 
 def demo_config() -> Config:
@@ -74,16 +81,28 @@ def _run(run: RunFolder, runtime: Runtime) -> FitResult:
     val = on_main(partial(_scenes, run.path / "scenes" / "val", VAL_SCENES, "val"))
     # The true masks of the training scenes are not read: only their images are named here.
     images = find_images(train.parent / "images")
-    result = fit(
-        images,
-        run,
-        demo_config(),
-        runtime,
-        budget_seconds=BUDGET_SECONDS,
-        ground_truth=val,
-    )
+    config = demo_config()
+    fit(images, run, config, runtime, budget_seconds=BUDGET_SECONDS, ground_truth=val)
+    result = show_stages(_all_stages(run), images, val, run, config, runtime)
     on_main(partial(write_run_report, run, result.images, result.gallery, ground_truth=val))
     return result
+
+
+def _all_stages(run: RunFolder) -> list[Stage]:
+    """The paper's stages; then, by the same network, what the preset `soloist` finds."""
+    rounds = sorted((run.path / "rounds").iterdir())
+    learned = [Stage(stage_key(int(folder.name)), folder) for folder in rounds]
+    on_main(partial(_write_ours, run))
+    ours = [Stage(key, run.path / key) for key in _OURS]
+    return [Stage("free_masks", None), *learned, *ours]
+
+
+def _write_ours(run: RunFolder) -> None:
+    """The run's model as the preset `soloist` uses one: for regions alone, and to confirm them."""
+    network, config = load_solo(run.model)
+    for key, masks in _OURS.items():
+        options = replace(PRESETS["soloist"].inference, masks=masks, score_threshold=0.0)
+        save_solo(run.path / key, network.state_dict(), replace(config, inference=options))
 
 
 def _scenes(folder: Path, count: int, split: str) -> Path:
