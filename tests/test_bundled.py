@@ -40,6 +40,10 @@ def segmenter() -> soloist.Segmenter:
     return soloist.load(device="cpu", precision="fp32")
 
 
+def test_it_can_be_named(segmenter: soloist.Segmenter) -> None:
+    assert soloist.load("bundled", device="cpu").fingerprint == segmenter.fingerprint
+
+
 @pytest.mark.slow
 def test_without_a_path_objects_are_found(segmenter: soloist.Segmenter) -> None:
     """On scenes it has not seen, most large objects are found at IoU 0.5."""

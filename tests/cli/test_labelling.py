@@ -127,6 +127,9 @@ def test_overlays_are_drawn_from_shards_too() -> None:
         pytest.param("masks photos --out new --shard-size 5 --engine ray --ray-workers 0",
                      "at least 1", id="no-worker"),
         pytest.param("masks photos --out new --engine spark", "Choose from", id="engine"),
+        pytest.param("predict photos --out new.jsn", "masks.json or a folder, got 'new.jsn'",
+                     id="misspelt"),
+        pytest.param("masks photos --out new.csv", "got 'new.csv'; --format writes", id="table"),
         pytest.param("predict photos --out new.json --tile 20", "at least 64, got 20", id="tile"),
         pytest.param("predict photos --out new.json --tile-overlap 20", "need --tile, such as",
                      id="overlap-alone"),
@@ -143,7 +146,7 @@ def test_a_mistake_ends_in_one_line(
     assert message in err
     assert err.startswith("soloist: ")
     assert err.count("\n") == 1
-    assert not Path("new").exists()
+    assert not any(Path(name).exists() for name in ("new", "new.jsn", "new.csv"))
 
 
 def test_ray_is_not_started_once_for_each_process_of_a_launcher(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from difflib import get_close_matches
+from mimetypes import guess_type
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -185,12 +187,19 @@ def _is_folder(out: Path, shards: Shards) -> bool:
     """Whether --out names a folder for the COCO file, not the file.
 
     Raises:
-        ConfigError: If it is a folder of other things.
+        ConfigError: If it is a folder of other things, or named like a file of another kind.
     """
     from soloist.data.coco.partial import head_path
 
     if shards.shard_size is not None or out.suffix.lower() == ".json" or out.is_file():
         return False
+    if not out.is_dir() and (
+        guess_type(out.name)[0] or get_close_matches(out.suffix.lower(), [".json"])
+    ):
+        raise ConfigError(
+            f"--out must be a file such as masks.json or a folder, got {str(out)!r}; --format "
+            "writes the files of other tools"
+        )
     ours = (out / MASKS, head_path(out / MASKS))
     if out.is_dir() and any(out.iterdir()) and not any(path.is_file() for path in ours):
         raise ConfigError(

@@ -281,8 +281,8 @@ def load(
         path_or_id: A run folder of `soloist train`, `fit` or `demo`, its model folder, a file
             such as the released FreeSOLO's (see `soloist.checkpoints.load_official`), or a
             repository on the hub: `owner/name` if there is no such path, or
-            `hf:owner/name@revision#sha256`. None for the bundled one; `weights/MODEL_CARD.md`
-            says what it has seen and what it is bad at.
+            `hf:owner/name@revision#sha256`. None, or `bundled` if there is no such path, for the
+            bundled one; `weights/MODEL_CARD.md` says what it has seen and what it is bad at.
         preset: Tells the architecture of such a file, as `paper-r101`; a folder knows its own.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         precision: `auto`, `bf16` or `fp32`.
@@ -290,5 +290,6 @@ def load(
     Raises:
         CheckpointError: If there is no complete model, or it does not fit the preset.
     """
-    path_or_id = BUNDLED if path_or_id is None else path_or_id
+    if path_or_id is None or (path_or_id == "bundled" and not Path("bundled").exists()):
+        path_or_id = BUNDLED
     return Segmenter.from_pretrained(path_or_id, preset=preset, device=device, precision=precision)

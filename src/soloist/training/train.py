@@ -132,7 +132,9 @@ def train(
     metrics = Metrics(run.path / "metrics.jsonl", resume_step=first, round_number=round_number)
     criterion = FreeSOLOCriterion(config.loss, sum_over_ranks=all_reduce_sum, processes=processes())
     peak = options.learning_rate * options.batch_size / SCHEDULE_BATCH
-    wanted = least_steps(len(images), options.batch_size)
+    # A round that goes on with the network of the one before adds its steps to those.
+    goes_on = round_number > 0 and start_from is not None
+    wanted = 0 if goes_on else least_steps(len(images), options.batch_size)
     plan = StepPlan(run, round_number, options.steps, budget_seconds, first=first, wanted=wanted)
     prepared = done_ahead(
         batches, first=first, end=plan.end, workers=workers, pinned=runtime.device.type == "cuda"
