@@ -237,6 +237,7 @@ def test_the_command_line_is_imported_without_torch() -> None:
     assert loaded & {"torch", "torchvision", "timm", "PIL", "numpy", "skimage"} == set()
 
 
+@pytest.mark.slow
 def test_the_verbs_are_imported_without_what_is_slow_and_seldom_used() -> None:
     code = "import sys, gc; from soloist import api; print(gc.isenabled(), *sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

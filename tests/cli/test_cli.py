@@ -248,6 +248,7 @@ def test_a_folder_that_may_not_be_written_is_reported(run: Run, command: str) ->
     assert "Permission denied" in outcome.err
 
 
+@pytest.mark.slow
 def test_the_installed_command_ends_in_one_line_too() -> None:
     done = subprocess.run(
         [COMMAND, "masks", "empty", "--out", "new.json"], capture_output=True, text=True

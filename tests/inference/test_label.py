@@ -125,6 +125,7 @@ def test_a_mistake_of_the_labeler_is_raised(
         list(each_labelled(photos, Split(fail), None))
 
 
+@pytest.mark.slow
 def test_the_bundled_segmenter_writes_the_same_file_with_helpers(
     monkeypatch: pytest.MonkeyPatch, photos: list[ImageRef], tmp_path: Path
 ) -> None:

@@ -241,6 +241,7 @@ def expected(path: Path, score: float) -> Any:
     return load(device="cpu", precision="fp32").predict(path)[0].filter(score)
 
 
+@pytest.mark.slow
 def test_a_task_is_annotated_by_the_command(
     stand_in: StandIn, images: list[Path], tmp_path: Path
 ) -> None:

@@ -75,7 +75,9 @@ def test_a_segmenter_of_two_classes_predicts_and_is_saved(
     assert again.category_branch.category.out_channels == 2
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vit_small_patch16_dinov3"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", pytest.param("vit_small_patch16_dinov3", marks=pytest.mark.slow)]
+)
 def test_a_loaded_network_is_the_saved_one(tmp_path: Path, tiny_config: Config, name: str) -> None:
     """Also one that computes tensors which no file has: the frequencies of rotary positions."""
     backbone = replace(tiny_config.backbone, name=name, weights="none", stages=4)

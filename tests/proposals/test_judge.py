@@ -25,6 +25,9 @@ from soloist.proposals.ranking import overlaps_with
 from soloist.proposals.regions import candidate_masks, region_candidates
 from soloist.proposals.scale import image_hierarchies
 
+# Most learn a judge, which takes seconds.
+pytestmark = pytest.mark.slow
+
 SIZE = (96, 128)
 
 
@@ -73,7 +76,6 @@ def test_networks_learn_what_the_prior_does_not_know() -> None:
     assert new.prior[right].mean() < 1.2 * new.prior[~right].mean()
 
 
-@pytest.mark.slow
 def test_few_images_count_less_than_the_prior() -> None:
     one, many = (learn_nodes([example(seed) for seed in range(n)]) for n in (1, 30))
     assert float(one.trust) == pytest.approx(1 / (1 + PRIOR_IMAGES))

@@ -96,6 +96,7 @@ def learned() -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float32]], PixelC
     return lab, learn_pixels([sample])
 
 
+@pytest.mark.slow
 def test_insides_and_outlines_are_learned_and_kept_by_a_record(
     learned: tuple[np.ndarray[tuple[int, ...], np.dtype[np.float32]], PixelClassifier],
 ) -> None:

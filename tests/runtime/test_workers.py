@@ -164,6 +164,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="by /proc")
 def test_workers_end_when_the_process_that_started_them_was_killed() -> None:
     """They wait for room in a pipe meanwhile: what they made is larger."""

@@ -33,6 +33,9 @@ from soloist.training.judging import (
 )
 from soloist.training.starts import Learner
 
+# Most learn a judge, which takes seconds.
+pytestmark = pytest.mark.slow
+
 SIZE = (96, 128)
 SQUARE = (slice(20, 60), slice(30, 80))
 

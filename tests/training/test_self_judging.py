@@ -116,6 +116,7 @@ def test_images_without_many_objects_alike_leave_the_start(
     assert (whole / "model" / "config.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_images_without_a_shown_mask_leave_the_start(tmp_path: Path) -> None:
     Image.new("RGB", (80, 60), (90, 90, 90)).save(tmp_path / "plain.png")
     plan = api.fit.plan(tmp_path / "plain.png", tmp_path / "run", device="cpu")

@@ -115,6 +115,7 @@ def result(run: RunFolder) -> Outcome:
 # Determinism
 
 
+@pytest.mark.slow
 def test_two_runs_of_one_seed_are_equal_to_the_bit(
     tmp_path: Path,
     config: Config,
