@@ -51,6 +51,8 @@ ADDED = {"cluster": ["--groups", "2", "--min-score", "0"]}
 # What is not run at all, by page and beginning. A command of Soloist's is parsed all the same.
 SET_ASIDE = {
     ("photographs.md", "soloist finetune train.json"): "needs the photographs",
+    ("photographs.md", "soloist finetune fold0"): "needs the photographs",
+    ("photographs.md", "soloist predict fold0"): "needs the photographs",
     ("photographs.md", "git clone"): "needs the network",
     ("README.md", "soloist studio"): "a server; tests/cli/studio starts it",
     ("README.md", "soloist finetune labels.json"): "tests/cli/test_finetuning.py",
