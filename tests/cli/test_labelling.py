@@ -272,13 +272,13 @@ def test_a_name_that_does_not_end_in_json_is_a_folder(
     model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = scored_model(model_folder, recommended_score=0.0)
-    command = f"predict photos/*1.jpg --out found/first --model {model} {FAST}"
+    command = f"predict photos/*1.jpg --out found/v0.1 --model {model} {FAST}"
     assert run(command) == DONE
-    assert capsys.readouterr().out.split() == ["found/first/masks.json", "found/first/overlays"]
-    assert load_coco("found/first/masks.json").images[0].file_name == "000001.jpg"
+    assert capsys.readouterr().out.split() == ["found/v0.1/masks.json", "found/v0.1/overlays"]
+    assert load_coco("found/v0.1/masks.json").images[0].file_name == "000001.jpg"
     # A file of such a name is one.
     Path("labels").write_text("{}")
-    assert run(command.replace("found/first", "labels")) == 2
+    assert run(command.replace("found/v0.1", "labels")) == 2
     assert "'labels' exists" in capsys.readouterr().err
 
 

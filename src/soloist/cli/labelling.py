@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from difflib import get_close_matches
-from mimetypes import guess_type
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,6 +45,30 @@ NO_OBJECT = (
 )
 """What helps where nothing is found."""
 MASKS = "masks.json"
+NO_FOLDERS = frozenset(
+    [
+        ".js",
+        ".jsn",
+        ".jsonl",
+        ".csv",
+        ".txt",
+        ".xml",
+        ".yaml",
+        ".yml",
+        ".zip",
+        ".tar",
+        ".parquet",
+        ".npy",
+        ".npz",
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".tif",
+        ".tiff",
+        ".mp4",
+    ]
+)
+"""Nobody names a folder for results so: a slip, or another format."""
 """The COCO file in a folder."""
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 """What names of videos end in."""
@@ -193,9 +215,7 @@ def _is_folder(out: Path, shards: Shards) -> bool:
 
     if shards.shard_size is not None or out.suffix.lower() == ".json" or out.is_file():
         return False
-    if not out.is_dir() and (
-        guess_type(out.name)[0] or get_close_matches(out.suffix.lower(), [".json"])
-    ):
+    if out.suffix.lower() in NO_FOLDERS and not out.is_dir():
         raise ConfigError(
             f"--out must be a file such as masks.json or a folder, got {str(out)!r}; --format "
             "writes the files of other tools"

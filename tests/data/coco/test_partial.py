@@ -74,7 +74,9 @@ def done(shards: PartialShards) -> set[str]:
 def finish(shards: PartialShards, out: Path, settings: Mapping[str, Any] = SETTINGS) -> None:
     numbers = shards.finished()
     facts = facts_of_all(shards, numbers)
-    write_shards(out, shards, numbers, facts, info=settings, categories=CATEGORIES)
+    scores = write_shards(out, shards, numbers, facts, info=settings, categories=CATEGORIES)
+    written = json.loads(out.read_text())["annotations"]
+    assert scores.tolist() == pytest.approx([one["score"] for one in written])
     shards.remove()
 
 
