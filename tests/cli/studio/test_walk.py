@@ -227,7 +227,7 @@ class Player:
         self.drawn += 1
         if len(pieces) < 2:
             return
-        others = np.delete(np.stack(self.masks), number, axis=0).any(axis=0)
+        others = np.any(np.delete(np.stack(self.masks), number, axis=0), axis=0)
         for piece in pieces:
             place = inside_of(piece, others)
             self.studio.point(*place)
