@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from soloist.data.coco.rle import decode_mask, encode_masks
+from soloist.data.coco.rle import decode_mask, encode_masks, mask_box_xywh
+from soloist.ops.parts import largest_components_of_arrays
 from soloist.runtime.progress import track
 
 Floats = NDArray[np.float64]
@@ -271,10 +272,7 @@ def _pixels(path: Path) -> NDArray[np.uint8]:
 
 
 def _largest_part(mask: Mask) -> Mask:
-    parts, count = ndimage.label(mask)
-    if count < 2:
-        return mask
-    largest: Mask = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
+    largest: Mask = largest_components_of_arrays(mask[None])[0]
     return largest
 
 
@@ -324,8 +322,6 @@ def make(
             entries.append({"id": number, "file_name": name, "height": height, "width": width})
             for mask in masks:
                 rle = encode_masks(mask[None])[0]
-                rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-                box = [columns[0], rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1]
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
@@ -333,7 +329,7 @@ def make(
                         "category_id": 1,
                         "segmentation": rle,
                         "area": int(mask.sum()),
-                        "bbox": [int(side) for side in box],
+                        "bbox": mask_box_xywh(rle),
                         "iscrowd": 0,
                     }
                 )
