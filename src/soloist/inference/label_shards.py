@@ -194,9 +194,10 @@ def _needs_plan(folder: Path, *, overwrite: bool) -> bool:
     """Whether there is no manifest to continue with; checks that the folder is ours or new."""
     if folder.exists() and not folder.is_dir():
         raise RunError(f"--shard-size makes a folder, --out {shown(folder)} is a file")
-    if (folder / MANIFEST).is_file():
-        return overwrite
+    # Looked at once: another process may write the manifest at any moment.
     names = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    if MANIFEST in names:
+        return overwrite
     # Hidden: what a process that plans is writing.
     foreign = {name for name in names if not name.startswith(".")} - {SHARDS, _LOCKS, ERRORS}
     if foreign:
