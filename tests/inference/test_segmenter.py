@@ -19,18 +19,16 @@ from pycocotools.coco import COCO
 from safetensors.torch import load_file, save_file
 
 import soloist
-from soloist.config import ReadingConfig, RegionConfig, TileConfig
+from soloist.config import ReadingConfig, TileConfig
 from soloist.config.presets import override
 from soloist.data.coco.read import load_coco
 from soloist.data.images import read_image
 from soloist.errors import CheckpointError, ConfigError, DataError
 from soloist.inference.results import Result
 from soloist.inference.segmenter import Segmenter
-from soloist.ops.masks import mask_iou
-from soloist.proposals.judge import Judge
-from soloist.proposals.propose import rerank_proposals
+from soloist.proposals.propose import confirmed
 from soloist.proposals.refinement import refine_with_guided_filter
-from soloist.proposals.regions import region_masks
+from soloist.proposals.regions import Regions, chosen_nodes, region_masks
 from soloist.structures import Instances
 
 
@@ -468,7 +466,9 @@ def test_a_model_reads_as_it_was_trained(tmp_path: Path, model_folder: Path) -> 
 @pytest.fixture
 def ranking(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Segmenter:
     """A segmenter that ranks regions; it has learned hardly anything, so any mask confirms one."""
-    monkeypatch.setattr("soloist.inference.image_segmenter.RERANKING_SCORE", 0.0)
+    monkeypatch.setattr("soloist.inference.image_segmenter.SAID_SCORE", 0.0)
+    monkeypatch.setattr("soloist.proposals.propose.HEARD", 90.0)
+    monkeypatch.setattr("soloist.proposals.propose.UNHEARD", 91.0)
     segmenter = soloist.load(model_folder, device="cpu", precision="fp32")
     options = {
         "inference": {"masks": "reranked", "category_threshold": 0.0, "score_threshold": 0.0},
@@ -481,31 +481,48 @@ def ranking(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Segmenter:
 def test_masks_are_regions_in_the_order_the_network_gives_them(
     ranking: Segmenter, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[torch.Tensor, tuple[int, int], RegionConfig]] = []
+    seen: list[tuple[Regions[torch.Tensor], Instances]] = []
 
-    def noted(
-        image: NDArray[np.uint8],
-        features: torch.Tensor,
-        size: tuple[int, int],
-        config: RegionConfig,
-        judge: Judge | None,
-    ) -> Instances:
-        asked.append((features, size, config))
-        return region_masks(image, features, size, config, judge)
+    def noted(regions: Regions[torch.Tensor], found: Instances) -> Regions[torch.Tensor]:
+        seen.append((regions, found))
+        return confirmed(regions, found)
 
-    monkeypatch.setattr("soloist.inference.image_segmenter.region_masks", noted)
+    monkeypatch.setattr("soloist.inference.image_segmenter.confirmed", noted)
     # Of 70 x 90 pixels the network reads more, padded to 96 x 128: 6 x 8 cells.
     options = {"inference": {"short_side": 70, "max_side": 90}}
     ranking.config = override(ranking.config, options, where="test")
     found = ranking(pixels, (70, 90))
-    ((features, size, config),) = asked
-    assert features.shape[1:] == (4, 6)
-    assert (size, config.score_threshold, config.max_masks) == ((70, 90), 0.0, 40)
-    regions = region_masks(pixels, features, size, config)
-    same = mask_iou(found.masks, regions.masks).amax(dim=1) == 1
-    assert 0 < int(same.sum()) <= len(regions)
-    assert (found.scores.diff() <= 0).all()
+    ((regions, said),) = seen
+    assert regions.pixels.shape == (4, 6)
+    assert said.image_size == (16, 24)
+    assert len(said) > 0
+    best = confirmed(regions, said)
+    assert len(found) == min(len(best.scores), ranking.config.inference.max_per_image)
+    best = best.filter(np.arange(len(found)))
+    assert torch.equal(found.masks, best.masks)
+    assert found.scores.tolist() == pytest.approx(best.scores.tolist())
+    assert best.scores.tolist() != regions.scores.tolist()
     torch.testing.assert_close(found.embeddings.norm(dim=1), torch.ones(len(found)))
+    encoded = ranking.labeler(pixels, (70, 90))
+    assert encoded.scores.tolist() == pytest.approx(found.scores.tolist())
+
+
+def test_nodes_are_scored_as_the_regions_that_they_become(
+    ranking: Segmenter, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("soloist.inference.image_segmenter.LEAST", 0.0)
+    found = ranking(pixels, (70, 90))
+    hierarchies, nodes = chosen_nodes(pixels, (70, 90), ranking._sure, None)
+    scores = ranking.rescored(pixels, (70, 90), hierarchies, nodes).scores
+    assert len(nodes) > len(found) > 3  # as many as an image may have
+    wanted = np.sort(scores)[::-1][: len(found)]
+    assert found.scores.tolist() == pytest.approx(wanted.tolist(), abs=1e-6)
+    monkeypatch.setattr("soloist.inference.image_segmenter.LEAST", 2.0)
+    doubted = ranking.rescored(pixels, (70, 90), hierarchies, nodes).scores
+    assert (doubted < nodes.scores).all()
+    own = {"inference": {"masks": "regions"}}
+    ranking.config = override(ranking.config, own, where="test")
+    assert ranking.rescored(pixels, (70, 90), hierarchies, nodes) is nodes
 
 
 def test_outlines_follow_the_colors_if_wanted(
@@ -519,24 +536,13 @@ def test_outlines_follow_the_colors_if_wanted(
     wanted = refine_with_guided_filter(plain, pixels, 0.1)
     assert not torch.equal(plain.masks, wanted.masks)
     assert torch.equal(ranking(pixels, (70, 90)).masks, wanted.masks)
-    # Such masks re-rank regions.
-    seen: list[Instances] = []
-
-    def noted(proposals: Instances, found: Instances) -> Instances:
-        seen[:] = [proposals, found]
-        return rerank_proposals(proposals, found)
-
-    monkeypatch.setattr("soloist.inference.image_segmenter.rerank_proposals", noted)
-    ranking.config = override(ranking.config, {"inference": {"masks": "reranked"}}, where="test")
-    assert len(ranking(pixels, (70, 90))) > 0
-    assert torch.equal(seen[1].masks, wanted.masks)
 
 
 @pytest.mark.slow
 def test_ranked_regions_keep_their_limits(ranking: Segmenter, pixels: NDArray[np.uint8]) -> None:
     everything = ranking(pixels, (70, 90))
     assert len(everything) > 3
-    least = float(everything.scores[2])
+    least = float(everything.scores[2]) - 1e-6  # scores are single precision
     for options, kept in (({"score_threshold": least}, 3), ({"max_per_image": 2}, 2)):
         ranking.config = override(
             ranking.config, {"inference": {"score_threshold": 0.0, **options}}, where="test"
@@ -544,19 +550,6 @@ def test_ranked_regions_keep_their_limits(ranking: Segmenter, pixels: NDArray[np
         found = ranking(pixels, (70, 90))
         assert len(found) == kept
         assert torch.equal(found.masks, everything.masks[:kept])
-
-
-def test_where_there_is_no_region_the_networks_own_masks_are_left(
-    ranking: Segmenter, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Their scores are halved, as those of all that are no region."""
-    monkeypatch.setattr("soloist.proposals.ranking.MIN_PIXELS", 10**9)
-    found = ranking(pixels, (70, 90))
-    ranking.config = override(ranking.config, {"inference": {"masks": "network"}}, where="test")
-    own = ranking(pixels, (70, 90))
-    assert len(own) > 0
-    assert torch.equal(found.masks, own.masks)
-    torch.testing.assert_close(found.scores, own.scores / 2)
 
 
 def test_a_saved_segmenter_keeps_its_regions(ranking: Segmenter, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import get_args, get_type_hints
@@ -13,9 +14,20 @@ from soloist.config.presets import override
 from soloist.data.scenes import make_scene
 from soloist.free_mask import free_masks
 from soloist.ops.masks import masks_to_boxes
-from soloist.proposals.propose import PROPOSERS, decoded_side, propose, rerank_proposals
+from soloist.proposals.propose import (
+    DOUBT,
+    HEARD,
+    LEAST,
+    PROPOSERS,
+    SUPPORT,
+    UNHEARD,
+    confirmed,
+    decoded_side,
+    looked_at,
+    propose,
+)
 from soloist.proposals.refinement import refine_with_guided_filter
-from soloist.proposals.regions import region_masks
+from soloist.proposals.regions import Regions, region_masks
 from soloist.structures import Instances
 
 SCENE = make_scene(3, long_side=128)
@@ -69,54 +81,88 @@ def test_nothing_to_propose_is_no_error(name: str) -> None:
     assert found.masks.shape == (0, 20, 30)
 
 
-# What a segmenter says of them
+# What a network says of regions
+
+# Of an image of 4 x 100 pixels in 1 x 10 cells: columns 0 to 10, 20 to 40 and 60 to 100.
+REGIONS = Regions(
+    masks=torch.stack(
+        [((torch.arange(100) >= a) & (torch.arange(100) < b)).expand(4, -1)
+         for a, b in ((0, 10), (20, 40), (60, 100))]
+    ),
+    scores=np.array([0.5, 0.3, 0.2]),
+    boxes=np.array([[0, 0, 10, 4], [20, 0, 40, 4], [60, 0, 100, 4]], dtype=np.float32),
+    labels=None,
+    counts=40 * np.repeat(np.eye(10, dtype=np.float32), [1] * 10, axis=0)[[0, 2, 6]],
+    pixels=np.full((1, 10), 40, dtype=np.float32),
+    evidence=0.0,
+    agreements=np.array([[0.1], [0.2], [0.3]], dtype=np.float32),
+)  # fmt: skip
+REGIONS.counts[1, 3] = REGIONS.counts[2, 7] = REGIONS.counts[2, 8] = REGIONS.counts[2, 9] = 40
 
 
-def columns(
-    spans: Sequence[tuple[int, int]],
-    scores: Sequence[float],
-    *,
-    embedding: float,
-    labels: bool = True,
+def said(
+    spans: Sequence[tuple[int, int]], scores: Sequence[float], labels: bool = False
 ) -> Instances:
-    """Masks that span columns of an image of 4 x 100; row k has the embedding of number k."""
-    numbers = torch.arange(100)
-    masks = torch.stack([((numbers >= a) & (numbers < b)).expand(4, -1) for a, b in spans])
+    """A network's masks that span columns of 2 x 50 pixels, half the size of the regions' image."""
+    numbers = torch.arange(50)
+    masks = torch.stack([((numbers >= a) & (numbers < b)).expand(2, -1) for a, b in spans])
     rows = torch.arange(len(spans))
     return Instances(
-        image_size=(4, 100),
+        image_size=(2, 50),
         masks=masks,
         scores=torch.tensor(scores),
         boxes=masks_to_boxes(masks),
-        embeddings=embedding + rows[:, None].float(),
+        embeddings=rows[:, None].float(),
         labels=rows if labels else None,
     )
 
 
-PROPOSED = columns([(0, 10), (20, 40), (60, 100)], [0.9, 0.6, 0.4], embedding=-9, labels=False)
-FOUND = columns([(60, 84), (20, 40), (45, 55)], [0.5, 0.4, 0.3], embedding=0)
+def odds(score: float) -> float:
+    return math.log(score / (1 - score))
 
 
-def test_a_proposal_scores_by_itself_and_by_what_the_segmenter_sees() -> None:
-    best = rerank_proposals(PROPOSED, FOUND)
-    # The second proposal is the second mask. Most of the third is the first mask, which is hence
-    # no mask of its own; the third mask is; nobody sees the first proposal.
-    wanted = [(0.6**2 * 0.4) ** (1 / 3), (0.4**2 * 0.6 * 0.5) ** (1 / 3), 0.5 * 0.3]
-    assert best.scores.tolist() == pytest.approx(wanted)
-    assert torch.equal(best.masks[:2], PROPOSED.masks[1:])
-    assert torch.equal(best.masks[2], FOUND.masks[2])
-    assert torch.equal(best.boxes, masks_to_boxes(best.masks))
-    assert best.embeddings.flatten().tolist() == [1, 0, 2]
+def test_a_region_scores_by_itself_and_by_what_the_network_sees() -> None:
+    # The last region is half of one mask and all of a weaker one; the second is a mask; nobody
+    # sees the first.
+    found = said([(30, 40), (30, 50), (10, 20)], [0.9, 0.4, 0.8])
+    best = confirmed(REGIONS, found)
+    wanted = [
+        odds(0.3) + SUPPORT * 0.8 - DOUBT,
+        odds(0.2) + SUPPORT * 0.9 * 0.5 - DOUBT,
+        odds(0.5) - DOUBT,
+    ]
+    assert [odds(score) for score in best.scores.tolist()] == pytest.approx(wanted)
+    order = [1, 2, 0]
+    assert torch.equal(best.masks, REGIONS.masks[order])
+    assert best.boxes.tolist() == REGIONS.boxes[order].tolist()
+    assert best.agreements is not None
+    assert best.agreements.ravel().tolist() == pytest.approx([0.2, 0.3, 0.1])
+    assert best.labels is None
+
+
+def test_the_classes_are_those_of_the_masks() -> None:
+    best = confirmed(REGIONS, said([(30, 50), (10, 20)], [0.9, 0.8], labels=True))
     assert best.labels is not None
-    assert best.labels.tolist() == [1, 0, 2]
+    assert best.labels.tolist()[:2] == [0, 1]
 
 
-def test_without_masks_nothing_is_confirmed_and_without_proposals_masks_stay() -> None:
-    assert len(rerank_proposals(PROPOSED, Instances.empty((4, 100)))) == 0
-    alone = rerank_proposals(Instances.empty((4, 100)), FOUND)
-    assert torch.equal(alone.masks, FOUND.masks)
-    assert alone.scores.tolist() == pytest.approx([0.25, 0.2, 0.15])
+@pytest.mark.parametrize(("evidence", "say"), [(HEARD, 1), ((HEARD + UNHEARD) / 2, 0.5), (9.0, 0)])
+def test_of_many_objects_alike_the_network_has_no_say(evidence: float, say: float) -> None:
+    found = said([(0, 5)], [1.0])
+    best = confirmed(replace(REGIONS, evidence=evidence), found)
+    assert odds(best.scores[0]) == pytest.approx(odds(0.5) + say * (SUPPORT - DOUBT))
 
 
-def test_where_there_are_no_classes_none_are_made() -> None:
-    assert rerank_proposals(PROPOSED, replace(FOUND, labels=None)).labels is None
+def test_a_network_that_sees_nothing_leaves_doubt_and_regions_that_are_none_stay_none() -> None:
+    best = confirmed(REGIONS, Instances.empty((2, 50)))
+    assert [odds(score) for score in best.scores] == pytest.approx(
+        [odds(score) - DOUBT for score in REGIONS.scores]
+    )
+    none = confirmed(REGIONS.filter(np.zeros(0, dtype=np.int64)), said([(0, 5)], [1.0]))
+    assert len(none.scores) == 0
+
+
+def test_what_no_support_can_lift_is_not_looked_at() -> None:
+    assert looked_at(0.0) == 0
+    assert looked_at(0.5) == LEAST
+    assert odds(looked_at(0.001)) == pytest.approx(odds(0.001) + DOUBT)

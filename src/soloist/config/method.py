@@ -281,8 +281,8 @@ class InferenceConfig:
     largest_part: bool = False
     """Keep only the largest connected part of each mask (ours)."""
     masks: Literal["network", "regions", "reranked"] = "network"
-    """`regions`: nodes of the image's hierarchies in their own order; `reranked`: in that of what
-    the network says of them, and behind them its masks that are none of those (ours)."""
+    """`regions`: nodes of the image's hierarchies in their own order; `reranked`: what the network
+    says of them counts, where few of them are alike (ours)."""
     outline_radius: float = 0.0
     """The network's masks follow the image's colours by a guided filter of this radius, as a
     share of the short side; 0 leaves them as they are (ours)."""

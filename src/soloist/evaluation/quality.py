@@ -113,20 +113,14 @@ class ViewLabeler:
         found = self._segmenter.labeler(pixels, size)
         return replace(found, agreements=self._agreements(found.masks, pixels, size))
 
-    def prepare(
-        self, pixels: Pixels, size: tuple[int, int]
-    ) -> tuple[Regions[EncodedMasks], NDArray[np.float32]]:
-        """The regions and their agreements."""
+    def prepare(self, pixels: Pixels, size: tuple[int, int]) -> Regions[EncodedMasks]:
+        """The regions, with their agreements."""
         regions = self._segmenter.labeler.prepare(pixels, size)
-        return regions, self._agreements(regions.masks, pixels, size).numpy()
+        return replace(regions, agreements=self._agreements(regions.masks, pixels, size).numpy())
 
-    def finish(
-        self, pixels: Pixels, prepared: tuple[Regions[EncodedMasks], NDArray[np.float32]]
-    ) -> Objects:
+    def finish(self, pixels: Pixels, prepared: Regions[EncodedMasks]) -> Objects:
         """The objects that these are."""
-        regions, agreements = prepared
-        found = self._segmenter.labeler.finish(pixels, regions)
-        return replace(found, agreements=torch.from_numpy(agreements)[: len(found)])
+        return self._segmenter.labeler.finish(pixels, prepared)
 
     def _agreements(self, masks: EncodedMasks, pixels: Pixels, size: tuple[int, int]) -> Tensor:
         """(N, V) best overlap of each mask with those of each view."""

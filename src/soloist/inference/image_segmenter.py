@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms import v2
 
-from soloist.config import Config, RegionConfig
+from soloist.config import Config, InferenceConfig, RegionConfig
 from soloist.data.coco.encoded import EncodedMasks, encoded
 from soloist.data.coco.types import CATEGORIES
 from soloist.data.images import resized_size
@@ -23,21 +23,25 @@ from soloist.models.build import fingerprint, normalize
 from soloist.models.folding import for_prediction
 from soloist.models.solo import SOLO
 from soloist.postprocess import postprocess
+from soloist.proposals.hierarchy import Hierarchies
 from soloist.proposals.judge import Judge
-from soloist.proposals.propose import rerank_proposals
+from soloist.proposals.propose import LEAST, confirmed, confirmed_scores, looked_at
+from soloist.proposals.ranking import Candidates
 from soloist.proposals.refinement import refine_with_guided_filter
 from soloist.proposals.regions import (
     Masks,
     Regions,
+    cell_counts,
     dense_regions,
     encoded_regions,
-    region_masks,
 )
 from soloist.runtime.device import Runtime
 from soloist.structures import Instances
 
-# Up to N masks, of at least this score, re-rank regions, whatever is asked of the result.
-RERANKING_MASKS, RERANKING_SCORE = 100, 0.05
+SAID_MASKS, SAID_SCORE = 100, 0.01
+"""Up to N masks of the network, of at least this score, re-rank regions."""
+FINER = 4
+"""These masks are so many times finer than the feature map that describes regions."""
 
 
 class ImageSegmenter:
@@ -74,34 +78,12 @@ class ImageSegmenter:
             size: (height, width) of the masks, in pixels.
         """
         options = self.config.inference
-        if options.masks == "regions":
+        if options.masks != "network":
             cells = self._cells(self._input_size(pixels))
             find = partial(dense_regions, pixels, cells, size, self._sure, self.judge)
             return self._described(pixels, find)
-        seen = self._seen(pixels)
-        with self.runtime.autocast():
-            outputs = self._ready.heads(seen.features, seen.padded)
-        if options.masks == "reranked":
-            # Weak masks re-rank regions too.
-            options = replace(
-                options,
-                score_threshold=min(options.score_threshold, RERANKING_SCORE),
-                max_per_image=max(options.max_per_image, RERANKING_MASKS),
-            )
-        found = postprocess(
-            outputs,
-            input_sizes=[seen.size],
-            original_sizes=[size],
-            config=options,
-            strides=self.network.level_strides,
-        )[0]
-        found = refine_with_guided_filter(found, pixels, options.outline_radius)
-        if options.masks == "network":
-            return found
-        every = replace(self.config.regions, score_threshold=0.0)
-        regions = region_masks(pixels, self._own(seen), size, every, self.judge)
-        best = rerank_proposals(regions, found)
-        return self._best(best.filter(best.scores >= self.config.inference.score_threshold))
+        found = self._said(self._seen(pixels), size, options)
+        return refine_with_guided_filter(found, pixels, options.outline_radius)
 
     def find_regions(
         self, pixels: NDArray[np.uint8], size: tuple[int, int]
@@ -130,27 +112,60 @@ class ImageSegmenter:
             pixels: As for a call.
             regions: As `find_regions` gives them for the same pixels.
         """
-        return self._objects(regions, self._features(pixels))
+        return self._objects(regions, self._look(pixels))
 
     def _described(
         self, pixels: NDArray[np.uint8], find: Callable[[], Regions[Masks]]
     ) -> Instances[Tensor, Masks]:
         """The objects that regions are; the network looks at the image while `find` finds them."""
         if torch.get_num_threads() == 1:
-            return self._objects(find(), self._features(pixels))
+            return self._objects(find(), self._look(pixels))
         with ThreadPoolExecutor(max_workers=1) as pool:
-            features = pool.submit(self._features, pixels)
+            look = pool.submit(self._look, pixels)
             regions = find()
-            return self._objects(regions, features.result())
+            return self._objects(regions, look.result())
+
+    def rescored(
+        self,
+        pixels: NDArray[np.uint8],
+        size: tuple[int, int],
+        hierarchies: Hierarchies,
+        candidates: Candidates,
+    ) -> Candidates:
+        """Nodes of an image's trees with the scores that this segmenter gives them.
+
+        Args:
+            pixels: As for a call.
+            size: As for a call.
+            hierarchies: Of these pixels.
+            candidates: Any of their nodes.
+        """
+        if self.judge is not None:
+            return replace(candidates, scores=self.judge.scores(hierarchies, candidates, size))
+        said = self._look(pixels).said
+        if said is None:
+            return candidates
+        cells = self._cells(self._input_size(pixels))
+        # Those that are hardly looked at have no support.
+        shares = np.zeros((len(candidates), cells[0] * cells[1]), dtype=np.float32)
+        worth = np.flatnonzero(candidates.scores >= LEAST)
+        counts, whole = cell_counts(hierarchies, candidates.filter(worth), cells)
+        shares[worth] = counts / np.maximum(whole, 1)
+        scores, _ = confirmed_scores(candidates.scores, shares, cells, candidates.evidence, said)
+        return replace(candidates, scores=scores)
 
     @torch.inference_mode()
-    def _objects(self, regions: Regions[Masks], features: Tensor) -> Instances[Tensor, Masks]:
-        return self._best(regions.described(features, self.config.regions.embedding_size))
+    def _objects(self, regions: Regions[Masks], look: _Look) -> Instances[Tensor, Masks]:
+        if look.said is not None:
+            regions = confirmed(regions, look.said)
+            least = self.config.inference.score_threshold
+            regions = regions.filter(np.flatnonzero(regions.scores >= least))
+        return self._best(regions.described(look.features, self.config.regions.embedding_size))
 
     def masks(
         self, pixels: NDArray[np.uint8], size: tuple[int, int], most: int | None = None
     ) -> Tensor:
-        """The masks of a call alone, best first; of regions without the network.
+        """The masks of a call alone, best first; regions in the order without the network.
 
         Args:
             pixels: As for a call.
@@ -161,7 +176,7 @@ class ImageSegmenter:
             (N, H, W) bool on the processor.
         """
         options = self.config.inference
-        if options.masks == "regions":
+        if options.masks != "network":
             most = min(options.max_per_image, most or options.max_per_image)
             return dense_regions(pixels, (1, 1), size, self._sure, self.judge, most).masks
         found = self(pixels, size)
@@ -193,7 +208,14 @@ class ImageSegmenter:
 
     @property
     def _sure(self) -> RegionConfig:
-        return replace(self.config.regions, score_threshold=self.config.inference.score_threshold)
+        threshold = self.config.inference.score_threshold
+        least = looked_at(threshold) if self._confirms else threshold
+        return replace(self.config.regions, score_threshold=least)
+
+    @property
+    def _confirms(self) -> bool:
+        """Whether regions are re-ranked by the network; a judge knows better."""
+        return self.config.inference.masks == "reranked" and self.judge is None
 
     def _best(self, found: Instances[Tensor, Masks]) -> Instances[Tensor, Masks]:
         """As many objects as an image may have."""
@@ -223,9 +245,29 @@ class ImageSegmenter:
         return backbone.level(self.config.backbone.feature_stride)
 
     @torch.inference_mode()
-    def _features(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """(C, h, w) float32: the features that regions of (H', W', 3) pixels are described by."""
-        return self._own(self._seen(pixels))
+    def _look(self, pixels: NDArray[np.uint8]) -> _Look:
+        """What the network makes of (H', W', 3) pixels, for the regions found on them."""
+        seen = self._seen(pixels)
+        features = self._own(seen)
+        if not self._confirms:
+            return _Look(features, None)
+        options = replace(
+            self.config.inference, score_threshold=SAID_SCORE, max_per_image=SAID_MASKS
+        )
+        height, width = features.shape[1:]
+        return _Look(features, self._said(seen, (FINER * height, FINER * width), options))
+
+    def _said(self, seen: _Seen, size: tuple[int, int], options: InferenceConfig) -> Instances:
+        """The network's own masks of an image, of a size."""
+        with self.runtime.autocast():
+            outputs = self._ready.heads(seen.features, seen.padded)
+        return postprocess(
+            outputs,
+            input_sizes=[seen.size],
+            original_sizes=[size],
+            config=options,
+            strides=self.network.level_strides,
+        )[0]
 
     def _own(self, seen: _Seen) -> Tensor:
         """The same, of what the backbone made of an image."""
@@ -253,6 +295,18 @@ class _Seen(NamedTuple):
     padded: tuple[int, int]
 
 
+class _Look(NamedTuple):
+    """What the network makes of an image whose regions are found.
+
+    Attributes:
+        features: (C, h, w) float32, by which they are described.
+        said: Its own masks, of lower resolution, by which they are re-ranked; None if they are not.
+    """
+
+    features: Tensor
+    said: Instances | None
+
+
 @dataclass(frozen=True)
 class SegmenterLabeler:
     """Labels images for files; where masks are regions, other processes can do most of the work.
@@ -273,8 +327,8 @@ class SegmenterLabeler:
 
     @property
     def prepares(self) -> bool:
-        """Whether the network only describes what was found without it."""
-        return self.segmenter.config.inference.masks == "regions"
+        """Whether the network only describes and re-ranks what was found without it."""
+        return self.segmenter.config.inference.masks != "network"
 
     def prepare(self, pixels: NDArray[np.uint8], size: tuple[int, int]) -> Regions[EncodedMasks]:
         """What another process can do: `ImageSegmenter.find_regions`."""

@@ -119,10 +119,11 @@ def like_others(found: Candidates, known: Sequence[Attributes]) -> Candidates:
     looks = _looks(found, known)
     common = _common(looks, found, IMPORTANCE)
     apart = common.distances(looks) @ IMPORTANCE
-    added = max(_evidence(looks, common), LEAST_ADDED)
+    seen = _evidence(looks, common)
+    added = max(seen, LEAST_ADDED)
     odds = logit(found.scores) - WEIGHT * np.sqrt(common.number) * apart + added
     scores = 1 / (1 + np.exp(-odds))
-    changed = replace(found, scores=np.where(found.scores > 0, scores, 0.0))
+    changed = replace(found, scores=np.where(found.scores > 0, scores, 0.0), evidence=seen)
     return changed.filter(np.argsort(-changed.scores, kind="stable"))
 
 

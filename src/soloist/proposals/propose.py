@@ -7,23 +7,25 @@ from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from soloist.config import Config
 from soloist.free_mask import free_masks
-from soloist.ops.masks import mask_iou
+from soloist.proposals.partition import Floats, Integers
+from soloist.proposals.ranking import logit
 from soloist.proposals.refinement import refine_with_guided_filter
-from soloist.proposals.regions import region_masks
+from soloist.proposals.regions import Masks, Regions, region_masks
 from soloist.structures import Instances
 
-SCORE_POWER = 2.0
-"""What the score of a proposal counts beside what a segmenter says of it."""
-SAME = 0.5
-"""A segmenter's mask that overlaps (IoU) no proposal by more is none of them."""
-UNCONFIRMED = 0.5
-"""Factor of the scores of those."""
+SUPPORT, DOUBT = 6.0, 1.5
+"""What full support of a network adds to the log-odds of a region's score, and what is taken away
+without any, chosen on `photos/dev` (docs/photographs.md)."""
+LEAST = 0.015
+"""Regions of lower scores are not worth a look, whatever supports them."""
+HEARD, UNHEARD = 2.7, 3.7
+"""Up to the first `evidence` of an image a network is heard, from the second on it is not."""
 
 
 class MaskProposer(Protocol):
@@ -79,36 +81,75 @@ def decoded_side(config: Config) -> int | None:
     return None if config.extract.proposals == "regions" else config.extract.short_side
 
 
-def rerank_proposals(proposals: Instances, found: Instances) -> Instances:
-    """Proposals ranked by what a segmenter says of them, then its masks that are none of them.
+def confirmed(regions: Regions[Masks], found: Instances) -> Regions[Masks]:
+    """Regions whose scores count what a network says of them, where an image tells little itself.
 
-    A proposal's score becomes the geometric mean of its own, `SCORE_POWER` times, and of the
-    largest product of a mask's overlap with it (IoU) and that mask's score; from that mask it has
-    its embedding and its class. A proposal on which the segmenter sees nothing is dropped.
+    A region's support is the largest product of a mask's score and its overlap with the region, by
+    the shares that both have of the cells of a feature map. It adds to the log-odds of the score as
+    much as the regions of the image are unlike each other: of many alike the network has no say.
 
     Args:
-        proposals: N masks with good outlines.
-        found: M masks of a segmenter on the same image, those of low scores too.
+        regions: N regions of an image.
+        found: M masks of a network on it, of any size, those of low scores too.
 
     Returns:
-        At most N + M instances, best first.
+        The regions, best first; classes are those of the masks, if these have any.
     """
-    if len(found) == 0:
-        return found
-    overlaps = mask_iou(proposals.masks, found.masks)  # (N, M)
-    support, which = (overlaps * found.scores).max(dim=1)
-    scores = (proposals.scores**SCORE_POWER * support) ** (1 / (SCORE_POWER + 1))
-    ranked = replace(
-        found.filter(which), masks=proposals.masks, boxes=proposals.boxes, scores=scores
-    ).filter(support > 0)
-    nearest = torch.cat([overlaps, overlaps.new_zeros(1, len(found))]).amax(dim=0)
-    others = found.filter(nearest <= SAME)
-    others = replace(others, scores=others.scores * UNCONFIRMED)
-    return _joined(ranked, others).top_k(len(ranked) + len(others))
+    shares = (regions.counts / np.maximum(regions.pixels.ravel(), 1)).astype(np.float32)
+    size = (regions.pixels.shape[0], regions.pixels.shape[1])
+    scores, which = confirmed_scores(regions.scores, shares, size, regions.evidence, found)
+    labels = regions.labels
+    if found.labels is not None and len(found) > 0:
+        labels = found.labels.cpu().numpy().astype(np.int64)[which]
+    order = np.argsort(-scores, kind="stable")
+    return replace(regions, scores=scores, labels=labels).filter(order)
 
 
-def _joined(one: Instances, other: Instances) -> Instances:
-    """The instances of both, with the outputs that both have."""
-    both = set(one.present()) & set(other.present())
-    joined = {name: torch.cat([getattr(one, name), getattr(other, name)]) for name in both}
-    return Instances(image_size=one.image_size, **joined)
+def confirmed_scores(
+    scores: Floats,
+    shares: NDArray[np.float32],
+    cells: tuple[int, int],
+    evidence: float,
+    found: Instances,
+) -> tuple[Floats, Integers]:
+    """The scores of `confirmed` regions.
+
+    Args:
+        scores: (N,) before, in [0, 1].
+        shares: (N, h * w) share of each cell of a feature map that a region covers.
+        cells: (h, w) of that map.
+        evidence: As of `Candidates`.
+        found: As for `confirmed`.
+
+    Returns:
+        (N,) scores in [0, 1], and which mask says most for each region; 0 where there is none.
+    """
+    say = float(np.clip((UNHEARD - evidence) / (UNHEARD - HEARD), 0, 1))
+    support, which = _support(shares, cells, found)
+    odds = logit(scores) + say * (SUPPORT * support - DOUBT)
+    return np.where(scores > 0, 1 / (1 + np.exp(-odds)), 0.0), which
+
+
+def looked_at(threshold: float) -> float:
+    """The score from which on regions are to be found so that `confirmed` ones have a threshold.
+
+    Without support regions of lower scores cannot have it; with some they can, unless their scores
+    are below `LEAST` as well.
+    """
+    odds = logit(np.array(threshold)) + DOUBT
+    return min(float(1 / (1 + np.exp(-odds))), LEAST) if threshold > 0 else 0.0
+
+
+def _support(
+    shares: NDArray[np.float32], cells: tuple[int, int], found: Instances
+) -> tuple[Floats, Integers]:
+    """(N,) support of regions in [0, 1], and which mask gives it; see `confirmed`."""
+    number = len(shares)
+    if number == 0 or len(found) == 0:
+        return np.zeros(number), np.zeros(number, dtype=np.int64)
+    masks = adaptive_avg_pool2d(found.masks.float(), cells).flatten(1).cpu().numpy()
+    inside = shares @ masks.T
+    either = (shares**2).sum(axis=1)[:, None] + (masks**2).sum(axis=1) - inside
+    overlaps = inside / np.maximum(either, 1e-9) * found.scores.cpu().numpy()
+    which = overlaps.argmax(axis=1)
+    return overlaps[np.arange(number), which].astype(np.float64), which

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +53,8 @@ class Candidates:
         areas: (N,) pixels.
         boxes: (N, 4) xyxy, exclusive end, in pixels of the image the trees live on.
         scores: (N,) in [0, 1].
+        evidence: How much speaks for objects in the image, as `likeness.evidence`; infinite where
+            nobody looked.
     """
 
     trees: Integers
@@ -58,29 +62,31 @@ class Candidates:
     areas: Floats
     boxes: Floats
     scores: Floats
+    evidence: float = math.inf
 
     def __len__(self) -> int:
         return len(self.nodes)
 
     def filter(self, keep: NDArray[np.bool_] | Integers | slice) -> Candidates:
         """Those that a (N,) bool mask, (K,) indices or a slice choose, in that order."""
-        return Candidates(**{field.name: getattr(self, field.name)[keep] for field in fields(self)})
+        return replace(self, **{name: getattr(self, name)[keep] for name in _BY_CANDIDATE})
 
     @classmethod
     def join(cls, parts: list[Candidates]) -> Candidates:
         """All of several, one after the other."""
-        return cls(
-            **{
-                field.name: np.concatenate([getattr(part, field.name) for part in parts])
-                for field in fields(cls)
-            }
-        )
+        arrays: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in parts]) for name in _BY_CANDIDATE
+        }
+        return cls(**arrays)
 
     @classmethod
     def none(cls) -> Candidates:
         """No candidates."""
         nothing = np.zeros(0, dtype=np.int64)
         return cls(nothing, nothing, np.zeros(0), np.zeros((0, 4)), np.zeros(0))
+
+
+_BY_CANDIDATE = ("trees", "nodes", "areas", "boxes", "scores")
 
 
 @dataclass(frozen=True)

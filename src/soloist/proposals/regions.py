@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -87,7 +87,7 @@ def dense_regions(
         most: Masks of the best N only; None for all.
     """
     config = config or RegionConfig()
-    found, candidates = _chosen(pixels, image_size, config, judge)
+    found, candidates = chosen_nodes(pixels, image_size, config, judge)
     if most is not None:
         candidates = candidates.filter(slice(most))
     fitting = max(1, MAX_BYTES // (image_size[0] * image_size[1]))
@@ -123,7 +123,7 @@ def encoded_regions(
     Raises:
         ValueError: If a shape is wrong.
     """
-    found, candidates = _chosen(pixels, image_size, config or RegionConfig(), judge)
+    found, candidates = chosen_nodes(pixels, image_size, config or RegionConfig(), judge)
     parts = list(_parts(found, candidates, image_size))
     masks = EncodedMasks(tuple(encode_part(*part, image_size) for part in parts), image_size)
     boxes = np.array([_box(*part) for part in parts], dtype=np.float32).reshape(-1, 4)
@@ -141,6 +141,9 @@ class Regions(Generic[Masks]):
         labels: (N,) classes; None where all are one.
         counts: (N, h * w) float32 pixels of each region, of the size the trees live on, in each
             cell of the feature map.
+        pixels: (h, w) float32 pixels of the image, of that size, in each of these cells.
+        evidence: As of `Candidates`.
+        agreements: (N, V) float32, as of `Instances`; None where they were not asked for.
     """
 
     masks: Masks
@@ -148,6 +151,17 @@ class Regions(Generic[Masks]):
     boxes: NDArray[np.float32]
     labels: Integers | None
     counts: NDArray[np.float32]
+    pixels: NDArray[np.float32]
+    evidence: float
+    agreements: NDArray[np.float32] | None = None
+
+    def filter(self, keep: Integers) -> Regions[Masks]:
+        """Those of (K,) indices, in that order."""
+        some: dict[str, Any] = {
+            name: None if (own := getattr(self, name)) is None else own[keep]
+            for name in ("masks", "scores", "boxes", "labels", "counts", "agreements")
+        }
+        return replace(self, **some)
 
     def described(self, features: Tensor, embedding_size: int) -> Instances[Tensor, Masks]:
         """The regions as objects, with unit mean features as embeddings.
@@ -163,6 +177,7 @@ class Regions(Generic[Masks]):
         sums = torch.from_numpy(self.counts).to(features.device) @ cells
         masks: Any = self.masks
         labels = None if self.labels is None else torch.from_numpy(self.labels)
+        agreements = None if self.agreements is None else torch.from_numpy(self.agreements)
         return Instances(
             image_size=(masks.shape[1], masks.shape[2]),
             masks=masks.to(features.device) if hasattr(masks, "to") else masks,
@@ -170,6 +185,7 @@ class Regions(Generic[Masks]):
             boxes=torch.from_numpy(self.boxes).to(features.device),
             embeddings=unit_embeddings(sums, embedding_size),
             labels=None if labels is None else labels.to(features.device),
+            agreements=agreements,
         )
 
 
@@ -187,12 +203,15 @@ def _regions(
         some: Any = masks
         masks, boxes, candidates = some[filled], boxes[filled], candidates.filter(filled)
     size = (masks.shape[1], masks.shape[2])
+    counts, whole = cell_counts(found, candidates, cells)
     return Regions(
         masks,
         candidates.scores,
         boxes,
         None if judge is None else judge.classes(found, candidates, size),
-        _counts(found, candidates, cells),
+        counts,
+        whole.reshape(cells),
+        candidates.evidence,
     )
 
 
@@ -206,7 +225,7 @@ def _cells(features: Tensor) -> tuple[int, int]:
     return (height, width)
 
 
-def _chosen(
+def chosen_nodes(
     pixels: NDArray[np.uint8],
     image_size: tuple[int, int],
     config: RegionConfig,
@@ -302,17 +321,22 @@ def _inside(
     return tree.inside(int(candidates.nodes[place]), window)
 
 
-def _counts(
+def cell_counts(
     found: Hierarchies, candidates: Candidates, cells: tuple[int, int]
-) -> NDArray[np.float32]:
-    """(N, h * w) pixels of candidates in each cell of a feature map of the image."""
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Pixels, of the size the trees live on, in each cell of an (h, w) feature map of the image.
+
+    Returns:
+        (N, h * w) of the candidates, and (h * w,) of the whole image.
+    """
     rows, columns = (
         np.arange(pixels) * count // pixels for pixels, count in zip(found.size, cells, strict=True)
     )
-    flat = rows[:, None] * cells[1] + columns
-    counts = np.zeros((len(candidates), cells[0] * cells[1]), dtype=np.float32)
+    cell_of = rows[:, None] * cells[1] + columns
+    whole = np.bincount(cell_of.ravel(), minlength=cells[0] * cells[1]).astype(np.float32)
+    counts = np.zeros((len(candidates), len(whole)), dtype=np.float32)
     for place, box in enumerate(candidates.boxes.astype(np.int64).tolist()):
         window = slice(box[1], box[3]), slice(box[0], box[2])
         inside = _inside(found, candidates, place, window)
-        counts[place] = np.bincount(flat[window][inside], minlength=counts.shape[1])
-    return counts
+        counts[place] = np.bincount(cell_of[window][inside], minlength=len(whole))
+    return counts, whole

@@ -197,7 +197,7 @@ def open_image(image: ImageRef, segmenter: Segmenter) -> OpenImage:
 
     Args:
         image: The file.
-        segmenter: The model; one that chooses among regions scores the nodes, others and one that
+        segmenter: The model; one that chooses among regions scores the nodes; others, and one that
             learned from labels add their own masks.
 
     Raises:
@@ -206,12 +206,11 @@ def open_image(image: ImageRef, segmenter: Segmenter) -> OpenImage:
     pixels = read_image(image.path, reading=image.reading)
     size = (pixels.shape[0], pixels.shape[1])
     found, candidates = region_candidates(pixels, most=MAX_CANDIDATES)
-    if segmenter.judge is not None and len(candidates) > 0:
-        scores = segmenter.judge.scores(found, candidates, size)
-        candidates = Candidates(**{**vars(candidates), "scores": scores})
+    if len(candidates) > 0:
+        candidates = segmenter.rescored(pixels, size, found, candidates)
     own = OwnMasks([], np.zeros((0, *found.size), dtype=np.bool_), np.zeros(0), np.zeros(0, int))
     # A judge finds regions on trees of its own too.
-    if segmenter.config.inference.masks != "regions" or segmenter.judge is not None:
+    if segmenter.config.inference.masks == "network" or segmenter.judge is not None:
         made = segmenter(pixels, size)
         masks = made.masks.cpu().numpy()
         own = OwnMasks(
