@@ -1,10 +1,11 @@
 """Makes the backbone and the segmenter that come with the package, from images alone.
 
-    python recipes/bundled_model.py STAMPS OUT [--quick] [--install]
+    python recipes/bundled_model.py STAMPS POOL OUT [--quick] [--install]
 
 STAMPS is the stamps benchmark: the images of its folder `train` are used, its labels are not.
-OUT is a folder for the runs; each step resumes. The photographs come from Debian's package
-gcompris-qt-data, which `apt-get` fetches unless OUT/photographs is there.
+POOL is a folder of photographs that composites are made of. OUT is a folder for the runs; each
+step resumes. More photographs come from Debian's package gcompris-qt-data, which `apt-get` fetches
+unless OUT/photographs is there.
 """
 
 from __future__ import annotations
@@ -14,27 +15,37 @@ import subprocess
 import sys
 from pathlib import Path
 
+from composites import make as make_composites
 from cyclopts import App
 from free_photographs import main as take_photographs
 
+from soloist import load
 from soloist.checkpoints.files import load_tensors, save_tensors
+from soloist.config.presets import override
 from soloist.data.scenes import write_scenes
 
 WEIGHTS = Path(__file__).parents[1] / "src" / "soloist" / "weights"
 SCENES, SCENES_SEED, SCENES_TO_FIT = 1600, 100, 300
-PRETRAIN_STEPS, TRAIN_STEPS = 900, 2000
+PHOTOGRAPHS, COMPOSITES = 1400, 2200
+PRETRAIN_STEPS, TRAIN_STEPS, COMPOSITE_STEPS = 900, 2000, 2100
 # A quick run takes one image in so many, and these numbers of steps.
-QUICK_IMAGES, QUICK_PRETRAIN_STEPS, QUICK_TRAIN_STEPS = 8, 150, 100
+QUICK_IMAGES, QUICK_PRETRAIN_STEPS, QUICK_TRAIN_STEPS, QUICK_COMPOSITE_STEPS = 8, 150, 100, 100
+# What the segmenter shows: the image's regions, of which the network says how likely they are.
+SHOWN = {"masks": "reranked", "short_side": 288, "max_side": 576, "nms_sigma": 2.0,
+         "score_threshold": 0.003, "max_per_image": 400}  # fmt: skip
 
 app = App(help=__doc__, result_action="return_value")
 
 
 @app.default
-def make(stamps: Path, out: Path, *, quick: bool = False, install: bool = False) -> None:
+def make(
+    stamps: Path, pool: Path, out: Path, *, quick: bool = False, install: bool = False
+) -> None:
     """Makes both.
 
     Args:
         stamps: Folder of the stamps benchmark.
+        pool: Folder of photographs, with subfolders.
         out: Folder for the data and the runs.
         quick: Far fewer images and steps, to see that the recipe runs.
         install: Put the results into the package, in place of those there.
@@ -56,9 +67,26 @@ def make(stamps: Path, out: Path, *, quick: bool = False, install: bool = False)
     steps = QUICK_TRAIN_STEPS if quick else TRAIN_STEPS
     soloist("fit", to_fit, "--out", segmenter, "--preset", "soloist",
             "--backbone.weights", backbone, "--train.steps", steps)  # fmt: skip
+    composed = composites(pool, segmenter, out, every)
+    taught = out / "taught"
+    steps = QUICK_COMPOSITE_STEPS if quick else COMPOSITE_STEPS
+    soloist("finetune", composed / "annotations.json", "--out", taught, "--learn", "network",
+            "--init", segmenter, "--train.steps", steps)  # fmt: skip
     if install:
         install_backbone(backbone / "model")
-        install_segmenter(segmenter / "model")
+        install_segmenter(taught)
+
+
+def composites(pool: Path, segmenter: Path, out: Path, every: int) -> Path:
+    """Composites of photographs of a pool, by the regions that a segmenter finds on them."""
+    images = sorted(path for path in pool.rglob("*") if path.suffix == ".jpg")
+    chosen = images[:: max(1, len(images) // PHOTOGRAPHS)][:PHOTOGRAPHS:every]
+    regions, folder = out / "regions.json", out / "composites"
+    soloist("predict", listed(out / "pool.txt", chosen), "--model", segmenter, "--out", regions,
+            "--inference.masks", "regions")  # fmt: skip
+    if not (folder / "annotations.json").is_file():
+        make_composites(regions, folder, images=Path("/"), count=COMPOSITES // every)
+    return folder
 
 
 def fetch_photographs(out: Path) -> Path:
@@ -87,7 +115,7 @@ def listed(path: Path, images: list[Path]) -> Path:
 def soloist(verb: str, *arguments: object) -> None:
     """Runs a command that resumes, unless it has finished before."""
     out = Path(str(arguments[arguments.index("--out") + 1]))
-    if (out / "report.html").is_file():
+    if out.is_file() or (out / "report.html").is_file():
         print(f"{out} is finished")
         return
     command = [sys.executable, "-m", "soloist", verb, *map(str, arguments)]
@@ -103,9 +131,13 @@ def install_backbone(model: Path) -> None:
 
 
 def install_segmenter(model: Path) -> None:
-    """The segmenter's folder."""
+    """The segmenter's folder, with what it shows in its record."""
+    segmenter = load(model)
+    segmenter.config = override(segmenter.config, {"inference": SHOWN}, where="SHOWN")
+    shipped = model / "shipped"
+    segmenter.save_pretrained(shipped)
     for name in ("model.safetensors", "config.json"):
-        shutil.copyfile(model / name, WEIGHTS / "segmenter" / name)
+        shutil.copyfile(shipped / name, WEIGHTS / "segmenter" / name)
 
 
 if __name__ == "__main__":

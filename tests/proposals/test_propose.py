@@ -127,8 +127,8 @@ def test_a_region_scores_by_itself_and_by_what_the_network_sees() -> None:
     found = said([(30, 40), (30, 50), (10, 20)], [0.9, 0.4, 0.8])
     best = confirmed(REGIONS, found)
     wanted = [
-        odds(0.3) + SUPPORT * 0.8 - DOUBT,
-        odds(0.2) + SUPPORT * 0.9 * 0.5 - DOUBT,
+        odds(0.3) + SUPPORT * math.sqrt(0.8) - DOUBT,
+        odds(0.2) + SUPPORT * math.sqrt(0.9 * 0.5) - DOUBT,
         odds(0.5) - DOUBT,
     ]
     assert [odds(score) for score in best.scores.tolist()] == pytest.approx(wanted)
@@ -143,7 +143,7 @@ def test_a_region_scores_by_itself_and_by_what_the_network_sees() -> None:
 def test_the_classes_are_those_of_the_masks() -> None:
     best = confirmed(REGIONS, said([(30, 50), (10, 20)], [0.9, 0.8], labels=True))
     assert best.labels is not None
-    assert best.labels.tolist()[:2] == [0, 1]
+    assert best.labels.tolist()[:2] == [1, 0]
 
 
 @pytest.mark.parametrize(("evidence", "say"), [(HEARD, 1), ((HEARD + UNHEARD) / 2, 0.5), (9.0, 0)])

@@ -19,7 +19,7 @@ from soloist.proposals.refinement import refine_with_guided_filter
 from soloist.proposals.regions import Masks, Regions, region_masks
 from soloist.structures import Instances
 
-SUPPORT, DOUBT = 6.0, 1.5
+SUPPORT, DOUBT = 6.0, 2.0
 """What full support of a network adds to the log-odds of a region's score, and what is taken away
 without any, chosen on `photos/dev` (docs/photographs.md)."""
 LEAST = 0.015
@@ -84,8 +84,8 @@ def decoded_side(config: Config) -> int | None:
 def confirmed(regions: Regions[Masks], found: Instances) -> Regions[Masks]:
     """Regions whose scores count what a network says of them, where an image tells little itself.
 
-    A region's support is the largest product of a mask's score and its overlap with the region, by
-    the shares that both have of the cells of a feature map. It adds to the log-odds of the score as
+    A region's support is the geometric mean of a mask's score and its overlap with the region, by
+    the shares that both have of the cells of a feature map, of the mask with the largest. It adds to the log-odds of the score as
     much as the regions of the image are unlike each other: of many alike the network has no say.
 
     Args:
@@ -152,4 +152,4 @@ def _support(
     either = (shares**2).sum(axis=1)[:, None] + (masks**2).sum(axis=1) - inside
     overlaps = inside / np.maximum(either, 1e-9) * found.scores.cpu().numpy()
     which = overlaps.argmax(axis=1)
-    return overlaps[np.arange(number), which].astype(np.float64), which
+    return np.sqrt(overlaps[np.arange(number), which].astype(np.float64)), which
