@@ -85,8 +85,9 @@ def confirmed(regions: Regions[Masks], found: Instances) -> Regions[Masks]:
     """Regions whose scores count what a network says of them, where an image tells little itself.
 
     A region's support is the geometric mean of a mask's score and its overlap with the region, by
-    the shares that both have of the cells of a feature map, of the mask with the largest. It adds to the log-odds of the score as
-    much as the regions of the image are unlike each other: of many alike the network has no say.
+    the shares that both have of the cells of a feature map, of the mask with the largest. It adds
+    to the log-odds of the score as much as the regions of the image are unlike each other: of many
+    alike the network has no say.
 
     Args:
         regions: N regions of an image.
