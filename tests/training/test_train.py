@@ -448,8 +448,8 @@ def test_a_run_stopped_before_its_plan_plans_by_steps_of_its_own(
     with pytest.raises(StoppedError):
         trained(tmp_path / "run", config, budget_seconds=0.0)
     run = trained(tmp_path / "run", config, budget_seconds=0.0)
-    # Measured over steps 11 to 22, and nothing is left.
-    assert read_metrics(run.path / "metrics.jsonl")[-1]["step"] == 22
+    # Measured over steps 11 to 22, and nothing is left; the last step is saved.
+    assert read_metrics(run.path / "metrics.jsonl")[-1]["step"] == 23
 
 
 # Images
@@ -567,13 +567,49 @@ def test_steps_are_planned_to_fill_the_budget(
 ) -> None:
     run = opened(tmp_path / "run", config)
     plan = StepPlan(run, 0, 7, budget)
-    assert plan_after(plan, clock, [*paces, 50.0]) == [StepPlan.MEASURED]
+    assert plan_after(plan, clock, paces) == [StepPlan.MEASURED]
     assert plan.steps == steps
-    # A resumed run takes the plan as it is, and another round makes its own.
-    resumed = StepPlan(run, 0, 7, budget)
-    assert (resumed.steps, resumed.end) == (steps, steps)
-    assert plan_after(resumed, clock, [1.0] * 20) == []
+    # A resumed run begins with the plan, and another round makes its own.
+    assert StepPlan(run, 0, 7, budget).steps == steps
     assert StepPlan(run, 1, 7, budget).steps == 7
+
+
+@pytest.mark.parametrize(
+    ("pace", "changes"),
+    [
+        pytest.param(1.0, False, id="steady"),
+        pytest.param(1.05, True, id="a-little-slower"),
+        pytest.param(3.0, True, id="other-work-on-the-machine"),
+        pytest.param(0.4, True, id="other-work-is-over"),
+    ],
+)
+def test_a_budget_is_kept_when_the_pace_changes(
+    tmp_path: Path, config: Config, clock: Clock, pace: float, changes: bool
+) -> None:
+    budget = 1000.0
+    run = opened(tmp_path / "run", config)
+    plan = StepPlan(run, 0, 7, budget)
+    assert plan_after(plan, clock, [1.0] * 300) == [StepPlan.MEASURED]
+    done = 300
+    while done < plan.steps:
+        done += 1
+        clock.now += pace
+        plan.update(done)
+    assert (plan.steps != 1000) == changes
+    assert clock.now == pytest.approx(budget, rel=0.08)
+    assert StepPlan(run, 0, 7, budget).steps == plan.steps
+
+
+def test_a_resumed_run_plans_for_the_time_that_is_left(
+    tmp_path: Path, config: Config, clock: Clock
+) -> None:
+    run = opened(tmp_path / "run", config)
+    plan_after(StepPlan(run, 0, 7, 100.0), clock, [1.0] * 12)
+    resumed = StepPlan(run, 0, 7, 50.0, first=50)
+    for done in range(51, 51 + StepPlan.MEASURED):
+        clock.now += 2.0
+        resumed.update(done)
+    assert resumed.steps == 50 + 25
 
 
 def test_without_a_budget_the_steps_are_those_asked_for(

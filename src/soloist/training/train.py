@@ -77,8 +77,8 @@ def train(
         model_folder: Where the trained network goes.
         round_number: 0 for free masks, k for the k-th round of self-training.
         start_from: Model folder of an earlier round to start from; None starts from the backbone.
-        budget_seconds: Time for this round; the number of steps is planned to fill it, once,
-            from the pace of the first steps. None keeps `train.steps`.
+        budget_seconds: Time for this round; the number of steps is planned to fill it, from the
+            pace of the first ones and again when that changes. None keeps `train.steps`.
         categories: Names of true classes by category id: the network's k-th class is the k-th of
             these, and it may start from a segmenter without classes or with others. None: all
             objects are one class.
@@ -239,21 +239,26 @@ class TrainingState:
 
 
 class StepPlan:
-    """How many steps a round takes; with a budget, planned once and kept in the run's state.
+    """How many steps a round takes; with a budget, as many as fill it, by the pace measured so far.
 
-    The main process plans for all. Steps before `first` were done by an earlier session; a plan
-    of fewer steps than `wanted` is warned of.
+    The main process plans for all, after the first steps and again after each twentieth of the
+    plan, since a machine may get other work to do, and keeps the plan in the run's state. Steps
+    before `first` were done by an earlier session; a plan of fewer than `wanted` is warned of.
 
-    The learning rate depends on the plan only after the warm-up, so a resumed run, which reads
-    the plan, repeats what an unbroken one does.
+    The learning rate depends on the plan only after the warm-up. Where the pace is steady the plan
+    stays, and a resumed run repeats what an unbroken one does.
     """
 
     MEASURED = 12
-    """Steps whose pace the plan rests on; the first ones, which are slower, are left out."""
+    """Steps whose pace the first plan rests on; the first ones, which are slower, are left out."""
+    CHECKS = 20
+    """A plan is looked at again so many times, after `MEASURED` steps at the soonest."""
+    DRIFT = 0.15
+    """A plan stays where as many of the steps to come as fit differ by no larger share."""
     LEAST = 20
     """Steps a round takes however small the budget is."""
     MOST = 1_000_000
-    """End of the prepared batches while there is no plan."""
+    """End of the prepared batches where there is a budget."""
 
     def __init__(
         self,
@@ -267,37 +272,48 @@ class StepPlan:
     ) -> None:
         self._run = run
         self._wanted = wanted
-        self._first = first
         self._key = f"steps of round {round_number}"
         self._budget = budget_seconds
         planned = on_main(lambda: run.state.get("plan", {}).get(self._key))
         self.steps: int = planned or steps
-        self._open = budget_seconds is not None and planned is None
-        self.end = self.MOST if self._open else self.steps
-        self._start = self._half = time.monotonic()
+        self._planned = planned is not None
+        self.end = self.steps if budget_seconds is None else self.MOST
+        self._warm = first + self.MEASURED // 2
+        self._next = first + self.MEASURED
+        self._start = time.monotonic()
+        self._measured_from = (first, self._start)
 
     def update(self, done: int) -> bool:
-        """Plans once enough steps were measured; True when the number of steps changed."""
-        if not self._open or self._budget is None:
+        """Plans when enough steps were measured; True when the number of steps changed."""
+        if self._budget is None:
             return False
-        measured = done - self._first
-        if measured == self.MEASURED // 2:
-            self._half = time.monotonic()
-        if measured < self.MEASURED:
+        if done == self._warm:
+            self._measured_from = (done, time.monotonic())
+        if done < self._next:
             return False
-        self.steps = on_main(partial(self._plan, done, self._budget))
-        self._open = False
-        return True
+        steps = on_main(partial(self._plan, done, self._budget))
+        changed = not self._planned or steps != self.steps
+        self.steps, self._planned = steps, True
+        self._measured_from = (done, time.monotonic())
+        self._next = done + max(self.MEASURED, steps // self.CHECKS)
+        return changed
 
     def _plan(self, done: int, budget: float) -> int:
         now = time.monotonic()
-        pace = (now - self._half) / (self.MEASURED - self.MEASURED // 2)
-        left = budget - (now - self._start)
-        steps = max(self.LEAST, done + int(left / pace))
+        since, start = self._measured_from
+        pace = (now - start) / (done - since)
+        fitting = done + max(1, int((budget - (now - self._start)) / pace))
+        steps = max(self.LEAST, fitting)
+        if not self._planned:
+            logger.info("%.2f s a step: planned %d steps", pace, steps)
+        elif abs(fitting - self.steps) <= self.DRIFT * (self.steps - done):
+            return self.steps
+        else:
+            logger.info("%.2f s a step now: %d steps instead of %d", pace, steps, self.steps)
         plans = {**self._run.state.get("plan", {}), self._key: steps}
         self._run.update_state(plan=plans)
-        logger.info("%.2f s a step: planned %d steps", pace, steps)
-        warn_of_few_steps(steps, self._wanted, pace)
+        if not self._planned or steps < self._wanted <= self.steps:
+            warn_of_few_steps(steps, self._wanted, pace)
         return steps
 
 
