@@ -1,17 +1,19 @@
-"""Draws the images of README.md, docs/method.md and docs/beyond-the-paper.md.
+"""Draws the images of README.md, docs/method.md, docs/beyond-the-paper.md and the model card.
 
     python tools/method_figures.py [FOLDER]
 
 They go into docs/images; weights are the bundled ones. Nothing is touched up. The photographs of
 the first are samples that scikit-image has in its package, in the public domain. The others are of
 generated scenes, of parts of photographs that the weights were not learned from. Which are shown
-was chosen by eye, the mistakes left in.
+was chosen by eye, the mistakes left in. Those of the model card are everyday photographs, drawn by
+a seed where ../shared/photos is.
 """
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from torch.nn import functional
 from soloist import load
 from soloist.config.presets import load_config
 from soloist.data.drawing.rendering import draw_masks, draw_outlines, jpeg_bytes, resize_masks
+from soloist.data.images import read_image
 from soloist.data.scenes import Scene, make_scene
 from soloist.ops.affinity import color_similarity, rgb_to_lab
 from soloist.proposals.extract import FreeMaskExtractor, without_floor
@@ -38,6 +41,9 @@ QUERY_SCENES, COLOR_SCENES, REGION_SCENES = (8, 7, 4), (6, 10), (8, 7, 4, 12)
 PHOTOGRAPHS = ("coins", "immunohistochemistry", "coffee", "astronaut")
 HEIGHT = 300
 """Of the photographs, in pixels."""
+EVERYDAY, EVERYDAY_COUNT = Path(__file__).parents[2] / "shared" / "photos" / "dev" / "coco", 5
+FREE_LICENCES = (4, 7)
+"""COCO's numbers of CC BY 2.0 and of no known copyright."""
 MIN_SCORE = 0.2
 _TILE = (180, 240)  # (height, width) of a tile, in pixels.
 _GAP = 6
@@ -120,14 +126,28 @@ def affinity_rows(scenes: Sequence[Scene]) -> list[list[Pixels]]:
     return rows
 
 
-def photograph_rows() -> list[Pixels]:
-    """Photographs side by side, without and with the masks that `soloist predict` draws."""
+def bundled_photographs() -> dict[str, Pixels]:
+    """Those that scikit-image brings."""
+    values = {name: getattr(skimage.data, name)() for name in PHOTOGRAPHS}
+    return {
+        name: one if one.ndim == 3 else np.stack([one] * 3, axis=2) for name, one in values.items()
+    }
+
+
+def everyday_photographs() -> dict[str, Pixels]:
+    """Some of `photos/dev/coco`, drawn by a seed among those that may be shown by anyone."""
+    record = json.loads((EVERYDAY / "annotations.json").read_text(encoding="utf-8"))
+    free = [one["file_name"] for one in record["images"] if one["license"] in FREE_LICENCES]
+    chosen = np.random.default_rng(SEED).choice(sorted(free), EVERYDAY_COUNT, replace=False)
+    return {name: read_image(EVERYDAY / "images" / name) for name in chosen.tolist()}
+
+
+def photograph_rows(photographs: Mapping[str, Pixels]) -> Pixels:
+    """Photographs side by side, and below with the masks that `soloist predict` draws."""
     segmenter = load(device="cpu")
     plain: list[Pixels] = []
     drawn: list[Pixels] = []
-    for name in PHOTOGRAPHS:
-        values = getattr(skimage.data, name)()
-        pixels = values if values.ndim == 3 else np.stack([values] * 3, axis=2)
+    for name, pixels in photographs.items():
         result = segmenter.predict(pixels)[0].filter()
         print(f"{name}: {len(result)} masks")
         masks = result.masks.numpy()
@@ -137,7 +157,9 @@ def photograph_rows() -> list[Pixels]:
             tiles.append(
                 np.pad(np.asarray(small), ((0, 0), (0, _GAP), (0, 0)), constant_values=255)
             )
-    return [np.concatenate(row, axis=1)[:, :-_GAP] for row in (plain, drawn)]
+    above, below = (np.concatenate(row, axis=1)[:, :-_GAP] for row in (plain, drawn))
+    line = np.full((_GAP, above.shape[1], 3), 255, dtype=np.uint8)
+    return np.concatenate((above, line, below))
 
 
 def inner_point(masks: NDArray[np.bool_]) -> tuple[int, int]:
@@ -198,10 +220,11 @@ def main(folder: Path = IMAGES) -> None:
         ("regions.jpg", region_rows(others)),
     ):
         (folder / name).write_bytes(jpeg_bytes(sheet(rows), quality=85))
-    above, below = photograph_rows()
-    line = np.full((_GAP, above.shape[1], 3), 255, dtype=np.uint8)
-    both = np.concatenate((above, line, below))
-    (folder / "photographs.jpg").write_bytes(jpeg_bytes(both, quality=85))
+    own = photograph_rows(bundled_photographs())
+    (folder / "photographs.jpg").write_bytes(jpeg_bytes(own, quality=85))
+    if EVERYDAY.is_dir():
+        everyday = photograph_rows(everyday_photographs())
+        (folder / "everyday.jpg").write_bytes(jpeg_bytes(everyday, quality=85))
 
 
 if __name__ == "__main__":
