@@ -13,7 +13,7 @@ from soloist.config import InferenceConfig
 from soloist.ops.masks import extent_boxes, masks_to_boxes
 from soloist.ops.nms import mask_nms, matrix_nms, point_nms
 from soloist.ops.parts import largest_component
-from soloist.postprocess import Candidates, postprocess, select_instances
+from soloist.postprocess import Candidates, cell_masks, postprocess, select_instances
 from soloist.structures import Instances, SOLOOutputs
 
 RELEASED = InferenceConfig()
@@ -325,3 +325,38 @@ def test_no_images_give_no_results() -> None:
 def test_missing_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="wanted 2 input sizes, 2 original sizes and 2 strides"):
         segment(random_outputs(), input_sizes=[(60, 78)])
+
+
+# What is seen in the cells of a feature map
+
+
+def test_masks_in_cells_are_those_of_candidates_with_duplicates() -> None:
+    outputs = random_outputs(batch=1, classes=2)
+    config = replace(RELEASED, category_threshold=0.6)
+    # 60 x 78 pixels of 64 x 80: 15 x 20 (19.5) mask features, 3 x 4 cells of 2 x 2 pixels each.
+    found = cell_masks(outputs, input_size=(60, 78), cells=(3, 4), config=config)
+    pooled = functional.adaptive_avg_pool2d(outputs.mask_features[0, :, :15, :20], (6, 8))
+    shares, scores, labels = [], [], []
+    for level in range(len(GRIDS)):
+        objectness = point_nms(outputs.category_logits[level].sigmoid())[0]
+        kernels = outputs.kernels[level][0]
+        for row, column, label in (objectness.permute(1, 2, 0) > 0.6).nonzero().tolist():
+            soft = torch.einsum("d,dhw->hw", kernels[:, row, column], pooled).sigmoid()
+            inside = soft > config.mask_threshold
+            confidence = soft[inside].mean() if inside.any() else torch.tensor(0.0)
+            shares.append(inside.float().view(3, 2, 4, 2).mean(dim=(1, 3)).flatten())
+            scores.append(objectness[label, row, column] * confidence)
+            labels.append(label)
+    assert len(scores) > 10
+    torch.testing.assert_close(found.shares, torch.stack(shares))
+    torch.testing.assert_close(found.scores, torch.stack(scores))
+    assert found.labels is not None
+    assert found.labels.tolist() == labels
+
+
+def test_nothing_is_seen_in_cells_where_no_candidate_is() -> None:
+    config = replace(RELEASED, category_threshold=1.0)
+    found = cell_masks(random_outputs(batch=1), input_size=(60, 78), cells=(3, 4), config=config)
+    assert found.shares.shape == (0, 12)
+    assert found.scores.shape == (0,)
+    assert found.labels is None

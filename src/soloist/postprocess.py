@@ -19,6 +19,8 @@ from soloist.structures import Instances, SOLOOutputs
 
 _MASK_STRIDE = 4
 """Stride of the mask features."""
+_FINER = 2
+"""Side of a cell over that of a pixel of the masks in it."""
 _CHUNK = 128
 """Candidates whose soft masks are held at a time: a product reads all mask features, so that a
 few masks cost almost as much as many."""
@@ -89,6 +91,51 @@ def postprocess(
         )
         for i in range(batch)
     ]
+
+
+@dataclass(frozen=True)
+class CellMasks:
+    """What a network sees in the cells of a feature map: coarse masks with duplicates.
+
+    Attributes:
+        shares: (M, h * w) float32 share of each cell that a mask covers.
+        scores: (M,) float32 in [0, 1], objectness times maskness.
+        labels: (M,) int64 class of each mask; None where all are one class.
+    """
+
+    shares: Tensor
+    scores: Tensor
+    labels: Tensor | None
+
+
+def cell_masks(
+    outputs: SOLOOutputs,
+    *,
+    input_size: tuple[int, int],
+    cells: tuple[int, int],
+    config: InferenceConfig,
+) -> CellMasks:
+    """Coarse masks of one image, with duplicates, for a small part of what good ones cost.
+
+    Args:
+        outputs: Raw outputs of the network for one image.
+        input_size: (height, width) of the image in the network, before padding, in pixels.
+        cells: (h, w) of the feature map.
+        config: Thresholds; those of NMS and of sizes have no part in it.
+    """
+    scores, kernels, _ = flat_candidates(outputs, config.compat)
+    which, labels = (scores[0] > config.category_threshold).nonzero(as_tuple=True)
+    height, width = (max(1, round(side / _MASK_STRIDE)) for side in input_size)
+    features = outputs.mask_features[0, :, :height, :width].float()
+    fine = (_FINER * cells[0], _FINER * cells[1])
+    features = functional.adaptive_avg_pool2d(features, fine)
+    soft = _SoftMasks(kernels[0, which].float(), features)
+    masks, _, confidences = _masks_of(soft, config.mask_threshold)
+    return CellMasks(
+        functional.adaptive_avg_pool2d(masks.float(), cells).flatten(1),
+        scores[0, which, labels].float() * confidences,
+        labels if scores.shape[2] > 1 else None,
+    )
 
 
 def flat_candidates(outputs: SOLOOutputs, compat: Compat) -> tuple[Tensor, Tensor, Tensor]:

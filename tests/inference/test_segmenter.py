@@ -26,10 +26,10 @@ from soloist.data.images import read_image
 from soloist.errors import CheckpointError, ConfigError, DataError
 from soloist.inference.results import Result
 from soloist.inference.segmenter import Segmenter
+from soloist.postprocess import CellMasks
 from soloist.proposals.propose import confirmed
 from soloist.proposals.refinement import refine_with_guided_filter
-from soloist.proposals.regions import Regions, chosen_nodes, region_masks
-from soloist.structures import Instances
+from soloist.proposals.regions import NodeMasks, Regions, chosen_nodes, drawn, region_masks
 
 
 @pytest.fixture(scope="module")
@@ -466,7 +466,6 @@ def test_a_model_reads_as_it_was_trained(tmp_path: Path, model_folder: Path) -> 
 @pytest.fixture
 def ranking(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Segmenter:
     """A segmenter that ranks regions; it has learned hardly anything, so any mask confirms one."""
-    monkeypatch.setattr("soloist.inference.image_segmenter.SAID_SCORE", 0.0)
     monkeypatch.setattr("soloist.proposals.propose.HEARD", 90.0)
     monkeypatch.setattr("soloist.proposals.propose.UNHEARD", 91.0)
     segmenter = soloist.load(model_folder, device="cpu", precision="fp32")
@@ -481,25 +480,27 @@ def ranking(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Segmenter:
 def test_masks_are_regions_in_the_order_the_network_gives_them(
     ranking: Segmenter, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[tuple[Regions[torch.Tensor], Instances]] = []
+    calls: list[tuple[Regions[NodeMasks], CellMasks]] = []
 
-    def noted(regions: Regions[torch.Tensor], found: Instances) -> Regions[torch.Tensor]:
-        seen.append((regions, found))
-        return confirmed(regions, found)
+    def noted(
+        regions: Regions[NodeMasks], seen: CellMasks, most: int, threshold: float
+    ) -> Regions[NodeMasks]:
+        calls.append((regions, seen))
+        return confirmed(regions, seen, most, threshold)
 
     monkeypatch.setattr("soloist.inference.image_segmenter.confirmed", noted)
     # Of 70 x 90 pixels the network reads more, padded to 96 x 128: 6 x 8 cells.
     options = {"inference": {"short_side": 70, "max_side": 90}}
     ranking.config = override(ranking.config, options, where="test")
     found = ranking(pixels, (70, 90))
-    ((regions, said),) = seen
+    ((regions, seen),) = calls
     assert regions.pixels.shape == (4, 6)
-    assert said.image_size == (16, 24)
-    assert len(said) > 0
-    best = confirmed(regions, said)
+    assert seen.shares.shape == (len(seen.scores), 4 * 6)
+    assert len(seen.scores) > 0
+    best = confirmed(regions, seen)
     assert len(found) == min(len(best.scores), ranking.config.inference.max_per_image)
     best = best.filter(np.arange(len(found)))
-    assert torch.equal(found.masks, best.masks)
+    assert torch.equal(found.masks, drawn(best).masks)
     assert found.scores.tolist() == pytest.approx(best.scores.tolist())
     assert best.scores.tolist() != regions.scores.tolist()
     torch.testing.assert_close(found.embeddings.norm(dim=1), torch.ones(len(found)))

@@ -13,7 +13,7 @@ from soloist.config import Config, ExtractConfig, FreeMaskConfig, RegionConfig
 from soloist.config.presets import override
 from soloist.data.scenes import make_scene
 from soloist.free_mask import free_masks
-from soloist.ops.masks import masks_to_boxes
+from soloist.postprocess import CellMasks
 from soloist.proposals.propose import (
     DOUBT,
     HEARD,
@@ -28,7 +28,6 @@ from soloist.proposals.propose import (
 )
 from soloist.proposals.refinement import refine_with_guided_filter
 from soloist.proposals.regions import Regions, region_masks
-from soloist.structures import Instances
 
 SCENE = make_scene(3, long_side=128)
 SIZE = (SCENE.image.shape[0], SCENE.image.shape[1])
@@ -100,20 +99,16 @@ REGIONS = Regions(
 REGIONS.counts[1, 3] = REGIONS.counts[2, 7] = REGIONS.counts[2, 8] = REGIONS.counts[2, 9] = 40
 
 
-def said(
+def seen(
     spans: Sequence[tuple[int, int]], scores: Sequence[float], labels: bool = False
-) -> Instances:
-    """A network's masks that span columns of 2 x 50 pixels, half the size of the regions' image."""
-    numbers = torch.arange(50)
-    masks = torch.stack([((numbers >= a) & (numbers < b)).expand(2, -1) for a, b in spans])
-    rows = torch.arange(len(spans))
-    return Instances(
-        image_size=(2, 50),
-        masks=masks,
-        scores=torch.tensor(scores),
-        boxes=masks_to_boxes(masks),
-        embeddings=rows[:, None].float(),
-        labels=rows if labels else None,
+) -> CellMasks:
+    """A network's masks that span some of the 10 cells."""
+    numbers = torch.arange(10)
+    masks = [((numbers >= a) & (numbers < b)).float() for a, b in spans]
+    return CellMasks(
+        torch.stack(masks) if masks else torch.zeros(0, 10),
+        torch.tensor(scores),
+        torch.arange(len(spans)) if labels else None,
     )
 
 
@@ -124,7 +119,7 @@ def odds(score: float) -> float:
 def test_a_region_scores_by_itself_and_by_what_the_network_sees() -> None:
     # The last region is half of one mask and all of a weaker one; the second is a mask; nobody
     # sees the first.
-    found = said([(30, 40), (30, 50), (10, 20)], [0.9, 0.4, 0.8])
+    found = seen([(6, 8), (6, 10), (2, 4)], [0.9, 0.4, 0.8])
     best = confirmed(REGIONS, found)
     wanted = [
         odds(0.3) + SUPPORT * math.sqrt(0.8) - DOUBT,
@@ -141,24 +136,24 @@ def test_a_region_scores_by_itself_and_by_what_the_network_sees() -> None:
 
 
 def test_the_classes_are_those_of_the_masks() -> None:
-    best = confirmed(REGIONS, said([(30, 50), (10, 20)], [0.9, 0.8], labels=True))
+    best = confirmed(REGIONS, seen([(6, 10), (2, 4)], [0.9, 0.8], labels=True))
     assert best.labels is not None
     assert best.labels.tolist()[:2] == [1, 0]
 
 
 @pytest.mark.parametrize(("evidence", "say"), [(HEARD, 1), ((HEARD + UNHEARD) / 2, 0.5), (9.0, 0)])
 def test_of_many_objects_alike_the_network_has_no_say(evidence: float, say: float) -> None:
-    found = said([(0, 5)], [1.0])
+    found = seen([(0, 1)], [1.0])
     best = confirmed(replace(REGIONS, evidence=evidence), found)
     assert odds(best.scores[0]) == pytest.approx(odds(0.5) + say * (SUPPORT - DOUBT))
 
 
 def test_a_network_that_sees_nothing_leaves_doubt_and_regions_that_are_none_stay_none() -> None:
-    best = confirmed(REGIONS, Instances.empty((2, 50)))
+    best = confirmed(REGIONS, seen([], []))
     assert [odds(score) for score in best.scores] == pytest.approx(
         [odds(score) - DOUBT for score in REGIONS.scores]
     )
-    none = confirmed(REGIONS.filter(np.zeros(0, dtype=np.int64)), said([(0, 5)], [1.0]))
+    none = confirmed(REGIONS.filter(np.zeros(0, dtype=np.int64)), seen([(0, 1)], [1.0]))
     assert len(none.scores) == 0
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms import v2
 
-from soloist.config import Config, InferenceConfig, RegionConfig
+from soloist.config import Config, RegionConfig
 from soloist.data.coco.encoded import EncodedMasks, encoded
 from soloist.data.coco.types import CATEGORIES
 from soloist.data.images import resized_size
@@ -22,7 +21,7 @@ from soloist.models.backbones import Backbone
 from soloist.models.build import fingerprint, normalize
 from soloist.models.folding import for_prediction
 from soloist.models.solo import SOLO
-from soloist.postprocess import postprocess
+from soloist.postprocess import CellMasks, cell_masks, postprocess
 from soloist.proposals.hierarchy import Hierarchies
 from soloist.proposals.judge import Judge
 from soloist.proposals.propose import LEAST, confirmed, confirmed_scores, looked_at
@@ -30,18 +29,16 @@ from soloist.proposals.ranking import Candidates
 from soloist.proposals.refinement import refine_with_guided_filter
 from soloist.proposals.regions import (
     Masks,
+    NodeMasks,
     Regions,
     cell_counts,
-    dense_regions,
+    drawn,
+    drawn_as_run_lengths,
     encoded_regions,
+    undrawn_regions,
 )
 from soloist.runtime.device import Runtime
-from soloist.structures import Instances
-
-SAID_MASKS, SAID_SCORE = 100, 0.01
-"""Up to N masks of the network, of at least this score, re-rank regions."""
-FINER = 4
-"""These masks are so many times finer than the feature map that describes regions."""
+from soloist.structures import Instances, SOLOOutputs
 
 
 class ImageSegmenter:
@@ -79,10 +76,15 @@ class ImageSegmenter:
         """
         options = self.config.inference
         if options.masks != "network":
-            cells = self._cells(self._input_size(pixels))
-            find = partial(dense_regions, pixels, cells, size, self._sure, self.judge)
-            return self._described(pixels, find)
-        found = self._said(self._seen(pixels), size, options)
+            return self._described(pixels, size, drawn)
+        seen = self._seen(pixels)
+        found = postprocess(
+            self._raw(seen),
+            input_sizes=[seen.size],
+            original_sizes=[size],
+            config=options,
+            strides=self.network.level_strides,
+        )[0]
         return refine_with_guided_filter(found, pixels, options.outline_radius)
 
     def find_regions(
@@ -101,7 +103,7 @@ class ImageSegmenter:
         self, pixels: NDArray[np.uint8], size: tuple[int, int]
     ) -> Instances[Tensor, EncodedMasks]:
         """What a call gives where masks are regions, as run lengths; arguments as for a call."""
-        return self._described(pixels, partial(self.find_regions, pixels, size))
+        return self._described(pixels, size, drawn_as_run_lengths)
 
     def describe(
         self, pixels: NDArray[np.uint8], regions: Regions[EncodedMasks]
@@ -112,18 +114,20 @@ class ImageSegmenter:
             pixels: As for a call.
             regions: As `find_regions` gives them for the same pixels.
         """
-        return self._objects(regions, self._look(pixels))
+        look = self._look(pixels)
+        return self._objects(self._confirmed(regions, look), look)
 
     def _described(
-        self, pixels: NDArray[np.uint8], find: Callable[[], Regions[Masks]]
+        self,
+        pixels: NDArray[np.uint8],
+        size: tuple[int, int],
+        draw: Callable[[Regions[NodeMasks]], Regions[Masks]],
     ) -> Instances[Tensor, Masks]:
-        """The objects that regions are; the network looks at the image while `find` finds them."""
-        if torch.get_num_threads() == 1:
-            return self._objects(find(), self._look(pixels))
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            look = pool.submit(self._look, pixels)
-            regions = find()
-            return self._objects(regions, look.result())
+        """The objects that regions are."""
+        look = self._look(pixels)
+        cells = self._cells(self._input_size(pixels))
+        regions = undrawn_regions(pixels, cells, size, self._sure, self.judge)
+        return self._objects(draw(self._confirmed(regions, look)), look)
 
     def rescored(
         self,
@@ -142,8 +146,8 @@ class ImageSegmenter:
         """
         if self.judge is not None:
             return replace(candidates, scores=self.judge.scores(hierarchies, candidates, size))
-        said = self._look(pixels).said
-        if said is None:
+        seen = self._look(pixels).masks
+        if seen is None:
             return candidates
         cells = self._cells(self._input_size(pixels))
         # Those that are hardly looked at have no support.
@@ -151,16 +155,19 @@ class ImageSegmenter:
         worth = np.flatnonzero(candidates.scores >= LEAST)
         counts, whole = cell_counts(hierarchies, candidates.filter(worth), cells)
         shares[worth] = counts / np.maximum(whole, 1)
-        scores, _ = confirmed_scores(candidates.scores, shares, cells, candidates.evidence, said)
+        scores, _ = confirmed_scores(candidates.scores, shares, candidates.evidence, seen)
         return replace(candidates, scores=scores)
+
+    def _confirmed(self, regions: Regions[Masks], look: _Look) -> Regions[Masks]:
+        """As many regions as an image may have, re-ranked if the network is to do so."""
+        options = self.config.inference
+        if look.masks is None:
+            return regions.filter(np.arange(min(len(regions.scores), options.max_per_image)))
+        return confirmed(regions, look.masks, options.max_per_image, options.score_threshold)
 
     @torch.inference_mode()
     def _objects(self, regions: Regions[Masks], look: _Look) -> Instances[Tensor, Masks]:
-        if look.said is not None:
-            regions = confirmed(regions, look.said)
-            least = self.config.inference.score_threshold
-            regions = regions.filter(np.flatnonzero(regions.scores >= least))
-        return self._best(regions.described(look.features, self.config.regions.embedding_size))
+        return regions.described(look.features, self.config.regions.embedding_size)
 
     def masks(
         self, pixels: NDArray[np.uint8], size: tuple[int, int], most: int | None = None
@@ -178,7 +185,8 @@ class ImageSegmenter:
         options = self.config.inference
         if options.masks != "network":
             most = min(options.max_per_image, most or options.max_per_image)
-            return dense_regions(pixels, (1, 1), size, self._sure, self.judge, most).masks
+            regions = undrawn_regions(pixels, (1, 1), size, self._sure, self.judge)
+            return drawn(regions.filter(np.arange(min(len(regions.scores), most)))).masks
         found = self(pixels, size)
         return (found if most is None else found.top_k(most)).masks.cpu()
 
@@ -217,11 +225,6 @@ class ImageSegmenter:
         """Whether regions are re-ranked by the network; a judge knows better."""
         return self.config.inference.masks == "reranked" and self.judge is None
 
-    def _best(self, found: Instances[Tensor, Masks]) -> Instances[Tensor, Masks]:
-        """As many objects as an image may have."""
-        most = self.config.inference.max_per_image
-        return found if len(found) <= most else found.top_k(most)
-
     @property
     def fingerprint(self) -> str:
         """What tells what it learned from what others did: 16 hexadecimal digits."""
@@ -251,23 +254,16 @@ class ImageSegmenter:
         features = self._own(seen)
         if not self._confirms:
             return _Look(features, None)
-        options = replace(
-            self.config.inference, score_threshold=SAID_SCORE, max_per_image=SAID_MASKS
-        )
-        height, width = features.shape[1:]
-        return _Look(features, self._said(seen, (FINER * height, FINER * width), options))
+        cells = (features.shape[1], features.shape[2])
+        options = self.config.inference
+        masks = cell_masks(self._raw(seen), input_size=seen.size, cells=cells, config=options)
+        return _Look(features, masks)
 
-    def _said(self, seen: _Seen, size: tuple[int, int], options: InferenceConfig) -> Instances:
-        """The network's own masks of an image, of a size."""
+    def _raw(self, seen: _Seen) -> SOLOOutputs:
+        """What the heads make of an image."""
         with self.runtime.autocast():
-            outputs = self._ready.heads(seen.features, seen.padded)
-        return postprocess(
-            outputs,
-            input_sizes=[seen.size],
-            original_sizes=[size],
-            config=options,
-            strides=self.network.level_strides,
-        )[0]
+            outputs: SOLOOutputs = self._ready.heads(seen.features, seen.padded)
+        return outputs
 
     def _own(self, seen: _Seen) -> Tensor:
         """The same, of what the backbone made of an image."""
@@ -300,11 +296,11 @@ class _Look(NamedTuple):
 
     Attributes:
         features: (C, h, w) float32, by which they are described.
-        said: Its own masks, of lower resolution, by which they are re-ranked; None if they are not.
+        masks: Its own, coarse ones, by which they are re-ranked; None if they are not.
     """
 
     features: Tensor
-    said: Instances | None
+    masks: CellMasks | None
 
 
 @dataclass(frozen=True)

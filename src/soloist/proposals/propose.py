@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
 
 from soloist.config import Config
 from soloist.free_mask import free_masks
+from soloist.postprocess import CellMasks
 from soloist.proposals.partition import Floats, Integers
 from soloist.proposals.ranking import logit
 from soloist.proposals.refinement import refine_with_guided_filter
@@ -81,7 +82,9 @@ def decoded_side(config: Config) -> int | None:
     return None if config.extract.proposals == "regions" else config.extract.short_side
 
 
-def confirmed(regions: Regions[Masks], found: Instances) -> Regions[Masks]:
+def confirmed(
+    regions: Regions[Masks], seen: CellMasks, most: int | None = None, threshold: float = 0.0
+) -> Regions[Masks]:
     """Regions whose scores count what a network says of them, where an image tells little itself.
 
     A region's support is the geometric mean of a mask's score and its overlap with the region, by
@@ -91,42 +94,39 @@ def confirmed(regions: Regions[Masks], found: Instances) -> Regions[Masks]:
 
     Args:
         regions: N regions of an image.
-        found: M masks of a network on it, of any size, those of low scores too.
+        seen: M masks of a network on it, in the cells that the regions are described by.
+        most: How many to keep; None keeps all.
+        threshold: Those of lower scores are left out.
 
     Returns:
         The regions, best first; classes are those of the masks, if these have any.
     """
     shares = (regions.counts / np.maximum(regions.pixels.ravel(), 1)).astype(np.float32)
-    size = (regions.pixels.shape[0], regions.pixels.shape[1])
-    scores, which = confirmed_scores(regions.scores, shares, size, regions.evidence, found)
+    scores, which = confirmed_scores(regions.scores, shares, regions.evidence, seen)
     labels = regions.labels
-    if found.labels is not None and len(found) > 0:
-        labels = found.labels.cpu().numpy().astype(np.int64)[which]
-    order = np.argsort(-scores, kind="stable")
-    return replace(regions, scores=scores, labels=labels).filter(order)
+    if seen.labels is not None and len(seen.labels) > 0:
+        labels = seen.labels.cpu().numpy().astype(np.int64)[which]
+    best = np.argsort(-scores, kind="stable")[:most]
+    best = best[scores[best] >= threshold]
+    return replace(regions, scores=scores, labels=labels).filter(best)
 
 
 def confirmed_scores(
-    scores: Floats,
-    shares: NDArray[np.float32],
-    cells: tuple[int, int],
-    evidence: float,
-    found: Instances,
+    scores: Floats, shares: NDArray[np.float32], evidence: float, seen: CellMasks
 ) -> tuple[Floats, Integers]:
     """The scores of `confirmed` regions.
 
     Args:
         scores: (N,) before, in [0, 1].
-        shares: (N, h * w) share of each cell of a feature map that a region covers.
-        cells: (h, w) of that map.
+        shares: (N, h * w) share of each cell that a region covers.
         evidence: As of `Candidates`.
-        found: As for `confirmed`.
+        seen: As for `confirmed`.
 
     Returns:
         (N,) scores in [0, 1], and which mask says most for each region; 0 where there is none.
     """
     say = float(np.clip((UNHEARD - evidence) / (UNHEARD - HEARD), 0, 1))
-    support, which = _support(shares, cells, found)
+    support, which = _support(shares, seen)
     odds = logit(scores) + say * (SUPPORT * support - DOUBT)
     return np.where(scores > 0, 1 / (1 + np.exp(-odds)), 0.0), which
 
@@ -141,16 +141,12 @@ def looked_at(threshold: float) -> float:
     return min(float(1 / (1 + np.exp(-odds))), LEAST) if threshold > 0 else 0.0
 
 
-def _support(
-    shares: NDArray[np.float32], cells: tuple[int, int], found: Instances
-) -> tuple[Floats, Integers]:
+def _support(shares: NDArray[np.float32], seen: CellMasks) -> tuple[Floats, Integers]:
     """(N,) support of regions in [0, 1], and which mask gives it; see `confirmed`."""
-    number = len(shares)
-    if number == 0 or len(found) == 0:
-        return np.zeros(number), np.zeros(number, dtype=np.int64)
-    masks = adaptive_avg_pool2d(found.masks.float(), cells).flatten(1).cpu().numpy()
-    inside = shares @ masks.T
-    either = (shares**2).sum(axis=1)[:, None] + (masks**2).sum(axis=1) - inside
-    overlaps = inside / np.maximum(either, 1e-9) * found.scores.cpu().numpy()
-    which = overlaps.argmax(axis=1)
-    return np.sqrt(overlaps[np.arange(number), which].astype(np.float64)), which
+    if len(shares) == 0 or len(seen.scores) == 0:
+        return np.zeros(len(shares)), np.zeros(len(shares), dtype=np.int64)
+    own, masks = torch.from_numpy(shares).to(seen.shares), seen.shares
+    inside = own @ masks.T
+    either = own.square().sum(dim=1)[:, None] + masks.square().sum(dim=1) - inside
+    support, which = (inside / either.clamp(min=1e-9) * seen.scores).max(dim=1)
+    return support.double().sqrt().cpu().numpy(), which.cpu().numpy()

@@ -31,7 +31,6 @@ from soloist.structures import Instances
 
 logger = logging.getLogger(__name__)
 
-Masks = TypeVar("Masks", Tensor, EncodedMasks)
 
 POOL_THRESHOLD = 0.8
 """Nodes of one tree that overlap (IoU) by more are one candidate; chosen on `photos/dev`."""
@@ -64,44 +63,8 @@ def region_masks(
         ValueError: If a shape is wrong or a feature is not finite.
     """
     config = config or RegionConfig()
-    regions = dense_regions(pixels, _cells(features), image_size, config, judge)
-    return regions.described(features, config.embedding_size)
-
-
-def dense_regions(
-    pixels: NDArray[np.uint8],
-    cells: tuple[int, int],
-    image_size: tuple[int, int],
-    config: RegionConfig | None = None,
-    judge: Judge | None = None,
-    most: int | None = None,
-) -> Regions[Tensor]:
-    """What of `region_masks` needs no features; see `encoded_regions`, which takes less memory.
-
-    Args:
-        pixels: As for `region_masks`.
-        cells: (h, w) of the feature map that is to describe them.
-        image_size: As for `region_masks`.
-        config: As for `region_masks`.
-        judge: As for `region_masks`.
-        most: Masks of the best N only; None for all.
-    """
-    config = config or RegionConfig()
-    found, candidates = chosen_nodes(pixels, image_size, config, judge)
-    if most is not None:
-        candidates = candidates.filter(slice(most))
-    fitting = max(1, MAX_BYTES // (image_size[0] * image_size[1]))
-    if len(candidates) > fitting:
-        logger.warning(
-            "%d regions found, the best %d kept: masks of %d x %d pixels would take too much "
-            "memory; use --tile for images of this size",
-            len(candidates),
-            fitting,
-            *image_size,
-        )
-        candidates = candidates.filter(np.arange(fitting))
-    masks, boxes = candidate_masks(found, candidates, image_size)
-    return _regions(found, candidates, masks, boxes.numpy(), cells, judge)
+    regions = undrawn_regions(pixels, _cells(features), image_size, config, judge)
+    return drawn(regions).described(features, config.embedding_size)
 
 
 def encoded_regions(
@@ -123,11 +86,95 @@ def encoded_regions(
     Raises:
         ValueError: If a shape is wrong.
     """
+    return drawn_as_run_lengths(undrawn_regions(pixels, cells, image_size, config, judge))
+
+
+def undrawn_regions(
+    pixels: NDArray[np.uint8],
+    cells: tuple[int, int],
+    image_size: tuple[int, int],
+    config: RegionConfig | None = None,
+    judge: Judge | None = None,
+) -> Regions[NodeMasks]:
+    """The same before their masks are drawn, so that none is drawn of those that are left out.
+
+    Args:
+        pixels: As for `region_masks`.
+        cells: (h, w) of the feature map that is to describe them.
+        image_size: As for `region_masks`.
+        config: As for `region_masks`.
+        judge: As for `region_masks`.
+    """
     found, candidates = chosen_nodes(pixels, image_size, config or RegionConfig(), judge)
-    parts = list(_parts(found, candidates, image_size))
-    masks = EncodedMasks(tuple(encode_part(*part, image_size) for part in parts), image_size)
-    boxes = np.array([_box(*part) for part in parts], dtype=np.float32).reshape(-1, 4)
-    return _regions(found, candidates, masks, boxes, cells, judge)
+    counts, whole = cell_counts(found, candidates, cells)
+    return Regions(
+        NodeMasks(found, candidates, image_size),
+        candidates.scores,
+        candidates.boxes.astype(np.float32),
+        None if judge is None else judge.classes(found, candidates, image_size),
+        counts,
+        whole.reshape(cells),
+        candidates.evidence,
+    )
+
+
+def drawn(regions: Regions[NodeMasks]) -> Regions[Tensor]:
+    """Regions with their masks, (N, H, W) bool, as many as `MAX_BYTES` hold."""
+    height, width = regions.masks.size
+    fitting = max(1, MAX_BYTES // (height * width))
+    if len(regions.scores) > fitting:
+        logger.warning(
+            "%d regions found, the best %d kept: masks of %d x %d pixels would take too much "
+            "memory; use --tile for images of this size",
+            len(regions.scores),
+            fitting,
+            height,
+            width,
+        )
+        regions = regions.filter(np.arange(fitting))
+    masks, boxes = candidate_masks(regions.masks.found, regions.masks.candidates, (height, width))
+    return _with_masks(regions, masks, boxes.numpy())
+
+
+def drawn_as_run_lengths(regions: Regions[NodeMasks]) -> Regions[EncodedMasks]:
+    """Regions with their masks as run lengths."""
+    size = regions.masks.size
+    parts = list(_parts(regions.masks.found, regions.masks.candidates, size))
+    masks = EncodedMasks(tuple(encode_part(*part, size) for part in parts), size)
+    return _with_masks(
+        regions, masks, np.array([_box(*part) for part in parts], dtype=np.float32).reshape(-1, 4)
+    )
+
+
+def _with_masks(
+    regions: Regions[NodeMasks], masks: Any, boxes: NDArray[np.float32]
+) -> Regions[Any]:
+    """Regions whose masks have a pixel: small nodes may vanish where masks are reduced."""
+    undrawn: Regions[Any] = regions
+    made = replace(undrawn, masks=masks, boxes=boxes)
+    filled = np.flatnonzero(boxes[:, 2] > boxes[:, 0])
+    return made if len(filled) == len(boxes) else made.filter(filled)
+
+
+@dataclass(frozen=True)
+class NodeMasks:
+    """Masks of an image that are not drawn yet; `masks[keep]` are some of them.
+
+    Attributes:
+        found: The trees of the image.
+        candidates: N of their nodes.
+        size: (height, width) of the masks, in pixels.
+    """
+
+    found: Hierarchies
+    candidates: Candidates
+    size: tuple[int, int]
+
+    def __getitem__(self, keep: Integers) -> NodeMasks:
+        return replace(self, candidates=self.candidates.filter(keep))
+
+
+Masks = TypeVar("Masks", Tensor, EncodedMasks, NodeMasks)
 
 
 @dataclass(frozen=True)
@@ -135,9 +182,9 @@ class Regions(Generic[Masks]):
     """Regions of an image before features describe them, best first.
 
     Attributes:
-        masks: N of the size of the image, each with a pixel at least.
+        masks: N of the size of the image; drawn ones have a pixel at least.
         scores: (N,) in [0, 1].
-        boxes: (N, 4) float32 xyxy, tight.
+        boxes: (N, 4) float32 xyxy, tight; until masks are drawn, of the size the trees live on.
         labels: (N,) classes; None where all are one.
         counts: (N, h * w) float32 pixels of each region, of the size the trees live on, in each
             cell of the feature map.
@@ -164,7 +211,7 @@ class Regions(Generic[Masks]):
         return replace(self, **some)
 
     def described(self, features: Tensor, embedding_size: int) -> Instances[Tensor, Masks]:
-        """The regions as objects, with unit mean features as embeddings.
+        """Regions with drawn masks as objects, with unit mean features as embeddings.
 
         Args:
             features: (C, h, w) float feature map of the whole image.
@@ -187,32 +234,6 @@ class Regions(Generic[Masks]):
             labels=None if labels is None else labels.to(features.device),
             agreements=agreements,
         )
-
-
-def _regions(
-    found: Hierarchies,
-    candidates: Candidates,
-    masks: Masks,
-    boxes: NDArray[np.float32],
-    cells: tuple[int, int],
-    judge: Judge | None,
-) -> Regions[Masks]:
-    """Candidates whose masks have a pixel: small nodes may vanish where masks are reduced."""
-    filled = np.flatnonzero(boxes[:, 2] > boxes[:, 0])
-    if len(filled) < len(candidates):
-        some: Any = masks
-        masks, boxes, candidates = some[filled], boxes[filled], candidates.filter(filled)
-    size = (masks.shape[1], masks.shape[2])
-    counts, whole = cell_counts(found, candidates, cells)
-    return Regions(
-        masks,
-        candidates.scores,
-        boxes,
-        None if judge is None else judge.classes(found, candidates, size),
-        counts,
-        whole.reshape(cells),
-        candidates.evidence,
-    )
 
 
 def _cells(features: Tensor) -> tuple[int, int]:
