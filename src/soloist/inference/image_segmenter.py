@@ -24,7 +24,7 @@ from soloist.models.solo import SOLO
 from soloist.postprocess import CellMasks, cell_masks, postprocess
 from soloist.proposals.hierarchy import Hierarchies
 from soloist.proposals.judge import Judge
-from soloist.proposals.propose import LEAST, confirmed, confirmed_scores, looked_at
+from soloist.proposals.propose import LEAST, confirmed, confirmed_scores, looked_at, support_of
 from soloist.proposals.ranking import Candidates
 from soloist.proposals.refinement import refine_with_guided_filter
 from soloist.proposals.regions import (
@@ -150,12 +150,12 @@ class ImageSegmenter:
         if seen is None:
             return candidates
         cells = self._cells(self._input_size(pixels))
-        # Those that are hardly looked at have no support.
-        shares = np.zeros((len(candidates), cells[0] * cells[1]), dtype=np.float32)
+        # The others have no support.
         worth = np.flatnonzero(candidates.scores >= LEAST)
         counts, whole = cell_counts(hierarchies, candidates.filter(worth), cells)
-        shares[worth] = counts / np.maximum(whole, 1)
-        scores, _ = confirmed_scores(candidates.scores, shares, candidates.evidence, seen)
+        support = np.zeros(len(candidates))
+        support[worth], _ = support_of((counts / np.maximum(whole, 1)).astype(np.float32), seen)
+        scores = confirmed_scores(candidates.scores, support, candidates.evidence)
         return replace(candidates, scores=scores)
 
     def _confirmed(self, regions: Regions[Masks], look: _Look) -> Regions[Masks]:

@@ -102,7 +102,8 @@ def confirmed(
         The regions, best first; classes are those of the masks, if these have any.
     """
     shares = (regions.counts / np.maximum(regions.pixels.ravel(), 1)).astype(np.float32)
-    scores, which = confirmed_scores(regions.scores, shares, regions.evidence, seen)
+    support, which = support_of(shares, seen)
+    scores = confirmed_scores(regions.scores, support, regions.evidence)
     labels = regions.labels
     if seen.labels is not None and len(seen.labels) > 0:
         labels = seen.labels.cpu().numpy().astype(np.int64)[which]
@@ -111,24 +112,17 @@ def confirmed(
     return replace(regions, scores=scores, labels=labels).filter(best)
 
 
-def confirmed_scores(
-    scores: Floats, shares: NDArray[np.float32], evidence: float, seen: CellMasks
-) -> tuple[Floats, Integers]:
-    """The scores of `confirmed` regions.
+def confirmed_scores(scores: Floats, support: Floats, evidence: float) -> Floats:
+    """(N,) scores in [0, 1] of `confirmed` regions.
 
     Args:
         scores: (N,) before, in [0, 1].
-        shares: (N, h * w) share of each cell that a region covers.
+        support: (N,) as of `support_of`.
         evidence: As of `Candidates`.
-        seen: As for `confirmed`.
-
-    Returns:
-        (N,) scores in [0, 1], and which mask says most for each region; 0 where there is none.
     """
     say = float(np.clip((UNHEARD - evidence) / (UNHEARD - HEARD), 0, 1))
-    support, which = _support(shares, seen)
     odds = logit(scores) + say * (SUPPORT * support - DOUBT)
-    return np.where(scores > 0, 1 / (1 + np.exp(-odds)), 0.0), which
+    return np.where(scores > 0, 1 / (1 + np.exp(-odds)), 0.0)
 
 
 def looked_at(threshold: float) -> float:
@@ -141,8 +135,16 @@ def looked_at(threshold: float) -> float:
     return min(float(1 / (1 + np.exp(-odds))), LEAST) if threshold > 0 else 0.0
 
 
-def _support(shares: NDArray[np.float32], seen: CellMasks) -> tuple[Floats, Integers]:
-    """(N,) support of regions in [0, 1], and which mask gives it; see `confirmed`."""
+def support_of(shares: NDArray[np.float32], seen: CellMasks) -> tuple[Floats, Integers]:
+    """What a network says for regions; see `confirmed`.
+
+    Args:
+        shares: (N, h * w) share of each cell that a region covers.
+        seen: Its masks, in the same cells.
+
+    Returns:
+        (N,) support in [0, 1], and which mask gives it; 0 where there is none.
+    """
     if len(shares) == 0 or len(seen.scores) == 0:
         return np.zeros(len(shares)), np.zeros(len(shares), dtype=np.int64)
     own, masks = torch.from_numpy(shares).to(seen.shares), seen.shares
