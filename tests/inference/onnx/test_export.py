@@ -169,7 +169,7 @@ def test_a_summary_without_objects_says_so() -> None:
 @pytest.mark.slow
 def test_the_bundled_segmenter_finds_the_same(tmp_path: Path) -> None:
     segmenter = soloist.load(device="cpu", precision="fp32")
-    assert segmenter.config.inference.masks == "regions"
+    assert segmenter.config.inference.masks == "reranked"
     export_onnx(segmenter, tmp_path / "model.onnx")
     exported = onnx_runtime.load(tmp_path / "model.onnx", threads=1)
     images = (make_scene(index, seed=5, split="val").image for index in range(IMAGES))
