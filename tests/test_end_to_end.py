@@ -204,7 +204,7 @@ def test_results_hold_every_figure_of_every_stage(fitted: Fitted) -> None:
     for metrics in results.values():
         assert metrics.keys() == METRICS
         assert all(value is None or 0 <= value <= 1 for value in metrics.values())
-    assert "self-trained" in fitted.stdout
+    assert "Self-trained" in fitted.stdout
 
 
 @pytest.mark.parametrize("stage", FLOORS)

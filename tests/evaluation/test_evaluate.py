@@ -327,6 +327,6 @@ def test_the_table_shows_percent_by_stage() -> None:
     dash = "–"
     assert lines == [
         ["Free Mask", "5.2", "15.9", *[dash] * 8],
-        ["self-trained", "100.0", *[dash] * 9],
+        ["Self-trained", "100.0", *[dash] * 9],
         ["baseline", *[dash] * 7, "25.0", dash, dash],
     ]

@@ -19,11 +19,11 @@ from soloist.data.coco.types import CocoFile, CocoImage
 from soloist.data.coco.write import write_coco
 from soloist.data.sources import ImageRef
 from soloist.errors import DataError
+from soloist.evaluation.stage_titles import stage_title
 from soloist.report.columns import MAX_MASKS, score_range
 from soloist.report.content import ImageVerdict, ReportContent, ReportStage
 from soloist.report.html import render_report, shown_images, write_report
 from soloist.report.run import moved
-from soloist.training.stages import stage_title
 
 HOSTILE = "<script>alert('x')</script>\"&${title}"
 BREAKING = "</script><img src=x onerror=alert(1)>'\"]]>--></style>"

@@ -20,6 +20,7 @@ from soloist.evaluation.coco_backends import IouType, accumulate, backend_versio
 from soloist.evaluation.compared import masks_compared, notes, same_classes
 from soloist.evaluation.image_matching import images_listed, match_images, part_of
 from soloist.evaluation.per_image import ImageScore, corloc, score_images
+from soloist.evaluation.stage_titles import stage_title
 from soloist.runtime.files import shown
 
 Metrics = dict[str, float | None]
@@ -29,15 +30,6 @@ _KINDS: tuple[tuple[str, IouType], ...] = (("mask", "segm"), ("box", "bbox"))
 _ALL_SIZES, _SMALL, _MEDIUM, _LARGE = range(4)  # pycocotools' area ranges.
 _IOU_50, _IOU_75 = 0, 5  # Indices of its IoU thresholds .50, .55, ... .95.
 _USUAL_MAX_DETS = 100
-_STAGES = {
-    "free_masks": "Free Mask",
-    "segmenter": "SOLO",
-    "self_trained": "self-trained",
-    "regions": "regions",
-    "confirmed": "regions, confirmed",
-    "finetuned": "all classes as one",
-    "finetuned_by_class": "mean over classes",
-}
 _COLUMNS = {
     "mask_ap": "mask AP",
     "mask_ap50": "AP50",
@@ -341,7 +333,7 @@ def format_table(
         table.add_column(heading, justify="right")
     for stage, metrics in results.items():
         cells = (_percent(metrics.get(key)) for key in columns)
-        table.add_row(_STAGES.get(stage, stage), *cells)
+        table.add_row(stage_title(stage), *cells)
     return table
 
 

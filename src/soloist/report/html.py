@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from soloist import __version__
 from soloist.data.sources import ImageRef, spread
+from soloist.evaluation.stage_titles import stage_title
 from soloist.report.cases import cases_data, judged_images
 from soloist.report.columns import Column, make_columns
 from soloist.report.content import ReportContent
@@ -35,7 +36,6 @@ from soloist.report.sections import (
     training_data,
 )
 from soloist.runtime.files import write_text
-from soloist.training.stages import stage_title
 
 _STYLES = ("style.css", "gallery.css", "closer.css")
 

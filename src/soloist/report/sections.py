@@ -9,9 +9,9 @@ from typing import Any
 from markupsafe import Markup
 
 from soloist import __version__
+from soloist.evaluation.stage_titles import stage_title
 from soloist.report.charts import bar_chart_svg, histogram_svg, line_chart_svg
 from soloist.report.content import ReportContent
-from soloist.training.stages import stage_title
 
 _METRICS: tuple[tuple[str, str], ...] = (
     ("ap", "AP"),

@@ -10,12 +10,13 @@ from pathlib import Path
 from soloist.data.images import read_with_size
 from soloist.data.sources import ImageRef, spread
 from soloist.errors import DataError
+from soloist.evaluation.stage_titles import stage_title
 from soloist.evaluation.steadiness import steadiness
 from soloist.inference.segmenter import Segmenter, read_judge
 from soloist.models.build import copy_solo, load_categories, load_solo
 from soloist.runtime.device import Runtime
 from soloist.training.run_folder import VERDICT, RunFolder
-from soloist.training.stages import Stage, stage_title
+from soloist.training.stages import Stage
 
 logger = logging.getLogger(__name__)
 

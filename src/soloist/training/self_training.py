@@ -18,6 +18,7 @@ from soloist.data.coco.read import load_coco
 from soloist.data.coco.types import CATEGORIES
 from soloist.data.sources import ImageRef, find_images, spread
 from soloist.evaluation.evaluate import Metrics, evaluate, load_ground_truth
+from soloist.evaluation.stage_titles import stage_title
 from soloist.inference.label import LabelSummary, label_images, report_labels
 from soloist.inference.reading_ahead import Labeler
 from soloist.models.build import CONFIG_FILE, copy_solo, load_categories
@@ -30,7 +31,7 @@ from soloist.training.keeping import keep_steadiest, segmenter_of, shown_counts
 from soloist.training.prospects import warn_of_few_masks
 from soloist.training.pseudo_labels import write_pseudo_labels
 from soloist.training.run_folder import VERDICT, RunFolder
-from soloist.training.stages import FitResult, Stage, StageGallery, stage_title
+from soloist.training.stages import FitResult, Stage, StageGallery
 from soloist.training.train import train
 
 logger = logging.getLogger(__name__)

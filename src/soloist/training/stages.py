@@ -1,41 +1,13 @@
-"""The stages of a run: what readers call them, where their masks are, how the run ended."""
+"""The stages of a run: where their masks are, how the run ended."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from soloist.data.coco.read import load_coco
 from soloist.data.sources import ImageRef
 from soloist.evaluation.evaluate import Metrics
-
-STAGE_TITLES: Mapping[str, str] = {
-    "start": "At the start",
-    "free_masks": "Free Mask",
-    "segmenter": "SOLO",
-    "self_trained": "Self-trained",
-    "regions": "Regions",
-    "confirmed": "Regions, confirmed",
-    "finetuned": "Finetuned",
-    "finetuned_by_class": "Finetuned, mean over classes",
-}
-"""What readers call the stages of `results.json`."""
-
-
-def stage_title(key: str) -> str:
-    """A stage's name for readers: `self_trained_2` is `Self-trained, round 2`.
-
-    Args:
-        key: A stage's key; one that is not known is its own title.
-
-    Returns:
-        The title.
-    """
-    stem, _, number = key.rpartition("_")
-    if stem in STAGE_TITLES and number.isdigit():
-        return f"{STAGE_TITLES[stem]}, round {number}"
-    return STAGE_TITLES.get(key, key)
 
 
 @dataclass(frozen=True)
