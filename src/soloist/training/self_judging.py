@@ -129,7 +129,7 @@ def fit_regions(
         steady := on_main(partial(stage_steadiness, stages[0], chosen, counts, run, runtime))
     ) < TRUSTED:
         verdict = (
-            f"the start is kept, for its masks are too unsteady to teach: mean IoU {steady:.2f} "
+            f"the start is kept, for its masks are too unsteady to teach: mean IoU {steady:.3f} "
             f"with those at other scales, at least {TRUSTED:g} where that helps"
         )
     elif (alike := on_main(partial(_evidence, chosen, counts))) < ALIKE:
