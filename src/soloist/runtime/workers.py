@@ -182,7 +182,8 @@ def _stoppable(loader: DataLoader[T | SoloistError]) -> Iterator[T | SoloistErro
         StoppedError: If none comes any more.
     """
     results = iter(loader)
-    arrived: queue.SimpleQueue[T | SoloistError | BaseException | None] = queue.SimpleQueue()
+    # Not a SimpleQueue: a signal at the end of its wait makes that endless (CPython 3.11).
+    arrived: queue.Queue[T | SoloistError | BaseException | None] = queue.Queue()
 
     def wait() -> None:
         try:
