@@ -11,7 +11,8 @@ import yaml
 
 from soloist import config as config_module
 from soloist.cli.options import field_docs, given, option_group
-from soloist.config import Config, FreeMaskConfig, ModelConfig, TrainConfig
+from soloist.config import Config, FreeMaskConfig, InferenceConfig, ModelConfig, TrainConfig
+from soloist.config.idle import refuse_idle_inference
 from soloist.config.presets import PRESETS, differences, load_config, load_config_file, override
 from soloist.errors import ConfigError
 from soloist.training.run_folder import open_run
@@ -424,3 +425,21 @@ def test_a_key_that_is_no_text_is_an_unknown_option(tmp_path: Path, text: str) -
     file.write_text(text)
     with pytest.raises(ConfigError, match="no option"):
         load_config("tiny", file)
+
+
+@pytest.mark.parametrize(
+    ("values", "masks", "judged", "message"),
+    [
+        ({"masks": "reranked"}, "reranked", True, "--inference.masks has no effect where a judge"),
+        ({"nms_sigma": 1.0}, "reranked", False, "--inference.nms-sigma has no effect on regions"),
+        ({"outline_radius": 0.1}, "regions", True, "--inference.outline-radius has no effect on"),
+    ],
+)
+def test_options_that_shape_nothing_that_is_found_are_refused(
+    values: dict[str, Any], masks: str, judged: bool, message: str
+) -> None:
+    config = override(InferenceConfig(), {"masks": masks}, where="test")
+    with pytest.raises(ConfigError, match=message):
+        refuse_idle_inference(values, config, judged=judged)
+    refuse_idle_inference({"short_side": 64}, config, judged=judged)
+    refuse_idle_inference({"nms_sigma": 1.0}, InferenceConfig(), judged=judged)

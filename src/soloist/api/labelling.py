@@ -23,7 +23,7 @@ from soloist.api.plans import (
     runtime_of,
 )
 from soloist.config import TileConfig, TrackConfig
-from soloist.config.idle import refuse_idle_values
+from soloist.config.idle import refuse_idle_inference, refuse_idle_values
 from soloist.config.presets import override
 from soloist.data.coco.read import load_coco
 from soloist.data.inputs import state_of
@@ -111,6 +111,11 @@ class Predicting:
         """A segmenter with these options."""
         segmenter = _load(setup)
         segmenter.config = override(segmenter.config, self.options, where="options")
+        refuse_idle_inference(
+            self.options.get("inference", {}),
+            segmenter.config.inference,
+            judged=segmenter.judge is not None,
+        )
         return segmenter
 
     def labeler(self, segmenter: Segmenter) -> Labeler:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from soloist.config import Config
+from soloist.config import Config, InferenceConfig
 from soloist.errors import ConfigError
 
+OF_ITS_OWN_MASKS = ("max_before_nms", "nms", "nms_kernel", "nms_sigma", "nms_threshold",
+                    "largest_part", "outline_radius")  # fmt: skip
+"""Options of `inference` that shape the network's own masks alone."""
 STRONG_VIEW = ("copy_paste", "paste_scale", "color_jitter", "gray", "blur", "erase")
 """Options of the strong view alone."""
 
@@ -91,3 +94,25 @@ def refuse_idle_values(values: Mapping[str, Any], config: Config) -> None:
             found = {one: group[one]} if one in group else {} if one else group
             found = {key: value for key, value in found.items() if key != "rounds"}
             refuse_idle(flags_of({section: found}, section), because)
+
+
+def refuse_idle_inference(
+    values: Mapping[str, Any], config: InferenceConfig, *, judged: bool
+) -> None:
+    """Refuses values of `inference` that have no effect on what a segmenter finds.
+
+    Args:
+        values: What the user gave of that section, by name.
+        config: The segmenter's options, these among them.
+        judged: Whether a judge that learned from labels ranks its regions.
+
+    Raises:
+        ConfigError: If one is given.
+    """
+    if judged and config.masks == "reranked":
+        asked = {"masks": values.get("masks")}
+        refuse_idle(flags_of({"inference": asked}, "inference"), "where a judge ranks the regions")
+    if config.masks != "network":
+        own = {name: values[name] for name in OF_ITS_OWN_MASKS if name in values}
+        because = f"on regions, with --inference.masks {config.masks}"
+        refuse_idle(flags_of({"inference": own}, "inference"), because)

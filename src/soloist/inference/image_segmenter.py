@@ -146,7 +146,7 @@ class ImageSegmenter:
         """
         if self.judge is not None:
             return replace(candidates, scores=self.judge.scores(hierarchies, candidates, size))
-        seen = self._look(pixels).masks
+        seen = self._look(pixels).masks if self._confirms else None
         if seen is None:
             return candidates
         cells = self._cells(self._input_size(pixels))
