@@ -90,7 +90,11 @@ def test_a_word_that_is_no_backbone_is_reported(
         ("predict a --json --format coco", "--json has no effect beside --format"),
         ("predict a --json --shard-size 5", "--json has no effect with --shard-size"),
         ("predict a --ray-workers 2", "--ray-workers has no effect without --engine ray"),
-        ("predict a --inference.nms-threshold 0.4", "--inference.nms-threshold has no effect with"),
+        ("predict a --inference.nms-threshold 0.4", "--inference.nms-threshold has no effect on"),
+        (
+            "predict a --inference.masks network --inference.nms-threshold 0.4",
+            "--inference.nms-threshold has no effect with",
+        ),
         ("predict a --format coco --tolerance 2", "--tolerance is for polygons"),
         ("predict a --format yolo --image-url /x", "--image-url is for label-studio"),
         ("convert a.json --format label-maps --out b --tolerance 2", "--tolerance is for polygons"),
