@@ -309,7 +309,7 @@ class StepPlan:
         elif abs(fitting - self.steps) <= self.DRIFT * (self.steps - done):
             return self.steps
         else:
-            logger.info("%.2f s a step now: %d steps instead of %d", pace, steps, self.steps)
+            logger.debug("%.2f s a step now: %d steps instead of %d", pace, steps, self.steps)
         plans = {**self._run.state.get("plan", {}), self._key: steps}
         self._run.update_state(plan=plans)
         if not self._planned or steps < self._wanted <= self.steps:
