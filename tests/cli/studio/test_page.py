@@ -277,6 +277,13 @@ def test_a_drag_makes_one_object_and_a_stroke_makes_two(browser_page: Any, serve
     assert "crosses from side to side" in studio.problem
     assert studio.objects == 2
     studio.press("Escape")
+    # What a drag within one object joins is nothing, which is said.
+    studio.point(150, 190)
+    studio.page.mouse.down()
+    studio.page.mouse.move(*studio.on_screen(150, 200), steps=4)
+    studio.page.mouse.up()
+    assert studio.status.startswith("Nothing to join")
+    assert studio.objects == 2
     end(server)
     masks = saved(server, "0.png")
     assert iou(masks[0] | masks[1], disc("red") | disc("green")) > 0.9
@@ -298,12 +305,23 @@ def test_an_outline_is_drawn_by_a_drag_and_by_corners(browser_page: Any, server:
     # A drag that encloses nothing is said, and changes nothing.
     studio.drag([(60, 60), (60, 90)])
     assert "encloses something" in studio.problem
+    # A wrong corner is taken back alone, and Enter closes what has three.
+    third = [(160, 10), (160, 60), (190, 60), (190, 10)]
+    for row, column in [*third[:2], (5, 200), *third[2:]]:
+        studio.page.mouse.click(*studio.on_screen(row, column))
+        if row == 5:
+            studio.press("Control+z")
+            assert studio.status == "Corner 3 taken back."
+    studio.acting(lambda: studio.press("Enter"))
+    assert (studio.objects, studio.status) == (3, "Drawn. 3 objects. Saved.")
+    studio.page.mouse.click(*studio.on_screen(*third[0]))
     studio.press("Escape")
-    assert studio.objects == 2
+    assert studio.status == "Given up."
+    assert studio.objects == 3
     end(server)
-    for mask, (top, left), (bottom, right) in zip(
-        saved(server, "0.png"), (corners[0], other[0]), (corners[2], other[2]), strict=True
-    ):
+    drawn = (corners, other, third)
+    for mask, outline in zip(saved(server, "0.png"), drawn, strict=True):
+        (top, left), (bottom, right) = outline[0], outline[2]
         wanted = np.zeros_like(mask)
         wanted[top:bottom, left:right] = True
         assert iou(mask, wanted) > 0.9
@@ -445,8 +463,21 @@ def test_corrections_are_learned_from_while_the_page_goes_on(
     learn.click()
     studio.page.get_by_text("Learns from 1 finished images").wait_for()
     studio.click(*RED)
+    # What is begun when the training ends is not lost.
+    studio.press("+")
+    studio.press("l")
+    for down, across in [(0, 0), (0, 30), (30, 30)]:
+        studio.page.mouse.click(*studio.on_screen(RED[0] + down, RED[1] + across))
     studio.page.get_by_text("Learned from 1 images.").wait_for()
+    studio.page.wait_for_timeout(1000)
+    assert studio.page.evaluate("window.studio.ready") == ready
+    studio.acting(lambda: studio.press("Enter"))
+    assert (studio.problem, studio.objects) == ("", 2)
     studio.until(f"window.studio.ready === {ready.replace(' 0', ' 1')!r}")
-    assert studio.objects == 1
+    assert studio.objects == 2
+    assert studio.page.evaluate("window.studio.stage.zoom") == 1
+    # Regions are what is learned from few labels, not the network.
+    model = json.loads((server.folder / "run/models/1/model/config.json").read_text())
+    assert model["inference"]["masks"] == "regions"
     assert "models/1" in studio.page.locator("aside").inner_text()
     end(server)

@@ -27,7 +27,6 @@ from soloist.errors import ConfigError, DataError
 from soloist.evaluation.agreement import image_estimate
 from soloist.inference.segmenter import load
 from soloist.runtime.files import shown, write_json
-from soloist.training.judging import MAX_IMAGES
 
 logger = logging.getLogger(__name__)
 
@@ -224,9 +223,6 @@ class Workspace:
         init = self._model.path or "bundled"
         arguments = [str(self.labels.path), "--init", init, "--out", str(run)]
         arguments += ["--device", self._model.device, "--precision", self._model.precision]
-        if len(self.labels.categories) == 1 and images <= MAX_IMAGES:
-            # The judge of candidates is what is learned; it needs no steps of the network.
-            arguments += ["--train.steps", "1", "--train.warmup-steps", "0"]
         self.learning.start(arguments, run, images)
 
     def export(self, format: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import { Stage, colorOf } from "./stage.js";
 const html = htm.bind(h);
 const MAX_LISTED = 300; // Images in the list at once.
 const POLL = 1000; // Milliseconds between questions about a training.
+const WAIT = 200; // Milliseconds between looks whether the hand is free.
 const TOOLS = [["keep", "Keep", "K"], ["split", "Split", "S"], ["subtract", "Take away", "T"],
   ["draw", "Draw", "L"]];
 
@@ -53,19 +54,21 @@ function App() {
     return found;
   }
 
-  async function open(index) {
+  async function open(index, line) {
     setBusy("Looking for objects");
     try {
-      const [fresh, buffer] = await Promise.all([
-        ask(`/api/state?index=${index}`), ask(`/api/tree?index=${index}`)]);
-      const items = new Items(buffer);
-      setState(fresh);
-      stage.current.show(items, fresh, `/api/image?index=${index}&version=${fresh.version}`);
-      window.studio.ready = `${fresh.name} ${fresh.version}`;
-      history.replaceState(null, "", `#${index}`);
-      stage.current.scroll.focus({ preventScroll: true });
-      tell(`${fresh.name}, ${fresh.objects.length} objects${fresh.finished ? ", finished" : ""}`);
-      setLit(null);
+      const items = new Items(await ask(`/api/tree?index=${index}`));
+      await inTurn(async () => {
+        const fresh = await ask(`/api/state?index=${index}`);
+        setState(fresh);
+        now.current.state = fresh;
+        stage.current.show(items, fresh, `/api/image?index=${index}&version=${fresh.version}`);
+        window.studio.ready = `${fresh.name} ${fresh.version}`;
+        history.replaceState(null, "", `#${index}`);
+        stage.current.scroll.focus({ preventScroll: true });
+        tell(line ?? `${fresh.name}, ${fresh.objects.length} objects${fresh.finished ? ", finished" : ""}`);
+        setLit(null);
+      });
       refresh();
     } catch (error) {
       complain(error);
@@ -74,11 +77,17 @@ function App() {
   }
 
   // One after the other: each is about the objects that the one before left.
+  function inTurn(work) {
+    const done = queue.current.then(work);
+    queue.current = done.catch(() => {});
+    return done;
+  }
+
   function act(values) {
-    queue.current = queue.current.then(async () => {
+    return inTurn(async () => {
       const { state, category, overview } = now.current;
       try {
-        const fresh = await ask("/api/act", { index: state.index, version: state.version,
+        const fresh = await ask("/api/act", { index: state.index, version: stage.current.version,
           category: category ?? overview.categories[0][0], ...values });
         setState(fresh);
         now.current.state = fresh;
@@ -93,12 +102,24 @@ function App() {
         stage.current.light(false);
       }
     });
-    return queue.current;
   }
 
   async function finish() {
     await act({ act: "finish", finished: true });
-    await open(now.current.state.next);
+    const { state, overview } = now.current;
+    const left = overview.images.some((image, at) => at !== state.index && !image.finished);
+    if (left) await open(state.next);
+    else tell("All images are finished. Learn from them, or export them.");
+  }
+
+  // What was begun is given up.
+  function giveUp() {
+    if (stage.current.isBusy) tell("Given up.");
+    pick("keep");
+  }
+
+  function undo() {
+    if (!stage.current.takeBack()) act({ act: "undo" });
   }
 
   function choose(id) {
@@ -139,15 +160,22 @@ function App() {
   useEffect(() => {
     if (!running) return undefined;
     const timer = setInterval(async () => {
-      const before = now.current.overview;
-      const found = await refresh().catch(complain);
-      if (found && found.version !== before.version) {
-        tell("New masks are offered on images that are not finished.");
-        if (now.current.state) open(now.current.state.index);
-      }
+      await refresh().catch(complain);
     }, POLL);
     return () => clearInterval(timer);
   }, [running]);
+
+  // New masks come when nothing is begun.
+  const isOld = Boolean(overview && state && overview.version !== stage.current.version);
+  useEffect(() => {
+    if (!isOld) return undefined;
+    const timer = setInterval(() => {
+      if (stage.current.isBusy) return;
+      clearInterval(timer);
+      open(now.current.state.index, "New masks are offered on images that are not finished.");
+    }, WAIT);
+    return () => clearInterval(timer);
+  }, [isOld]);
 
   useEffect(() => {
     function keyed(event) {
@@ -157,11 +185,11 @@ function App() {
       const plain = !event.ctrlKey && !event.metaKey;
       const key = event.key.toLowerCase();
       const category = overview.categories[Number(key) - 1];
-      if (!plain && key === "z") act({ act: event.shiftKey ? "redo" : "undo" });
+      if (!plain && key === "z") { if (event.shiftKey) act({ act: "redo" }); else undo(); }
       else if (!plain && key === "y") act({ act: "redo" });
       else if (!plain) return;
-      else if (key === "u") act({ act: "undo" });
-      else if (key === "escape") { stage.current.cancel(); pick("keep"); }
+      else if (key === "u") undo();
+      else if (key === "escape") giveUp();
       else if (category && key.length === 1) choose(category[0]);
       else if (key === "f") finish();
       else if (key === "n") open((state.index + 1) % overview.images.length);
@@ -174,6 +202,7 @@ function App() {
       else if (key === "?") setHelp(true);
       else if (["m", "[", "]"].includes(key)) stage.current.keyed(event);
       else if (key === "delete" || key === "backspace" || key === "x") {
+        if (key === "backspace" && stage.current.takeBack()) { event.preventDefault(); return; }
         const { lit } = stage.current;
         if (lit && lit.object) act({ act: "remove", objects: [lit.object.number] });
       } else {
@@ -228,7 +257,7 @@ function App() {
           <button aria-pressed=${tool === name} aria-keyshortcuts=${letter} title=${`${label} (${letter})`}
             onClick=${() => pick(name)}>${label}</button>`)}
         <button disabled=${!state || !state.canUndo} title="Undo (Ctrl+Z or U)"
-          onClick=${() => act({ act: "undo" })}>Undo</button>
+          onClick=${undo}>Undo</button>
         <button disabled=${!state || !state.canRedo} title="Redo (Ctrl+Y)"
           onClick=${() => act({ act: "redo" })}>Redo</button>
         <button aria-pressed=${!masks} title="Hide masks (H)" onClick=${() => setMasks(!masks)}>Hide masks</button>
@@ -305,7 +334,7 @@ function Images({ overview, state, open, finish, act }) {
       <li key=${image.name}><button aria-current=${image.at === here ? "true" : null}
         onClick=${() => open(image.at)}>
         <span class="name">${image.name}</span>
-        <span class="small">${image.finished ? "✓ " : ""}${image.objects || ""}${
+        <span class="small" title="Objects kept; after ~ the mean score of what is offered: the lower, the more doubt">${image.finished ? "✓ " : ""}${image.objects || ""}${
           !image.finished && image.estimate != null ? ` ~${image.estimate.toFixed(2)}` : ""}</span>
       </button></li>`)}</ol>`;
 }
@@ -382,11 +411,11 @@ const KEYS = [
   ["Drag", "over several makes one object of them (keys: M marks, Enter joins)"],
   ["Shift and drag, S", "a stroke splits an object"],
   ["Alt and click, T", "takes what is lit away from the object around it"],
-  ["L", "draws an outline: drag around the object, or click its corners and the first one again"],
+  ["L", "draws an outline: drag around the object, or click its corners, then the first one or Enter"],
   ["1 to 9", "class of the object under the pointer, and of new ones"],
   ["Delete, X", "removes the object under the pointer"],
   ["A", "keeps all that is offered from the score on"],
-  ["Ctrl+Z or U, Ctrl+Y", "undo, redo"],
+  ["Ctrl+Z or U, Ctrl+Y", "undo, redo; of an outline the last corner"],
   ["F", "finishes the image and opens the one of most doubt"],
   ["N, P, D", "next, previous, the one of most doubt"],
   ["Ctrl and wheel, + and −", "zoom; the middle button moves the image"],

@@ -22,6 +22,7 @@ export class Stage {
     this.on = on;
     this.items = null;
     this.objects = [];
+    this.index = -1;
     this.tool = "keep";
     this.showMasks = true;
     this.score = 1;
@@ -44,17 +45,27 @@ export class Stage {
     this.press = null;
   }
 
+  // Whether something is begun that a reset would lose.
+  get isBusy() {
+    const { items, objects } = this.gathered;
+    return this.press !== null || this.stroke.length + items.length + objects.length > 0;
+  }
+
   show(items, state, address) {
     const isNew = this.items !== items;
+    // New masks of the same image leave the view as it is.
+    const isOther = this.index !== state.index;
     this.items = items;
+    this.index = state.index;
     if (isNew) {
+      this.version = state.version; // Of the items: what is done to them names it.
       this.reset();
       for (const canvas of [this.litCanvas, this.offeredCanvas]) {
         canvas.width = items.width;
         canvas.height = items.height;
       }
       this.image.src = address;
-      this.zoom = 0;
+      if (isOther) this.zoom = 0;
       this.fit();
     }
     this.objects = state.objects.map((object) => this.withPath(object));
@@ -250,17 +261,18 @@ export class Stage {
   }
 
   listen() {
-    const sheet = this.sheet;
-    sheet.addEventListener("pointermove", (event) => this.moved(event));
-    sheet.addEventListener("pointerdown", (event) => this.pressed(event));
-    sheet.addEventListener("pointerup", (event) => this.released(event));
-    sheet.addEventListener("pointercancel", () => this.cancel());
-    sheet.addEventListener("pointerleave", () => {
+    // Around the image, too: a stroke may begin beside it.
+    const around = this.scroll;
+    around.addEventListener("pointermove", (event) => this.moved(event));
+    around.addEventListener("pointerdown", (event) => this.pressed(event));
+    around.addEventListener("pointerup", (event) => this.released(event));
+    around.addEventListener("pointercancel", () => this.cancel());
+    around.addEventListener("pointerleave", () => {
       if (this.press) return;
       this.cursor = null;
       this.light();
     });
-    sheet.addEventListener("contextmenu", (event) => event.preventDefault());
+    around.addEventListener("contextmenu", (event) => event.preventDefault());
     this.scroll.addEventListener("wheel", (event) => {
       if (!this.items) return;
       event.preventDefault();
@@ -292,6 +304,9 @@ export class Stage {
     const far = events.some((one) => Math.hypot(one.clientX - x, one.clientY - y) > DRAG);
     if (!this.press.drag && far) {
       this.press.drag = true;
+      // What was lit where it began belongs to it, whatever else does.
+      const { start } = this.press;
+      if (this.tool === "keep" && start && start.item !== undefined) this.gathered.items.push(start.item);
       this.gather(this.press.point);
     }
     if (!this.press.drag) return;
@@ -301,9 +316,12 @@ export class Stage {
 
   pressed(event) {
     if (!this.items || (event.button !== 0 && event.button !== 1)) return;
+    const { left, top } = this.scroll.getBoundingClientRect();
+    const isBar = event.clientX - left > this.scroll.clientWidth || event.clientY - top > this.scroll.clientHeight;
+    if (isBar) return;
     event.preventDefault();
     this.scroll.focus({ preventScroll: true });
-    this.sheet.setPointerCapture(event.pointerId);
+    this.scroll.setPointerCapture(event.pointerId);
     this.cursor = this.pointOf(event);
     this.alter(event);
     this.press = { x: event.clientX, y: event.clientY, point: this.cursor, pan: event.button === 1,
@@ -336,7 +354,8 @@ export class Stage {
     if (this.tool === "split") this.cut(stroke);
     else if (this.tool === "draw") this.on.act({ act: "draw", outline: stroke });
     else if (this.tool === "subtract") this.light();
-    else if (items.length + objects.length > 0) this.on.act({ act: "join", items, objects });
+    else if (items.length > 0 || objects.length > 1) this.on.act({ act: "join", items, objects });
+    else this.on.said("Nothing to join: the drag passed over no second object. M marks what is lit, Enter joins what is marked.");
     this.light(false);
   }
 
@@ -424,9 +443,25 @@ export class Stage {
       this.stroke = [];
     } else {
       this.stroke.push(point);
-      this.on.said(`Corner ${this.stroke.length}. At the first one again the outline is closed.`);
+      this.on.said(`Corner ${this.stroke.length}. At the first one again, or by Enter, the outline is closed; U takes the corner back.`);
     }
     this.drawLit();
+  }
+
+  // Enter with the pointer closes an outline of three corners; with arrow keys it sets one.
+  enter() {
+    const [first] = this.stroke;
+    if (this.tool === "draw" && !this.byKeys && this.stroke.length > 2) this.corner(first);
+    else this.choose();
+  }
+
+  // The last corner of an outline or beginning of a cut; false where there is none.
+  takeBack() {
+    if (this.press || this.stroke.length === 0) return false;
+    this.stroke.pop();
+    this.on.said(this.stroke.length ? `Corner ${this.stroke.length + 1} taken back.` : "Nothing is begun.");
+    this.drawLit();
+    return true;
   }
 
   // A click, or Enter: keeps what is lit, or removes it.
@@ -482,7 +517,7 @@ export class Stage {
       this.tool = this.chosenTool || "keep";
       this.light();
       this.bringIntoView();
-    } else if (event.key === "Enter" || event.key === " ") this.choose();
+    } else if (event.key === "Enter" || event.key === " ") this.enter();
     else if (event.key === "m") this.mark();
     else if (event.key === "]" || event.key === "PageUp") this.walk(1);
     else if (event.key === "[" || event.key === "PageDown") this.walk(-1);
