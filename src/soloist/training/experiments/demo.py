@@ -81,9 +81,7 @@ def demo(out: Path, *, overwrite: bool = False) -> Learned:
 
 def _run(run: RunFolder, runtime: Runtime) -> FitResult:
     """Makes scenes, learns from them, and reports on held-out ones."""
-    logger.info(
-        "demo: about %s on %s, longer beside other work", duration(USUAL_SECONDS), runtime
-    )
+    logger.info("demo: about %s on %s, longer beside other work", duration(USUAL_SECONDS), runtime)
     train = on_main(partial(_scenes, run.path / "scenes" / "train", TRAIN_SCENES, "train"))
     val = on_main(partial(_scenes, run.path / "scenes" / "val", VAL_SCENES, "val"))
     # The true masks of the training scenes are not read: only their images are named here.
