@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from soloist.ops.masks import mask_iou
 from soloist.proposals.candidate_networks import (
+    LIKE,
     PRIOR_IMAGES,
     Example,
     NodeRanker,
     learn_classes,
     learn_nodes,
+    look_of,
 )
 from soloist.proposals.descriptions import DESCRIBED, class_shares, draw_candidates
 from soloist.proposals.hierarchy import PixelMaps
@@ -53,6 +55,10 @@ def image() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     return pixels.clip(0, 255).astype(np.uint8)
 
 
+LOOK = np.array([50, 0, 0, 10, 5, 5], dtype=np.float32)
+OTHER_LOOK = LOOK + np.array([0, 3 * LIKE, 0, 0, 0, 0], dtype=np.float32)
+
+
 def example(seed: int, count: int = 200) -> Example:
     """What is large in the first value is an object, whatever the prior says."""
     generator = np.random.default_rng(seed)
@@ -64,13 +70,13 @@ def example(seed: int, count: int = 200) -> Example:
 def one_class(described: NDArray[np.float32], prior: Floats, overlaps: Floats) -> Example:
     count = len(prior)
     classes, means = np.zeros(count, dtype=np.int64), np.ones((count, 1), dtype=np.float32)
-    return Example(described, prior, overlaps, classes, means)
+    return Example(described, prior, overlaps, classes, means, LOOK)
 
 
 def test_networks_learn_what_the_prior_does_not_know() -> None:
     judge = learn_nodes([example(seed) for seed in range(8)])
     new = example(99)
-    scores = judge.scores(new.described, new.prior)
+    scores = judge.scores(new.described, new.prior, new.look)
     right = new.overlaps > 0.5
     assert scores[right].mean() > 3 * scores[~right].mean()
     assert new.prior[right].mean() < 1.2 * new.prior[~right].mean()
@@ -78,8 +84,19 @@ def test_networks_learn_what_the_prior_does_not_know() -> None:
 
 def test_few_images_count_less_than_the_prior() -> None:
     one, many = (learn_nodes([example(seed) for seed in range(n)]) for n in (1, 30))
-    assert float(one.trust) == pytest.approx(1 / (1 + PRIOR_IMAGES))
-    assert float(many.trust) == pytest.approx(30 / (30 + PRIOR_IMAGES))
+    assert one.trust(LOOK) == pytest.approx(1 / (1 + PRIOR_IMAGES))
+    assert many.trust(LOOK) == pytest.approx(30 / (30 + PRIOR_IMAGES))
+
+
+def test_images_that_look_otherwise_are_left_to_the_prior() -> None:
+    others = [replace(example(seed), look=OTHER_LOOK) for seed in range(30)]
+    mixed = learn_nodes([*others, example(99)])
+    assert mixed.trust(LOOK) == pytest.approx(1 / (1 + PRIOR_IMAGES), rel=0.4)
+    assert mixed.trust(OTHER_LOOK) == pytest.approx(30 / (30 + PRIOR_IMAGES), rel=0.01)
+    apart, new = learn_nodes(others), example(100)
+    scores = apart.scores(new.described, new.prior, LOOK + 20 * LIKE)
+    assert np.allclose(scores, new.prior)
+    assert not np.allclose(apart.scores(new.described, new.prior, OTHER_LOOK), new.prior, atol=0.1)
 
 
 def of_two_sizes(seed: int, count: int = 200) -> Example:
@@ -109,7 +126,7 @@ def test_what_cannot_be_an_object_stays_none() -> None:
     new = example(1)
     prior = new.prior.copy()
     prior[:50] = 0
-    scores = learn_nodes([new]).scores(new.described, prior)
+    scores = learn_nodes([new]).scores(new.described, prior, LOOK)
     assert (scores[:50] == 0).all()
     assert ((scores[50:] > 0) & (scores[50:] < 1)).all()
 
@@ -118,9 +135,9 @@ def test_two_learn_the_same_and_a_record_keeps_it() -> None:
     first, second = (learn_nodes([example(3)], seed=5) for _ in range(2))
     read = NodeRanker.of_record(json.loads(json.dumps(first.record())))
     new = example(4)
-    wanted = first.scores(new.described, new.prior)
-    assert np.array_equal(second.scores(new.described, new.prior), wanted)
-    assert np.allclose(read.scores(new.described, new.prior), wanted, atol=1e-6)
+    wanted = first.scores(new.described, new.prior, LOOK)
+    assert np.array_equal(second.scores(new.described, new.prior, LOOK), wanted)
+    assert np.allclose(read.scores(new.described, new.prior, LOOK), wanted, atol=1e-6)
 
 
 def test_without_a_candidate_there_is_nothing_to_learn_from() -> None:
@@ -133,6 +150,8 @@ def test_a_record_whose_shapes_do_not_fit_is_refused() -> None:
     record = learn_nodes([example(3)]).record()
     with pytest.raises(ValueError, match=r"hidden must be \(4, 5, 32\)"):
         NodeRanker.of_record({**record, "hidden": record["output"]})
+    with pytest.raises(ValueError, match=r"looks must be \(n, 6\)"):
+        NodeRanker.of_record({**record, "looks": record["output_bias"]})
     with pytest.raises(KeyError):
         NodeRanker.of_record({name: value for name, value in record.items() if name != "mean"})
 
@@ -180,6 +199,7 @@ def judge() -> Judge:
         overlaps.max(axis=1),
         np.array([0, 0, 1])[overlaps.argmax(axis=1)],
         class_shares(informed, drawn.candidates),
+        look_of(found.lab),
     )
     return Judge(pixels, learn_nodes([example]), learn_classes([example]))
 

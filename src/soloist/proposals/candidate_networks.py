@@ -28,9 +28,11 @@ STEPS, LEARNING_RATE, WEIGHT_DECAY = 150, 1e-2, 1e-2
 RIGHT = 0.5
 """A candidate that overlaps an object (IoU) by less is worth nothing, else as much as it overlaps;
 so of several the best comes first."""
-PRIOR_IMAGES = 5.0
-"""The rank without learning counts as much as this many labelled images; chosen on `nuclei`
-(docs/photographs.md)."""
+PRIOR_IMAGES = 8.0
+"""The rank without learning counts as much as this many labelled images of the same look."""
+LIKE = 30.0
+"""A labelled image that looks so unlike an image, by the distance of looks in CIE-Lab, counts e to
+minus a half there. Both were chosen on `photos/dev` (docs/photographs.md)."""
 CLASS_FLOOR = 0.05
 """Added to the shares of classes before logarithms are taken: no class is impossible."""
 LARGEST = 4.0
@@ -47,6 +49,7 @@ class Example:
         overlaps: (N,) the best overlap (IoU) of each with a true mask.
         classes: (N,) the class of that mask, in [0, K).
         means: (N, K) shares of the classes in each by its pixels, in [0, 1].
+        look: (6,) float32 of `look_of` the image.
     """
 
     described: NDArray[np.float32]
@@ -54,6 +57,12 @@ class Example:
     overlaps: Floats
     classes: NDArray[np.int64]
     means: NDArray[np.float32]
+    look: NDArray[np.float32]
+
+
+def look_of(lab: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(6,) what an image of (3, H, W) CIE-Lab colours looks like: their means and deviations."""
+    return np.concatenate((lab.mean(axis=(1, 2)), lab.std(axis=(1, 2)))).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -152,31 +161,59 @@ class NodeRanker:
 
     Attributes:
         networks: Of one output.
-        trust: Their share in the final logit, in [0, 1); the rest is the prior's.
+        looks: (n, 6) float32 of the labelled images, as `look_of`.
     """
 
     networks: Networks
-    trust: float
+    looks: Tensor
 
-    def scores(self, described: NDArray[np.float32], prior: Floats) -> Floats:
-        """(N,) scores in [0, 1] of (N, D) descriptions and (N,) scores without learning."""
+    def trust(self, look: NDArray[np.float32]) -> float:
+        """The networks' share in the final logit, in [0, 1); the rest is the prior's.
+
+        It grows with the number of labelled images, each of which counts as far as it looks like
+        the one at hand: what stained tissue teaches says little of fluorescence.
+
+        Args:
+            look: (6,) of an image, as `look_of`.
+        """
+        apart = (self.looks - torch.from_numpy(look)).square().sum(dim=1) / LIKE**2
+        number = float(torch.exp(-apart / 2).sum())
+        return number / (number + PRIOR_IMAGES)
+
+    def scores(
+        self, described: NDArray[np.float32], prior: Floats, look: NDArray[np.float32]
+    ) -> Floats:
+        """Scores of the candidates of an image.
+
+        Args:
+            described: (N, D) of `descriptions.describe`.
+            prior: (N,) scores in [0, 1] without learning.
+            look: (6,) of the image, as `look_of`.
+
+        Returns:
+            (N,) scores in [0, 1].
+        """
+        trust = self.trust(look)
         logits = torch.from_numpy(logit(prior)).float()
         with torch.inference_mode():
             corrected = self.networks(torch.from_numpy(described)).squeeze(2) + logits
             own = corrected.sigmoid().mean(dim=0)
         learned = logit(own.numpy().astype(np.float64))
-        mixed: Floats = 1 / (1 + np.exp(-(self.trust * learned + (1 - self.trust) * logit(prior))))
+        mixed: Floats = 1 / (1 + np.exp(-(trust * learned + (1 - trust) * logit(prior))))
         # What cannot be an object stays none.
         return np.where(prior > 0, mixed, 0.0)
 
     def record(self) -> dict[str, Any]:
         """Its values by name, for a model's record."""
-        return {**self.networks.record(), "trust": packed(torch.tensor(self.trust))}
+        return {**self.networks.record(), "looks": packed(self.looks)}
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> NodeRanker:
         """The ranker of such a record; raises as `Networks.of_record` does."""
-        return cls(Networks.of_record(record), float(unpacked(record["trust"])))
+        looks = unpacked(record["looks"])
+        if looks.ndim != 2 or looks.shape[1] != 2 * len("Lab"):
+            raise ValueError(f"looks must be (n, 6), got {tuple(looks.shape)}")
+        return cls(Networks.of_record(record), looks)
 
 
 @dataclass(frozen=True)
@@ -230,10 +267,8 @@ def learn_nodes(examples: Sequence[Example], *, seed: int = 0) -> NodeRanker:
         logits = outputs.squeeze(2) + prior
         return functional.binary_cross_entropy_with_logits(logits, wanted.expand_as(logits))
 
-    networks = Networks.learned(described, 1, loss, seed=seed)
-    # As its record keeps it.
-    trust = torch.tensor(len(examples) / (len(examples) + PRIOR_IMAGES))
-    return NodeRanker(networks, float(trust))
+    looks = torch.from_numpy(np.stack([one.look for one in examples]))
+    return NodeRanker(Networks.learned(described, 1, loss, seed=seed), looks)
 
 
 def learn_classes(examples: Sequence[Example], *, seed: int = 0) -> NodeClassifier | None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from soloist.proposals.candidate_networks import Networks, NodeClassifier, NodeRanker
+from soloist.proposals.candidate_networks import Networks, NodeClassifier, NodeRanker, look_of
 from soloist.proposals.descriptions import VERSION, class_shares, describe, draw_candidates
 from soloist.proposals.hierarchy import Hierarchies
 from soloist.proposals.partition import Floats
@@ -56,7 +56,7 @@ class Judge:
         drawn = draw_candidates(found, image_size, most)
         if len(drawn.candidates) == 0:
             return found, drawn.candidates
-        scores = self.nodes.scores(drawn.described, drawn.candidates.scores)
+        scores = self.nodes.scores(drawn.described, drawn.candidates.scores, look_of(plain.lab))
         judged = replace(drawn.candidates, scores=scores)
         judged = judged.filter(np.argsort(-scores, kind="stable"))
         return found, without_overlaps(judged, JUDGED_OVERLAP, within_trees=True)
@@ -72,7 +72,8 @@ class Judge:
             image_size: As in `candidates`.
         """
         found = replace(plain, maps=self.pixels.maps(plain.lab))
-        return self.nodes.scores(describe(found, candidates, image_size), candidates.scores)
+        described = describe(found, candidates, image_size)
+        return self.nodes.scores(described, candidates.scores, look_of(plain.lab))
 
     def classes(
         self, found: Hierarchies, candidates: Candidates, image_size: tuple[int, int]

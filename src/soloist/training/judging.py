@@ -20,7 +20,7 @@ from soloist.data.sources import ImageRef, spread
 from soloist.errors import DataError
 from soloist.models.build import load_solo, save_solo
 from soloist.ops.resize import HalfCovered
-from soloist.proposals.candidate_networks import Example, learn_classes, learn_nodes
+from soloist.proposals.candidate_networks import Example, learn_classes, learn_nodes, look_of
 from soloist.proposals.descriptions import class_shares, draw_candidates
 from soloist.proposals.hierarchy import hierarchies, normalised_lab
 from soloist.proposals.judge import Judge
@@ -209,4 +209,5 @@ def example_of(one: LabelledImage, pixels: PixelClassifier) -> Example:
     if len(one.masks):
         best, classes = overlaps.max(axis=1), np.array(one.classes)[overlaps.argmax(axis=1)]
     means = class_shares(found, drawn.candidates)
-    return Example(drawn.described, drawn.candidates.scores, best, classes, means)
+    look = look_of(plain.lab)
+    return Example(drawn.described, drawn.candidates.scores, best, classes, means, look)
