@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from soloist.errors import ConfigError
 from soloist.inference.segmenter import load
 
 pytest.importorskip("cvat_sdk", reason="wants cvat-sdk: pip install '.[cvat]'")
@@ -218,15 +220,20 @@ def images(scenes: Path) -> list[Path]:
     return sorted((scenes / "images").iterdir())[:2]
 
 
-@pytest.fixture
-def stand_in(images: list[Path]) -> Iterator[StandIn]:
-    server = StandIn(images, {11: "object"})
+@contextmanager
+def standing_in(server: StandIn) -> Iterator[StandIn]:
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server
     server.shutdown()
     server.server_close()
     assert server.unknown == []
+
+
+@pytest.fixture
+def stand_in(images: list[Path]) -> Iterator[StandIn]:
+    with standing_in(StandIn(images, {11: "object"})) as server:
+        yield server
 
 
 def masks_of(shapes: list[Any], frame: int, size: tuple[int, int]) -> list[Any]:
@@ -307,3 +314,32 @@ def test_classes_are_labels(classes_folder: Path) -> None:
         (1, "dog"),
         (2, "tree"),
     ]
+
+
+def test_a_task_calls_objects_as_it_likes(images: list[Path], tmp_path: Path) -> None:
+    function = create(label="nucleus", scores=False, device="cpu", precision="fp32")
+    with (
+        standing_in(StandIn(images, {11: "nucleus"}, scored=False)) as server,
+        make_client(server.host, credentials=("ada", "secret")) as client,
+    ):
+        client.config.cache_dir = tmp_path
+        annotate_task(client, TASK, function)
+    ((_, _, content),) = server.annotations
+    assert {(one["label_id"], len(one["attributes"])) for one in content["shapes"]} == {(11, 0)}
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        pytest.param({"min_score": 7.0}, r"wanted min_score in \[0, 1\], got 7.0", id="score"),
+        pytest.param({"tolerance": -1.0}, "wanted a tolerance of 0 pixels or more", id="tolerance"),
+    ],
+)
+def test_what_no_mask_could_have_is_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        create(device="cpu", **options)
+
+
+def test_one_label_is_for_one_class(classes_folder: Path) -> None:
+    with pytest.raises(ConfigError, match="a model of 3 classes, got 'nucleus'"):
+        create(str(classes_folder), label="nucleus", device="cpu")

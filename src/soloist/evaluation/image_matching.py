@@ -59,15 +59,20 @@ def match_images(predicted: CocoFile, truth: CocoFile) -> tuple[CocoFile, dict[i
         )
     fitted = _on_true_sizes(predicted, truth, matches)
     missed = len(truth.images) - len(set(matches.values()))
-    if missed or extra:
+    if missed:
         logger.warning(
-            "%d of %d images of %s have no predictions and count as missed; predictions on %d "
-            "images that it does not have were left out%s",
+            "%d of %d images of %s have no predictions and count as missed%s",
             missed,
             len(truth.images),
             shown(truth.path),
-            extra,
             hint,
+        )
+    if extra:
+        logger.warning(
+            "predictions on %d images that %s does not have were left out%s",
+            extra,
+            shown(truth.path),
+            "" if missed else hint,
         )
     return fitted, matches
 

@@ -256,10 +256,10 @@ class Result(Instances[Rows, Masks]):
         """A table with a row an object, of what `soloist convert --format csv` writes.
 
         Returns:
-            `image`, `class`, `score`, `SHAPE_COLUMNS` of `soloist.data.exports.science` in pixels,
-            and the mean and the sum of the image's values in each mask, a channel each; these are
-            of the values that the file holds, and are left out where neither pixels nor the file
-            are there.
+            `image`, `id` (from 1 on in each image), `class`, `score`, `SHAPE_COLUMNS` of
+            `soloist.data.exports.science` in pixels, and the mean and the sum of the image's
+            values in each mask, a channel each; these are of the values that the file holds, and
+            are left out where neither pixels nor the file are there.
 
         Raises:
             ConfigError: If pandas is absent.
@@ -277,13 +277,14 @@ class Result(Instances[Rows, Masks]):
         rows = [
             {
                 "image": self._name(),
+                "id": record["id"],
                 "class": self.categories[record["category_id"]],
                 "score": record["score"],
                 **measure(record["segmentation"], values),
             }
             for record in instances_to_annotations(self, 1, 1, self.categories)
         ]
-        first = ["image", "class", "score", *SHAPE_COLUMNS]
+        first = ["image", "id", "class", "score", *SHAPE_COLUMNS]
         return DataFrame(rows) if rows else DataFrame(columns=first)
 
     def show(self) -> None:

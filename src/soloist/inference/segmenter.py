@@ -278,8 +278,8 @@ def load(
     """Loads a trained segmenter: without a path, the one that comes with the package.
 
     Args:
-        path_or_id: A run folder of `soloist train`, `fit` or `demo`, its model folder, a file
-            such as the released FreeSOLO's (see `soloist.checkpoints.load_official`), or a
+        path_or_id: A run folder of `soloist fit`, `finetune`, `train` or `demo`, its model folder,
+            a file such as the released FreeSOLO's (see `soloist.checkpoints.load_official`), or a
             repository on the hub: `owner/name` if there is no such path, or
             `hf:owner/name@revision#sha256`. None, or `bundled` if there is no such path, for the
             bundled one; `weights/MODEL_CARD.md` says what it has seen and what it is bad at.

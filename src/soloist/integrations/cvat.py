@@ -15,7 +15,7 @@ from PIL import Image
 
 from soloist.data.coco.outlines import outline
 from soloist.data.coco.rle import encode_masks
-from soloist.errors import require
+from soloist.errors import ConfigError, require
 from soloist.inference.segmenter import Segmenter, load
 
 require("cvat_sdk", extra="cvat", wanted="soloist.integrations.cvat")
@@ -37,24 +37,45 @@ class Detection:
         min_score: Masks of a lower score are left out, unless `--conf-threshold` says otherwise;
             None takes the score that the model recommends.
         tolerance: Pixels by which polygons may leave the outlines, with `--conv-mask-to-poly`.
+        label: The task's name for the objects of a model of one class; None keeps the model's.
+        scores: Each mask carries its score; the task's labels need a text attribute `score`.
 
     Attributes:
-        spec: The model's classes, each with a text attribute `score`.
+        spec: The model's classes, each with that attribute.
+
+    Raises:
+        ConfigError: If a score or tolerance is out of range, or several classes get one name.
     """
 
     def __init__(
-        self, segmenter: Segmenter, min_score: float | None = None, tolerance: float = 1.0
+        self,
+        segmenter: Segmenter,
+        *,
+        min_score: float | None = None,
+        tolerance: float = 1.0,
+        label: str | None = None,
+        scores: bool = True,
     ) -> None:
+        if min_score is not None and not 0 <= min_score <= 1:
+            raise ConfigError(f"wanted min_score in [0, 1], got {min_score}")
+        if not tolerance >= 0:
+            raise ConfigError(f"wanted a tolerance of 0 pixels or more, got {tolerance}")
+        names = list(segmenter.categories.values())
+        if label is not None and len(names) > 1:
+            raise ConfigError(
+                f"wanted no label for a model of {len(names)} classes, got {label!r}; call the "
+                f"task's labels {', '.join(names)}"
+            )
         self._segmenter = segmenter
+        self._scores = scores
         recommended = segmenter.config.inference.recommended_score
         self._min_score = recommended if min_score is None else min_score
         self._tolerance = tolerance
+        attributes = [cvat.text_attribute_spec(SCORE, _SCORE_ID)] if scores else []
         self.spec = cvat.DetectionFunctionSpec(
             labels=[
-                cvat.label_spec(
-                    name, place, attributes=[cvat.text_attribute_spec(SCORE, _SCORE_ID)]
-                )
-                for place, name in enumerate(segmenter.categories.values())
+                cvat.label_spec(name, place, attributes=list(attributes))
+                for place, name in enumerate(names if label is None else [label])
             ]
         )
 
@@ -82,6 +103,8 @@ class Detection:
     ) -> Iterator[models.LabeledShapeRequest]:
         def attributes_of() -> list[models.AttributeValRequest]:
             # Each shape has its own: the caller changes them.
+            if not self._scores:
+                return []
             return [models.AttributeValRequest(spec_id=_SCORE_ID, value=f"{score:.{_DIGITS}f}")]
 
         if not polygons:
@@ -99,6 +122,8 @@ def create(
     model: str | None = None,
     min_score: float | None = None,
     tolerance: float = 1.0,
+    label: str | None = None,
+    scores: bool = True,
     device: str = "auto",
     precision: str = "auto",
 ) -> Detection:
@@ -108,10 +133,16 @@ def create(
         model: As for `soloist.load`; None takes the bundled segmenter.
         min_score: As for `Detection`.
         tolerance: As for `Detection`.
+        label: As for `Detection`.
+        scores: As for `Detection`.
         device: As for `soloist.load`.
         precision: As for `soloist.load`.
 
     Raises:
         CheckpointError: If there is no such model.
+        ConfigError: As for `Detection`.
     """
-    return Detection(load(model, device=device, precision=precision), min_score, tolerance)
+    segmenter = load(model, device=device, precision=precision)
+    return Detection(
+        segmenter, min_score=min_score, tolerance=tolerance, label=label, scores=scores
+    )

@@ -184,8 +184,8 @@ def model_folder(path: Path) -> Path:
     if not (folder / CONFIG_FILE).is_file() or not (folder / MODEL_FILE).is_file():
         where = path if path.exists() else f"{path}, which does not exist"
         raise CheckpointError(
-            f"no trained model in {where}; wanted the --out folder of a finished `soloist train`, "
-            "`fit` or `demo`"
+            f"no trained model in {where}; wanted the --out folder of a finished `soloist fit`, "
+            "`finetune`, `train` or `demo`"
         )
     return folder
 

@@ -238,3 +238,10 @@ def test_what_cannot_be_chosen_is_reported(make: Callable[[str], Any], tmp_path:
     shutil.copytree(path / "VOCdevkit/VOC2012", path / "VOCdevkit/VOC2007")
     with pytest.raises(DataError, match="one year of PASCAL VOC"):
         find_dataset(path, "voc")
+
+
+def test_label_maps_without_their_images_are_no_images(tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(np.ones((8, 8), dtype=np.uint8)).save(tmp_path / "masks" / "a.png")
+    with pytest.raises(DataError, match="wanted the images of the label maps"):
+        find_dataset(tmp_path)

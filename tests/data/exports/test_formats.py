@@ -118,11 +118,11 @@ def test_simplified_polygons_stay_close(
             id="yolo",
         ),
         pytest.param("labelme", EXACT, {Note.CUT_HOLES: 5, Note.SPLIT_PARTS: 4}, id="labelme"),
-        pytest.param("label-studio", EXACT, {}, id="label-studio-mask"),
+        pytest.param("label-studio", EXACT, {Note.AT_ROOT: 2}, id="label-studio-mask"),
         pytest.param(
             "label-studio",
             ExportOptions(segmentation="polygon"),
-            {Note.CUT_HOLES: 5, Note.SEPARATE_PARTS: 4},
+            {Note.CUT_HOLES: 5, Note.SEPARATE_PARTS: 4, Note.AT_ROOT: 2},
             id="label-studio-polygon",
         ),
         pytest.param("via", EXACT, {Note.CUT_HOLES: 5, Note.PART_REGIONS: 4}, id="via"),
@@ -281,6 +281,16 @@ def test_names_stay_inside_and_apart() -> None:
         Path("a.jpg"), Path("a-png.png"), Path("up.jpg"), Path("x/a.jpg"),
     ]  # fmt: skip
     assert renamed == 5
+
+
+@pytest.mark.parametrize("address", ["/data/local-files/?d=", "/data/local-files/?d=photos/"])
+def test_images_in_the_document_root_of_label_studio_are_told(
+    write_hard: WriteHard, tmp_path: Path, address: str
+) -> None:
+    summary = write(
+        write_hard(), tmp_path / "out", "label-studio", ExportOptions(image_url=address)
+    )
+    assert summary.notes[Note.AT_ROOT] == (0 if "photos" in address else 2)
 
 
 @pytest.mark.parametrize("how", ["link", "copy"])

@@ -23,7 +23,7 @@ from soloist.data.datasets.tool_files import (
 )
 from soloist.data.datasets.voc import ALL, read_voc, voc_splits
 from soloist.data.datasets.yolo import read_yolo, yolo_splits
-from soloist.data.sources import find_images
+from soloist.data.sources import MAP_FOLDERS, find_images
 from soloist.errors import ConfigError, DataError, near_names
 from soloist.runtime.files import shown
 
@@ -60,9 +60,14 @@ def _read_folder(path: Path, split: str, report: Report) -> Dataset:
     def no_objects(image: DatasetImage, report: Report) -> list[CocoAnnotation]:
         return []
 
+    found = find_images(path)
+    if all(Path(ref.name).parts[0] in MAP_FOLDERS for ref in found):
+        raise DataError(
+            f"wanted the images of the label maps in {shown(path)}, got the maps alone; put or "
+            f"link the images into {shown(path / 'images')}"
+        )
     images = tuple(
-        DatasetImage(number, ref.path, ref.name)
-        for number, ref in enumerate(find_images(path), start=1)
+        DatasetImage(number, ref.path, ref.name) for number, ref in enumerate(found, start=1)
     )
     remarks = ["no annotations: good for masks, pretrain, train and fit, not for eval"]
     others = sorted(

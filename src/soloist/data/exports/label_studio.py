@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from soloist.data.coco.rle import decode_mask
 from soloist.data.coco.types import CocoAnnotation
+from soloist.data.exports.options import ExportOptions
 from soloist.data.exports.polygons import part_rings
 from soloist.data.exports.target import LabelledImage, Note, Target
 from soloist.runtime.files import atomic_path, write_text
@@ -95,12 +96,14 @@ def _task(labelled: LabelledImage, target: Target) -> dict[str, Any]:
     target.notes[Note.MANY_BRUSHES] += (
         target.segmentation == "mask" and len(labelled.objects) > MANY_BRUSHES
     )
+    before = target.options.image_url
+    target.notes[Note.AT_ROOT] += before == ExportOptions().image_url and "/" not in image.file_name
     prediction: dict[str, Any] = {"model_version": "soloist", "result": result}
     if target.scored and scores:
         prediction["score"] = sum(scores) / len(scores)
     return {
         "data": {
-            "image": _address(image.file_name, target.options.image_url),
+            "image": _address(image.file_name, before),
             "file_name": image.file_name,
             "image_id": image.id,
         },

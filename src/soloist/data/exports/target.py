@@ -38,6 +38,10 @@ class Note(Enum):
         "images with more than 50 brush masks, which browsers take long over; leave out some, or "
         "use --segmentation polygon"
     )
+    AT_ROOT = (
+        "images in no folder: Label Studio refuses its document root as a storage; keep them in a "
+        "folder there and give --image-url '/data/local-files/?d=FOLDER/'"
+    )
     NO_SCORE = "scores, which the format does not hold"
     OVERLAPPED = "masks of which a better one covers pixels"
     HIDDEN = "masks that better ones cover entirely"
