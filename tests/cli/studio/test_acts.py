@@ -35,6 +35,37 @@ def test_an_item_is_kept_and_removed(image: OpenImage) -> None:
     assert apply(image, state, {"act": "remove", "objects": [1]}) == EMPTY
 
 
+def test_what_is_kept_is_left_out_of_what_is_lit_unless_it_is_enclosed(image: OpenImage) -> None:
+    item = item_of(image, "red")
+    whole = image.mask([item])
+    rows, columns = np.flatnonzero(whole.any(axis=1)), np.flatnonzero(whole.any(axis=0))
+    left, right, top, bottom = columns[0], columns[-1] + 1, rows[0], rows[-1] + 1
+    middle, height = (left + right) // 2, (top + bottom) // 2
+
+    def after(first: list[list[int]]) -> Any:
+        drawn = {"act": "draw", "outline": first, "category": 1}
+        state = apply(image, EMPTY, drawn)
+        return masks_of(apply(image, state, {"act": "keep", "item": item, "category": 1}))
+
+    half, other = after(
+        [[left - 2, top - 2], [middle, top - 2], [middle, bottom + 2], [left - 2, bottom + 2]]
+    )
+    assert not (half & other).any()
+    assert (other == (whole & ~half)).all()
+    part, all_of_it = after(
+        [
+            [middle - 4, height - 4],
+            [middle + 4, height - 4],
+            [middle + 4, height + 4],
+            [middle - 4, height + 4],
+        ]
+    )
+    assert (all_of_it == whole).all()
+    assert part.sum() < all_of_it.sum()
+    with pytest.raises(DataError, match="all of that is kept already"):
+        apply(image, kept(image, "red"), {"act": "keep", "item": item, "category": 1})
+
+
 def test_items_and_objects_become_one(image: OpenImage) -> None:
     state = kept(image, "red", "green")
     items = [item_of(image, "blue")]
@@ -131,7 +162,7 @@ def test_classes_and_the_end_of_the_work(image: OpenImage) -> None:
 @pytest.mark.parametrize(
     ("act", "told"),
     [
-        pytest.param({"act": "paint"}, "wanted one of join, remove", id="unknown"),
+        pytest.param({"act": "paint"}, "wanted one of keep, join, remove", id="unknown"),
         pytest.param({"act": "join"}, "join wants other values", id="nothing-said"),
         pytest.param({"act": "join", "objects": 3, "items": []}, "other values", id="no-list"),
         pytest.param({"act": "remove", "objects": [9]}, "no object 9 any more", id="gone"),

@@ -120,7 +120,7 @@ def test_every_file_of_the_page_is_served_and_nothing_beside_them(visitor: Visit
         pytest.param("/api/act", {}, "the number of an image", id="nothing"),
         pytest.param("/api/act", [], "an object of JSON", id="a-list"),
         pytest.param("/api/act", b"{", "wanted JSON", id="no-json"),
-        pytest.param("/api/act", {"index": 0, "act": "?"}, "wanted one of join", id="no-act"),
+        pytest.param("/api/act", {"index": 0, "act": "?"}, "wanted one of keep", id="no-act"),
         pytest.param(
             "/api/act",
             {"index": 0, "act": "join", "items": [0], "objects": [], "category": 1, "version": 7},

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import binary_fill_holes
 from skimage.draw import line, polygon2mask
 from skimage.measure import label
 from skimage.morphology import dilation, disk
@@ -98,6 +99,21 @@ def apply(image: OpenImage, state: Labelled, act: Act) -> Labelled:
         raise DataError(f"{act['act']} wants other values than {sorted(act)}") from error
 
 
+def _keep(image: OpenImage, state: Labelled, act: Act) -> Labelled:
+    """Keeps an item without what kept objects cover of it, but for those that it encloses."""
+    mask = image.mask([int(act["item"])])
+    rest = mask.copy()
+    for one in state.objects:
+        rest &= ~decode_mask(one.rle)
+    if rest.sum() < MIN_PIXELS:
+        raise DataError("all of that is kept already; the wheel lights what holds it")
+    # Within the box of the item, which is where its holes are.
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    rest[box] = binary_fill_holes(rest[box]) & mask[box]
+    return state.changed((), [rest], int(act["category"]))
+
+
 def _join(image: OpenImage, state: Labelled, act: Act) -> Labelled:
     """Keeps the union of items and objects as one object."""
     gone = state.named(_numbers(act["objects"]))
@@ -172,6 +188,7 @@ def _finish(image: OpenImage, state: Labelled, act: Act) -> Labelled:
 
 
 ACTS: Mapping[str, Callable[[OpenImage, Labelled, Act], Labelled]] = {
+    "keep": _keep,
     "join": _join,
     "remove": _remove,
     "subtract": _subtract,

@@ -446,7 +446,7 @@ function sayLit(lit, stage, names) {
 
 function sayAct({ act }, before, after) {
   const count = after.objects.length;
-  const change = { join: "Kept.", remove: "Removed.", split: "Split.", subtract: "Taken away.",
+  const change = { keep: "Kept.", join: "Kept.", remove: "Removed.", split: "Split.", subtract: "Taken away.",
     draw: "Drawn.", classify: "Class changed.", undo: "Undone.", redo: "Done again.",
     finish: after.finished ? "Finished." : "Not finished.",
     "keep-all": `${count - before.objects.length} kept.` }[act];

@@ -160,6 +160,13 @@ export class Stage {
     for (const item of this.gathered.items) this.items.paint(context, item, GATHERED, { inside: 130 });
     const scale = this.items.width / this.items.imageSize[1];
     context.setTransform(scale, 0, 0, scale, 0, 0);
+    if (this.tool === "keep" && this.lit && this.lit.item !== undefined && !this.lit.byHand) {
+      // What is kept already is left out, unless it was chosen by hand.
+      context.globalCompositeOperation = "destination-out";
+      context.fillStyle = "#000";
+      for (const object of this.objects) context.fill(object.path, "evenodd");
+      context.globalCompositeOperation = "source-over";
+    }
     const marked = [...this.gathered.objects];
     if (this.lit && this.lit.object) marked.push(this.lit.object.number);
     for (const object of this.objects) {
@@ -488,7 +495,8 @@ export class Stage {
     else if (this.tool === "subtract") {
       const object = this.objectAt(this.cursor);
       if (object) this.on.act({ act: "subtract", objects: [object.number], items: [this.lit.item] });
-    } else this.on.act({ act: "join", items: [this.lit.item], objects: [] });
+    } else if (this.lit.byHand) this.on.act({ act: "join", items: [this.lit.item], objects: [] });
+    else this.on.act({ act: "keep", item: this.lit.item, items: [this.lit.item] });
     this.lit = null;
   }
 
