@@ -150,11 +150,12 @@ function App() {
     if (!stage.current) return;
     stage.current.score = score;
     stage.current.showMasks = masks;
+    stage.current.byObject = !overview || overview.categories.length === 1;
     if (stage.current.items) {
       stage.current.drawKept();
       stage.current.drawOffered();
     }
-  }, [score, masks, state && state.index]);
+  }, [score, masks, state && state.index, overview && overview.categories.length]);
 
   const running = overview && overview.learning.state === "running";
   useEffect(() => {
@@ -351,7 +352,7 @@ function Objects({ state, names, stage, act }) {
       <ul class="objects">${state.objects.map((object, at) => html`
         <li key=${object.number}>
           <button onFocus=${light(object)} onMouseEnter=${light(object)} onClick=${light(object)}>
-            <span class="dot" style=${{ background: `rgb(${colorOf(object.category).join(" ")})` }}></span>
+            <span class="dot" style=${{ background: `rgb(${stage.colorOf(object).join(" ")})` }}></span>
             ${at + 1}. ${names.get(object.category)}</button>
           <button class="remove" aria-label=${`Remove object ${at + 1}`}
             onClick=${() => act({ act: "remove", objects: [object.number] })}>×</button>

@@ -25,6 +25,7 @@ export class Stage {
     this.index = -1;
     this.tool = "keep";
     this.showMasks = true;
+    this.byObject = false; // Of one class, each object has a colour of its own.
     this.score = 1;
     this.zoom = 0;
     this.timings = [];
@@ -120,6 +121,10 @@ export class Stage {
 
   // Drawing
 
+  colorOf(object) {
+    return colorOf(this.byObject ? object.number : object.category);
+  }
+
   drawKept() {
     if (!this.items) return;
     const context = this.keptCanvas.getContext("2d");
@@ -131,7 +136,7 @@ export class Stage {
     context.lineJoin = "round";
     // The largest first, so that none hides a smaller one.
     for (const object of [...this.objects].sort((one, other) => other.area - one.area)) {
-      const color = colorOf(object.category);
+      const color = this.colorOf(object);
       context.fillStyle = css(color, 0.38);
       context.fill(object.path, "evenodd");
       context.lineWidth = 3.5 / scale;
