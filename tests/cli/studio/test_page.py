@@ -463,21 +463,31 @@ def test_corrections_are_learned_from_while_the_page_goes_on(
     learn.click()
     studio.page.get_by_text("Learns from 1 finished images").wait_for()
     studio.click(*RED)
-    # What is begun when the training ends is not lost.
-    studio.press("+")
-    studio.press("l")
-    for down, across in [(0, 0), (0, 30), (30, 30)]:
-        studio.page.mouse.click(*studio.on_screen(RED[0] + down, RED[1] + across))
+    # What is begun when the training ends is not lost, and marks of the masks before count.
+    studio.point(*GREEN)
+    studio.press("m")
     studio.page.get_by_text("Learned from 1 images.").wait_for()
     studio.page.wait_for_timeout(1000)
     assert studio.page.evaluate("window.studio.ready") == ready
     studio.acting(lambda: studio.press("Enter"))
     assert (studio.problem, studio.objects) == ("", 2)
     studio.until(f"window.studio.ready === {ready.replace(' 0', ' 1')!r}")
-    assert studio.objects == 2
+    learn.click()
+    studio.page.get_by_text("Learns from 1 finished images").wait_for()
+    studio.press("+")
+    studio.press("l")
+    for down, across in [(0, 0), (0, 30), (30, 30)]:
+        studio.page.mouse.click(*studio.on_screen(RED[0] + down, RED[1] + across))
+    studio.page.get_by_text("Learned from 1 images.").wait_for()
+    studio.page.wait_for_timeout(1000)
+    assert studio.page.evaluate("window.studio.ready") == ready.replace(" 0", " 1")
+    studio.acting(lambda: studio.press("Enter"))
+    assert (studio.problem, studio.objects) == ("", 3)
+    studio.until(f"window.studio.ready === {ready.replace(' 0', ' 2')!r}")
+    assert studio.objects == 3
     assert studio.page.evaluate("window.studio.stage.zoom") == 1
     # Regions are what is learned from few labels, not the network.
     model = json.loads((server.folder / "run/models/1/model/config.json").read_text())
     assert model["inference"]["masks"] == "regions"
-    assert "models/1" in studio.page.locator("aside").inner_text()
+    assert "models/2" in studio.page.locator("aside").inner_text()
     end(server)

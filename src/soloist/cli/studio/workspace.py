@@ -196,9 +196,12 @@ class Workspace:
         if act.get("act") in ("undo", "redo"):
             self.labels.undo(name) if act["act"] == "undo" else self.labels.redo(name)
             return self.state(index)
-        if act.get("items") and act.get("version") != self.version:
+        with self._lock:
+            # What is shown may be older than the newest model.
+            shown = self._open.get((index, act.get("version", self.version)))
+        if shown is None and act.get("items") and act.get("version") != self.version:
             raise DataError("there are new masks since; load the page again")
-        image = self.image(index)
+        image = self.image(index) if shown is None else shown.result()
         with self._lock:
             before = self.labels[name]
             after = apply(image, before, act)
@@ -307,7 +310,6 @@ class Workspace:
             self._segmenter = segmenter
             self._learned = str(run)
             self.version += 1
-            self._open.clear()
 
     def _last_model(self) -> str | None:
         """The model that was learned in this folder last, if it is still there."""

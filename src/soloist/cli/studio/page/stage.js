@@ -162,7 +162,6 @@ export class Stage {
     context.clearRect(0, 0, this.items.width, this.items.height);
     const color = this.tool === "subtract" ? TAKEN_AWAY : LIT;
     if (this.lit && this.lit.item !== undefined) this.items.paint(context, this.lit.item, color, { inside: 110, empty: true });
-    for (const item of this.gathered.items) this.items.paint(context, item, GATHERED, { inside: 130 });
     const scale = this.items.width / this.items.imageSize[1];
     context.setTransform(scale, 0, 0, scale, 0, 0);
     if (this.tool === "keep" && this.lit && this.lit.item !== undefined && !this.lit.byHand) {
@@ -172,6 +171,7 @@ export class Stage {
       for (const object of this.objects) context.fill(object.path, "evenodd");
       context.globalCompositeOperation = "source-over";
     }
+    for (const item of this.gathered.items) this.items.paint(context, item, GATHERED, { inside: 130 });
     const marked = [...this.gathered.objects];
     if (this.lit && this.lit.object) marked.push(this.lit.object.number);
     for (const object of this.objects) {
