@@ -115,6 +115,7 @@ PLACEHOLDERS = {
 # Blocks of Python that are only read, by page and beginning.
 PYTHON_SET_ASIDE = {
     ("libraries.md", "import fiftyone"): "tests/integrations/test_fiftyone.py",
+    ("cvat.md", "import cvat_sdk"): "needs a CVAT server; tests/integrations/test_cvat.py",
     ("weights.md", "segmenter = soloist.load"): "publishes on the hub; tests/checkpoints",
     ("weights.md", "import soloist"): "needs released files; tests/checkpoints",
     ("weights.md", "state = soloist.load"): "tests/models/test_backbones.py",
