@@ -261,6 +261,12 @@ def test_the_wheel_walks_to_parts_and_to_groups(browser_page: Any, server: Serve
     assert larger.sum() > sizes[0]
     studio.point(GREEN[0] + 5, GREEN[1] + 5)
     assert np.array_equal(studio.lit_mask(), larger)
+    # A touchpad turns by a few pixels at a time: a notch of them is a level.
+    for turned in (10, 20, 30, 40):
+        studio.page.mouse.wheel(0, 10)
+        assert np.array_equal(studio.lit_mask(), larger), turned
+    studio.page.mouse.wheel(0, 10)
+    assert studio.lit_mask().sum() == sizes[0]
 
 
 def test_a_drag_makes_one_object_and_a_stroke_makes_two(browser_page: Any, server: Server) -> None:

@@ -2,8 +2,10 @@
 
 const COLORS = [[0, 114, 255], [240, 140, 0], [0, 170, 110], [230, 70, 170], [90, 190, 250],
   [245, 225, 50], [225, 60, 20], [130, 100, 255]];
-const LIT = [255, 255, 255], GATHERED = [255, 210, 60], TAKEN_AWAY = [255, 70, 70];
+const LIT = [60, 255, 230], GATHERED = [255, 210, 60], TAKEN_AWAY = [255, 70, 70];
 const OFFERED = [255, 255, 255];
+const NOTCH = 50, PINCH = 10; // Pixels that a wheel turns for a level, fingers for a step of the zoom.
+const LINE = 33; // Pixels of a line, in which some browsers count.
 const DRAG = 5; // Pixels of the screen that the pointer moves before a click is a drag.
 const LARGEST_CANVAS = 4096;
 const NEAR = 12; // Pixels of the screen from a first corner that close an outline.
@@ -29,6 +31,7 @@ export class Stage {
     this.score = 1;
     this.zoom = 0;
     this.timings = [];
+    this.turn = 0; // Of the wheel since the last level, in pixels.
     this.scroll = root.querySelector(".scroll");
     this.sheet = root.querySelector(".sheet");
     this.image = root.querySelector("img");
@@ -288,11 +291,24 @@ export class Stage {
     this.scroll.addEventListener("wheel", (event) => {
       if (!this.items) return;
       event.preventDefault();
-      if (event.ctrlKey || event.metaKey) this.zoomBy(event.deltaY < 0 ? 1 : -1);
-      else if (event.shiftKey) this.scroll.scrollLeft += event.deltaY || event.deltaX;
-      else this.walk(event.deltaY < 0 ? 1 : -1);
+      const isZoom = event.ctrlKey || event.metaKey;
+      if (event.shiftKey && !isZoom) this.scroll.scrollLeft += event.deltaY || event.deltaX;
+      else if (this.turned(event, isZoom ? PINCH : NOTCH)) {
+        if (isZoom) this.zoomBy(event.deltaY < 0 ? 1 : -1);
+        else this.walk(event.deltaY < 0 ? 1 : -1);
+      }
     }, { passive: false });
     this.scroll.addEventListener("keydown", (event) => this.keyed(event));
+  }
+
+  // Whether a wheel has turned by a notch: touchpads turn it by a few pixels at a time.
+  turned(event, notch) {
+    const pixels = event.deltaY * (event.deltaMode === 0 ? 1 : LINE);
+    if (pixels === 0) return false;
+    this.turn = Math.sign(pixels) === Math.sign(this.turn) ? this.turn + pixels : pixels;
+    if (Math.abs(this.turn) < notch) return false;
+    this.turn = 0;
+    return true;
   }
 
   moved(event) {
