@@ -343,3 +343,12 @@ def test_what_no_mask_could_have_is_refused(options: dict[str, Any], told: str) 
 def test_one_label_is_for_one_class(classes_folder: Path) -> None:
     with pytest.raises(ConfigError, match="a model of 3 classes, got 'nucleus'"):
         create(str(classes_folder), label="nucleus", device="cpu")
+
+
+def test_a_tolerance_of_masks_is_refused(stand_in: StandIn, tmp_path: Path) -> None:
+    function = create(tolerance=2.0, device="cpu", precision="fp32")
+    with make_client(stand_in.host, credentials=("ada", "secret")) as client:
+        client.config.cache_dir = tmp_path
+        with pytest.raises(ConfigError, match="add --conv-mask-to-poly"):
+            annotate_task(client, TASK, function)
+    assert stand_in.annotations == []

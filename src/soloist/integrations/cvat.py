@@ -25,6 +25,8 @@ from cvat_sdk.masks import encode_mask  # noqa: E402
 
 SCORE = "score"
 """Name of the attribute with the score: a text such as 0.83."""
+TOLERANCE = 1.0
+"""Pixels by which polygons may leave the outlines, unless said otherwise."""
 _SCORE_ID = 0
 _DIGITS = 2
 
@@ -36,7 +38,8 @@ class Detection:
         segmenter: The model.
         min_score: Masks of a lower score are left out, unless `--conf-threshold` says otherwise;
             None takes the score that the model recommends.
-        tolerance: Pixels by which polygons may leave the outlines, with `--conv-mask-to-poly`.
+        tolerance: Pixels by which polygons may leave the outlines, with `--conv-mask-to-poly`;
+            None is `TOLERANCE`.
         label: The task's name for the objects of a model of one class; None keeps the model's.
         scores: Each mask carries its score; the task's labels need a text attribute `score`.
 
@@ -52,13 +55,13 @@ class Detection:
         segmenter: Segmenter,
         *,
         min_score: float | None = None,
-        tolerance: float = 1.0,
+        tolerance: float | None = None,
         label: str | None = None,
         scores: bool = True,
     ) -> None:
         if min_score is not None and not 0 <= min_score <= 1:
             raise ConfigError(f"wanted min_score in [0, 1], got {min_score}")
-        if not tolerance >= 0:
+        if tolerance is not None and not tolerance >= 0:
             raise ConfigError(f"wanted a tolerance of 0 pixels or more, got {tolerance}")
         names = list(segmenter.categories.values())
         if label is not None and len(names) > 1:
@@ -82,7 +85,13 @@ class Detection:
     def detect(
         self, context: cvat.DetectionFunctionContext, image: Image.Image
     ) -> list[models.LabeledShapeRequest]:
-        """The masks of an image, or polygons, if CVAT asks for these; best first."""
+        """The masks of an image, or polygons, if CVAT asks for these; best first.
+
+        Raises:
+            ConfigError: If there is a tolerance for masks.
+        """
+        if self._tolerance is not None and not context.conv_mask_to_poly:
+            raise ConfigError("a tolerance is of polygons: add --conv-mask-to-poly")
         threshold = context.conf_threshold
         score = self._min_score if threshold is None else threshold
         result = self._segmenter.predict(image)[0].filter(float(score))
@@ -110,7 +119,8 @@ class Detection:
         if not polygons:
             yield cvat.mask(label, encode_mask(mask), attributes=attributes_of())
             return
-        parts = outline(encode_masks(mask[None])[0], self._tolerance)
+        tolerance = TOLERANCE if self._tolerance is None else self._tolerance
+        parts = outline(encode_masks(mask[None])[0], tolerance)
         # CVAT takes the shapes of a group for one object when it exports them as COCO.
         grouped: dict[str, Any] = {"group": number} if len(parts) > 1 else {}
         for part in parts:
@@ -121,7 +131,7 @@ class Detection:
 def create(
     model: str | None = None,
     min_score: float | None = None,
-    tolerance: float = 1.0,
+    tolerance: float | None = None,
     label: str | None = None,
     scores: bool = True,
     device: str = "auto",

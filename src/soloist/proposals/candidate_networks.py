@@ -33,6 +33,8 @@ PRIOR_IMAGES = 8.0
 LIKE = 30.0
 """A labelled image that looks so unlike an image, by the distance of looks in CIE-Lab, counts e to
 minus a half there. Both were chosen on `photos/dev` (docs/photographs.md)."""
+LOOK = 6
+"""Values of the look of an image: means and deviations of three colours."""
 CLASS_FLOOR = 0.05
 """Added to the shares of classes before logarithms are taken: no class is impossible."""
 LARGEST = 4.0
@@ -211,7 +213,7 @@ class NodeRanker:
     def of_record(cls, record: Mapping[str, Any]) -> NodeRanker:
         """The ranker of such a record; raises as `Networks.of_record` does."""
         looks = unpacked(record["looks"])
-        if looks.ndim != 2 or looks.shape[1] != 2 * len("Lab"):
+        if looks.ndim != 2 or looks.shape[1] != LOOK:
             raise ValueError(f"looks must be (n, 6), got {tuple(looks.shape)}")
         return cls(Networks.of_record(record), looks)
 

@@ -127,6 +127,12 @@ def test_every_file_of_the_page_is_served_and_nothing_beside_them(visitor: Visit
             "new masks since",
             id="items-of-an-older-model",
         ),
+        pytest.param(
+            "/api/act",
+            {"index": 0, "act": "remove", "objects": [], "version": []},
+            "wanted a version that is a number",
+            id="no-version",
+        ),
         pytest.param("/api/learn", {}, "wanted a finished image", id="nothing-to-learn"),
         pytest.param("/api/export", {"format": "doc"}, "wanted one of coco", id="no-format"),
         pytest.param("/api/export", {"format": "coco"}, "got none yet", id="nothing-to-export"),

@@ -245,3 +245,6 @@ def test_label_maps_without_their_images_are_no_images(tmp_path: Path) -> None:
     Image.fromarray(np.ones((8, 8), dtype=np.uint8)).save(tmp_path / "masks" / "a.png")
     with pytest.raises(DataError, match="wanted the images of the label maps"):
         find_dataset(tmp_path)
+    # Photographs may lie in a folder of that name.
+    Image.fromarray(np.ones((8, 8), dtype=np.uint8)).save(tmp_path / "masks" / "b.jpg")
+    assert len(find_dataset(tmp_path).images) == 2

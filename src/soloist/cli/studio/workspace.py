@@ -196,10 +196,13 @@ class Workspace:
         if act.get("act") in ("undo", "redo"):
             self.labels.undo(name) if act["act"] == "undo" else self.labels.redo(name)
             return self.state(index)
+        version = act.get("version", self.version)
+        if not isinstance(version, int):
+            raise DataError(f"wanted a version that is a number, got {version!r}")
         with self._lock:
             # What is shown may be older than the newest model.
-            shown = self._open.get((index, act.get("version", self.version)))
-        if shown is None and act.get("items") and act.get("version") != self.version:
+            shown = self._open.get((index, version))
+        if shown is None and act.get("items") and version != self.version:
             raise DataError("there are new masks since; load the page again")
         image = self.image(index) if shown is None else shown.result()
         with self._lock:

@@ -12,7 +12,7 @@ from soloist.data.datasets.cityscapes import cityscapes_splits, read_cityscapes
 from soloist.data.datasets.coco_sets import coco_splits, read_coco
 from soloist.data.datasets.dataset import Dataset, DatasetImage
 from soloist.data.datasets.image_paths import named_images
-from soloist.data.datasets.label_maps import label_map_splits, read_label_maps
+from soloist.data.datasets.label_maps import holds_label_map, label_map_splits, read_label_maps
 from soloist.data.datasets.tool_files import (
     label_studio_splits,
     labelme_splits,
@@ -23,7 +23,7 @@ from soloist.data.datasets.tool_files import (
 )
 from soloist.data.datasets.voc import ALL, read_voc, voc_splits
 from soloist.data.datasets.yolo import read_yolo, yolo_splits
-from soloist.data.sources import MAP_FOLDERS, find_images
+from soloist.data.sources import find_images
 from soloist.errors import ConfigError, DataError, near_names
 from soloist.runtime.files import shown
 
@@ -61,7 +61,7 @@ def _read_folder(path: Path, split: str, report: Report) -> Dataset:
         return []
 
     found = find_images(path)
-    if all(Path(ref.name).parts[0] in MAP_FOLDERS for ref in found):
+    if all(holds_label_map(Path(ref.name)) for ref in found):
         raise DataError(
             f"wanted the images of the label maps in {shown(path)}, got the maps alone; put or "
             f"link the images into {shown(path / 'images')}"

@@ -102,6 +102,11 @@ def _image(
         return None
 
 
+def holds_label_map(place: Path) -> bool:
+    """Whether a file at a place in a data set is where label maps lie, and of their kind."""
+    return place.parts[0] in MAP_FOLDERS and place.suffix.lower() in _SUFFIXES
+
+
 def _map_folder(path: Path) -> Path | None:
     for name in MAP_FOLDERS:
         folder = path / name

@@ -57,9 +57,12 @@ function App() {
   async function open(index, line) {
     setBusy("Looking for objects");
     try {
+      // What comes between two states of one version is of that version.
+      const { version } = await ask(`/api/state?index=${index}`);
       const items = new Items(await ask(`/api/tree?index=${index}`));
-      await inTurn(async () => {
+      const isShown = await inTurn(async () => {
         const fresh = await ask(`/api/state?index=${index}`);
+        if (fresh.version !== version) return false;
         setState(fresh);
         now.current.state = fresh;
         stage.current.show(items, fresh, `/api/image?index=${index}&version=${fresh.version}`);
@@ -68,7 +71,9 @@ function App() {
         stage.current.scroll.focus({ preventScroll: true });
         tell(line ?? `${fresh.name}, ${fresh.objects.length} objects${fresh.finished ? ", finished" : ""}`);
         setLit(null);
+        return true;
       });
+      if (!isShown) { await open(index, line); return; }
       refresh();
     } catch (error) {
       complain(error);
