@@ -278,6 +278,11 @@ def test_a_drag_makes_one_object_and_a_stroke_makes_two(browser_page: Any, serve
     studio.drag([(150, 170), (150, 290)], key="Shift")
     assert (studio.objects, studio.problem) == (2, "")
     assert studio.status == "Split. 2 objects. Saved."
+    # A stroke may begin and end beside the image, where there is room around it.
+    studio.drag([(-4, 240), (60, 240), (244, 240)], key="Shift")
+    assert (studio.objects, studio.problem) == (3, "")
+    studio.acting(lambda: studio.press("u"))
+    assert studio.objects == 2
     studio.press("s")
     studio.drag([(70, 60), (70, 80)])
     assert "crosses from side to side" in studio.problem
@@ -381,6 +386,17 @@ def test_images_follow_each_other_and_nothing_is_lost_by_a_kill(
     assert len(saved(later, "0.png")) == 1
     info = json.loads(later.labels.read_text())["info"]
     assert info["unfinished"] == [second]
+
+
+def test_the_end_of_the_work_is_said(browser_page: Any, server: Server) -> None:
+    studio = Studio(browser_page, server.address)
+    for _ in range(2):
+        ready = studio.page.evaluate("window.studio.ready")
+        studio.press("f")
+        studio.until(f"window.studio.ready !== {ready!r}")
+    studio.press("f")
+    studio.page.get_by_text("All images are finished.").wait_for()
+    end(server)
 
 
 def test_everything_goes_without_a_pointer(browser_page: Any, server: Server) -> None:
