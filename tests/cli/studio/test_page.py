@@ -278,10 +278,16 @@ def test_a_drag_makes_one_object_and_a_stroke_makes_two(browser_page: Any, serve
     studio.drag([(150, 170), (150, 290)], key="Shift")
     assert (studio.objects, studio.problem) == (2, "")
     assert studio.status == "Split. 2 objects. Saved."
-    # A stroke may begin and end beside the image, where there is room around it.
+    # A stroke may begin and end beside the image, also where that fills its room.
+    studio.page.set_viewport_size({"width": 1400, "height": 500})
+    studio.page.wait_for_timeout(200)
+    room, sheet = (studio.page.locator(name).bounding_box() for name in (".scroll", ".sheet"))
+    assert abs(room["height"] - sheet["height"]) < 1
     studio.drag([(-4, 240), (60, 240), (244, 240)], key="Shift")
     assert (studio.objects, studio.problem) == (3, "")
     studio.acting(lambda: studio.press("u"))
+    studio.page.set_viewport_size({"width": 1400, "height": 900})
+    studio.page.wait_for_timeout(200)
     assert studio.objects == 2
     studio.press("s")
     studio.drag([(70, 60), (70, 80)])

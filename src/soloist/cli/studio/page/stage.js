@@ -276,8 +276,8 @@ export class Stage {
   }
 
   listen() {
-    // Around the image, too: a stroke may begin beside it.
-    const around = this.scroll;
+    // Around the image, too, also where it fills its room: a stroke may begin beside it.
+    const around = this.root;
     around.addEventListener("pointermove", (event) => this.moved(event));
     around.addEventListener("pointerdown", (event) => this.pressed(event));
     around.addEventListener("pointerup", (event) => this.released(event));
@@ -344,15 +344,16 @@ export class Stage {
 
   pressed(event) {
     if (!this.items || (event.button !== 0 && event.button !== 1)) return;
-    const { left, top } = this.scroll.getBoundingClientRect();
-    const isBar = event.clientX - left > this.scroll.clientWidth || event.clientY - top > this.scroll.clientHeight;
-    if (isBar) return;
+    const { left, top, right, bottom } = this.scroll.getBoundingClientRect();
+    const { clientX: x, clientY: y } = event;
+    const isBeyond = x - left > this.scroll.clientWidth || y - top > this.scroll.clientHeight;
+    if (isBeyond && x < right && y < bottom) return; // On a scroll bar.
     event.preventDefault();
     this.scroll.focus({ preventScroll: true });
-    this.scroll.setPointerCapture(event.pointerId);
+    this.root.setPointerCapture(event.pointerId);
     this.cursor = this.pointOf(event);
     this.alter(event);
-    this.press = { x: event.clientX, y: event.clientY, point: this.cursor, pan: event.button === 1,
+    this.press = { x, y, point: this.cursor, pan: event.button === 1,
       start: this.lit };
   }
 
