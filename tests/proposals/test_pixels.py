@@ -87,6 +87,16 @@ def test_half_of_the_drawn_pixels_are_of_outlines() -> None:
     )
 
 
+def test_only_what_is_known_of_an_image_is_drawn() -> None:
+    known = np.zeros(SIZE, dtype=bool)
+    known[:20] = True
+    drawn = sample_pixels(noise(), blocks(), [0, 1], 2, np.random.default_rng(0), 10**6, known)
+    inside = (blocks() & known).sum(axis=(1, 2))
+    outlines = (outline_of(blocks()[0]) | outline_of(blocks()[1])) & known
+    assert len(drawn.values) == known.sum()
+    assert np.array_equal(drawn.wanted.sum(axis=0), [*inside, outlines.sum()])
+
+
 @pytest.fixture(scope="module")
 def learned() -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float32]], PixelClassifier]:
     """An image whose objects are bright, and what is learned from it."""

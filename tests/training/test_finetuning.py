@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,31 @@ def without_objects(content: dict[str, Any]) -> None:
 def of_other_images(content: dict[str, Any]) -> None:
     for image in content["images"]:
         image["file_name"] = f"other-{image['file_name']}"
+
+
+def test_a_network_learns_from_finished_images_alone(
+    truth: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    everything = choose_labelled(truth, "100%", 0)
+    assert everything.finished() is everything
+    names = [image.name for image in everything.images]
+
+    def mark(content: dict[str, Any]) -> None:
+        content["info"] = {**content.get("info", {}), "unfinished": names[1:]}
+
+    marked = choose_labelled(edited(truth, truth.with_name("marked.json"), mark), "100%", 0)
+    assert marked.summary().endswith(
+        f"; {len(names) - 1} unfinished, learned from near their objects alone"
+    )
+    caplog.set_level("INFO")
+    left = marked.finished()
+    assert [image.name for image in left.images] == names[:1]
+    assert [image.file_name for image in left.labels.images] == names[:1]
+    assert set(left.labels.annotations) == {left.labels.images[0].id}
+    assert f"{len(names) - 1} unfinished images are left out" in caplog.text
+    everyone = replace(marked, labels=replace(marked.labels, info={"unfinished": names}))
+    with pytest.raises(DataError, match=r"wanted a finished image .* --learn regions"):
+        everyone.finished()
 
 
 @pytest.mark.parametrize(

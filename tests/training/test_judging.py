@@ -73,6 +73,77 @@ def test_without_objects_nothing_overlaps() -> None:
     assert (found.overlaps == 0).all()
 
 
+def dots(count: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """An image of twelve dots, and the masks of the first so many."""
+    rows, columns = np.mgrid[:96, :128]
+    masks = np.array(
+        [(rows - y) ** 2 + (columns - x) ** 2 < 81 for y in (16, 48, 80) for x in (16, 48, 80, 112)]
+    )
+    pixels = np.full((*SIZE, 3), 110, dtype=np.int64)
+    pixels[masks.any(axis=0)] = (170, 120, 90)
+    pixels += np.random.default_rng(1).integers(-6, 7, pixels.shape)
+    return pixels.clip(0, 255).astype(np.uint8), masks[:count]
+
+
+def test_of_an_unfinished_image_only_what_is_near_its_objects_is_known() -> None:
+    pixels, masks = dots(5)
+    objects = [
+        replace(annotation(), id=number, segmentation=rle)
+        for number, rle in enumerate(encode_masks(masks), start=1)
+    ]
+    finished, unfinished = (
+        labelled_image(pixels, objects, {1: 0}, finished=known) for known in (True, False)
+    )
+    assert finished.known is None
+    assert unfinished.known is not None
+    classifier = learn_pixels(
+        [
+            sample_pixels(
+                normalised_lab(one.pixels),
+                one.masks,
+                one.classes,
+                1,
+                np.random.default_rng(0),
+                4000,
+                one.known,
+            )
+            for one in (finished, unfinished)
+        ]
+    )
+    whole, near = (example_of(one, classifier) for one in (finished, unfinished))
+    # The dots without a label are no background now, and nothing that was an object is gone.
+    assert len(near.overlaps) < len(whole.overlaps)
+    assert (near.overlaps > 0).all()
+    assert (near.overlaps > 0.5).sum() == (whole.overlaps > 0.5).sum() >= 5
+
+
+def test_objects_missing_on_an_unfinished_image_are_not_learned_as_background(
+    tmp_path: Path,
+) -> None:
+    pixels, masks = dots(4)
+    _, every = dots(12)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(pixels).save(tmp_path / name)
+    objects = {
+        key: tuple(
+            replace(annotation(), id=number, image_id=key, segmentation=rle)
+            for number, rle in enumerate(encode_masks(shown), start=1)
+        )
+        for key, shown in ((1, every), (2, masks))
+    }
+    records = (CocoImage(1, "a.png", *SIZE), CocoImage(2, "b.png", *SIZE))
+    labels = CocoFile(tmp_path / "labels.json", records, objects, {1: "dot"}, None)
+    found = {}
+    for info in ({}, {"unfinished": ["b.png"]}):
+        judge = judge_of(find_images(tmp_path), replace(labels, info=info), seed=0)
+        assert judge is not None
+        maps = judge.pixels.maps(normalised_lab(pixels))
+        size = maps.any_inside.shape
+        rest = np.asarray(Image.fromarray(every[4:].any(axis=0)).resize(size[::-1]))
+        found[bool(info)] = maps.any_inside[rest].mean()
+    assert found[True] > 0.9 > 0.8 > found[False]
+
+
 def test_images_of_one_colour_teach_nothing(tmp_path: Path) -> None:
     Image.new("RGB", (40, 30), (9, 9, 9)).save(tmp_path / "a.png")
     images = find_images(tmp_path)

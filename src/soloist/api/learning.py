@@ -321,6 +321,7 @@ def finetune(
     if learns_regions(learn, chosen, init=start, options=given):
         regions = given
     else:
+        chosen = chosen.finished()
         config = with_classes(config, chosen.labels)
     truth = path_or_none(ground_truth)
     runtime = runtime_of(setup)

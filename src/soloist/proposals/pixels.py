@@ -124,6 +124,7 @@ def sample_pixels(
     classes: int,
     generator: np.random.Generator,
     count: int = SAMPLES,
+    known: NDArray[np.bool_] | None = None,
 ) -> PixelSample:
     """Draws pixels of an image, half of them from outlines as far as there are.
 
@@ -134,13 +135,15 @@ def sample_pixels(
         classes: K.
         generator: Draws them.
         count: How many at most.
+        known: (H, W) the pixels that may be drawn; None: all of them.
     """
     wanted = np.zeros((classes + 1, *lab.shape[1:]), dtype=bool)
     for mask, label in zip(masks, labels, strict=True):
         wanted[label] |= mask
         wanted[-1] |= outline_of(mask)
     flat = wanted.reshape(classes + 1, -1)
-    outlines, others = np.flatnonzero(flat[-1]), np.flatnonzero(~flat[-1])
+    allowed = np.ones(flat.shape[1], dtype=bool) if known is None else known.ravel()
+    outlines, others = np.flatnonzero(flat[-1] & allowed), np.flatnonzero(~flat[-1] & allowed)
     of_outlines = min(count // 2, len(outlines))
     chosen = np.concatenate(
         (

@@ -63,11 +63,40 @@ class Labelled:
         annotations = self.labels.annotations.values()
         return len({one.category_id for found in annotations for one in found})
 
+    @property
+    def unfinished(self) -> int:
+        """How many of the images lack objects."""
+        return sum(image.name in self.labels.unfinished for image in self.images)
+
+    def finished(self) -> Labelled:
+        """Without unfinished images: a network would learn that what is missing is background.
+
+        Raises:
+            DataError: If none is left.
+        """
+        if not self.unfinished:
+            return self
+        images = [one for one in self.images if one.name not in self.labels.unfinished]
+        if not images:
+            raise DataError(
+                f"wanted a finished image for a network to learn from, got {self.unfinished} "
+                f"unfinished in {shown(self.labels.path)}; finish one, or learn from what is "
+                "labelled by --learn regions"
+            )
+        logger.info("%d unfinished images are left out", self.unfinished)
+        known = {image.name for image in images}
+        records = tuple(one for one in self.labels.images if one.file_name in known)
+        annotations = {one.id: self.labels.annotations[one.id] for one in records}
+        labels = replace(self.labels, images=records, annotations=annotations)
+        return replace(self, images=images, labels=labels)
+
     def summary(self) -> str:
         """One line on what was chosen, for people."""
+        missing = self.unfinished
         return (
             f"labels: {len(self.images)} of {self.total} labelled images, {len(self.labels)} "
             f"objects of {self.classes} of {len(self.labels.categories)} classes"
+            + (f"; {missing} unfinished, learned from near their objects alone" if missing else "")
         )
 
 
@@ -100,10 +129,6 @@ def choose_labelled(
             f"wanted true labels with `categories`, got {shown(truth.path)} without any; finetune "
             "learns classes, `soloist train` needs none"
         )
-    # On images that `soloist studio` calls so objects are missing, which are no background.
-    unfinished = frozenset(truth.info.get("unfinished", ()))
-    if unfinished:
-        logger.info("%s: %d unfinished images are left out", shown(truth.path), len(unfinished))
     objects = {
         image.id: tuple(
             one
@@ -113,7 +138,7 @@ def choose_labelled(
             and one.category_id in truth.categories
         )
         for image in truth.images
-        if image.id in paths and image.file_name not in unfinished
+        if image.id in paths
     }
     _tell_unused(truth)
     names = {image.id: image.file_name for image in truth.images}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from soloist.config import Config
 from soloist.config.presets import override
@@ -24,6 +25,7 @@ from soloist.proposals.candidate_networks import Example, learn_classes, learn_n
 from soloist.proposals.descriptions import class_shares, draw_candidates
 from soloist.proposals.hierarchy import hierarchies, normalised_lab
 from soloist.proposals.judge import Judge
+from soloist.proposals.partition import Floats
 from soloist.proposals.pixels import (
     MAX_SAMPLES,
     SAMPLES,
@@ -47,6 +49,10 @@ MAX_IMAGES = 64
 """From more labelled images a network learns better; a judge sees this many at most."""
 HELPER_BYTES = 5e8
 """Memory that a process takes for what it looks at."""
+AROUND = 4
+"""How far around its objects an unfinished image is learned from, in pixels."""
+NEAR = 0.5
+"""Candidates there are known that share so much of themselves, or of an object, with an object."""
 MAX_CLASSES = 32
 """More than these need features that know more than colours and edges, and much memory."""
 
@@ -60,12 +66,22 @@ class LabelledImage:
         image_size: (height, width) of the image itself, in pixels.
         masks: (n, H, W) bool.
         classes: (n,) each in [0, K).
+        finished: No object is missing; else only what is near those that are there is known.
     """
 
     pixels: NDArray[np.uint8]
     image_size: tuple[int, int]
     masks: NDArray[np.bool_]
     classes: list[int]
+    finished: bool = True
+
+    @property
+    def known(self) -> NDArray[np.bool_] | None:
+        """(H, W) pixels that are learned from; None: all."""
+        if self.finished:
+            return None
+        near: NDArray[np.bool_] = ndimage.binary_dilation(self.masks.any(axis=0), iterations=AROUND)
+        return near
 
 
 def judge_of(images: Sequence[ImageRef], labels: CocoFile, *, seed: int) -> Judge | None:
@@ -73,7 +89,8 @@ def judge_of(images: Sequence[ImageRef], labels: CocoFile, *, seed: int) -> Judg
 
     Args:
         images: Labelled images, of which up to `MAX_IMAGES` are read, drawn evenly.
-        labels: Their objects, and their classes in the order of `labels.categories`.
+        labels: Their objects, and their classes in the order of `labels.categories`. Of those that
+            it calls unfinished only what is near their objects is learned from.
         seed: Of the weights it starts from and of the pixels it sees.
 
     Returns:
@@ -93,16 +110,21 @@ def judge_of(images: Sequence[ImageRef], labels: CocoFile, *, seed: int) -> Judg
     count = min(SAMPLES, MAX_SAMPLES // max(1, len(chosen)))
     samples: list[PixelSample] = []
     examples: list[Example] = []
+
+    def read(image: ImageRef) -> LabelledImage | None:
+        finished = image.name not in labels.unfinished
+        return _read(image, by_name.get(image.name, ()), numbers, finished=finished)
+
     workers = helpers(len(chosen), HELPER_BYTES)
     reporting = report_lost_workers("looks at labelled images", "begins this part again")
     with track("learning from labels", 2 * len(chosen)) as tracker, reporting:
         # Read twice: what is known of all pixels of all images would not fit in memory.
         for image in chosen:
-            if (one := _read(image, by_name.get(image.name, ()), numbers)) is not None:
+            if (one := read(image)) is not None:
                 lab = normalised_lab(one.pixels)
                 classes = len(numbers) or 1
                 samples.append(
-                    sample_pixels(lab, one.masks, one.classes, classes, generator, count)
+                    sample_pixels(lab, one.masks, one.classes, classes, generator, count, one.known)
                 )
             tracker.advance()
         if not samples:
@@ -111,8 +133,7 @@ def judge_of(images: Sequence[ImageRef], labels: CocoFile, *, seed: int) -> Judg
         del samples
 
         def make_example(number: int) -> Example | None:
-            image = chosen[number]
-            one = _read(image, by_name.get(image.name, ()), numbers)
+            one = read(chosen[number])
             return None if one is None else example_of(one, pixels)
 
         made = done_ahead(make_example, end=len(chosen), workers=workers, tensors=False)
@@ -166,7 +187,11 @@ def save_judged(
 
 
 def _read(
-    image: ImageRef, objects: Sequence[CocoAnnotation], numbers: Mapping[int, int]
+    image: ImageRef,
+    objects: Sequence[CocoAnnotation],
+    numbers: Mapping[int, int],
+    *,
+    finished: bool,
 ) -> LabelledImage | None:
     """An image with its objects; None, which is logged, if it cannot be read."""
     try:
@@ -174,11 +199,15 @@ def _read(
     except DataError as error:
         logger.warning("left out: %s: %s", shown(image.name), error)
         return None
-    return labelled_image(pixels, objects, numbers)
+    return labelled_image(pixels, objects, numbers, finished=finished)
 
 
 def labelled_image(
-    pixels: NDArray[np.uint8], objects: Sequence[CocoAnnotation], numbers: Mapping[int, int]
+    pixels: NDArray[np.uint8],
+    objects: Sequence[CocoAnnotation],
+    numbers: Mapping[int, int],
+    *,
+    finished: bool = True,
 ) -> LabelledImage:
     """An image of (H, W, 3) uint8 RGB with its objects, at the size its trees live on.
 
@@ -186,6 +215,7 @@ def labelled_image(
         pixels: The image.
         objects: Its objects, each with a mask.
         numbers: The class of each category id; those of others are 0.
+        finished: No object is missing.
     """
     own = (pixels.shape[0], pixels.shape[1])
     working = working_pixels(pixels)
@@ -195,19 +225,36 @@ def labelled_image(
     for mask, one in zip(masks, objects, strict=True):
         mask[:] = resize(decode_mask(one.rle))
     classes = [numbers.get(one.category_id, 0) for one in objects]
-    return LabelledImage(working, own, masks, classes)
+    return LabelledImage(working, own, masks, classes, finished)
 
 
 def example_of(one: LabelledImage, pixels: PixelClassifier) -> Example:
-    """The candidates of an image, and how well each fits an object."""
+    """The candidates of an image, as far as it is known, and how well each fits an object."""
     plain = hierarchies(one.pixels)
     found = with_maps(plain, pixels.maps(plain.lab))
     drawn = draw_candidates(found, one.image_size, CANDIDATES)
-    count = len(drawn.candidates)
-    overlaps = overlaps_with(found, drawn.candidates, one.masks)
-    best, classes = np.zeros(count), np.zeros(count, dtype=np.int64)
+    candidates, described = drawn.candidates, drawn.described
+    overlaps = overlaps_with(found, candidates, one.masks)
+    if not one.finished:
+        near = _near(overlaps, candidates.areas, one.masks)
+        overlaps, described, candidates = overlaps[near], described[near], candidates.filter(near)
+    best, classes = np.zeros(len(overlaps)), np.zeros(len(overlaps), dtype=np.int64)
     if len(one.masks):
         best, classes = overlaps.max(axis=1), np.array(one.classes)[overlaps.argmax(axis=1)]
-    means = class_shares(found, drawn.candidates)
-    look = look_of(plain.lab)
-    return Example(drawn.described, drawn.candidates.scores, best, classes, means, look)
+    means = class_shares(found, candidates)
+    return Example(described, candidates.scores, best, classes, means, look_of(plain.lab))
+
+
+def _near(overlaps: Floats, areas: Floats, masks: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Which of N candidates are known by the n objects of an unfinished image.
+
+    Those that lie in one by half, and those that hold half of one.
+
+    Args:
+        overlaps: (N, n) IoU.
+        areas: (N,) pixels.
+        masks: (n, H, W) of the objects.
+    """
+    whole = masks.sum(axis=(1, 2))
+    shared = overlaps * (areas[:, None] + whole) / (1 + overlaps)
+    return np.flatnonzero((shared >= NEAR * np.minimum(areas[:, None], whole)).any(axis=1))

@@ -88,6 +88,34 @@ def test_labelme_is_read(
     np.testing.assert_allclose(found, boxes, atol=1)
 
 
+MARKS = [
+    pytest.param({"unfinished": True}, True, id="ticked"),
+    pytest.param({"unfinished": "yes"}, True, id="text"),
+    pytest.param({"unfinished": {"here": True}}, True, id="one-of-several"),
+    pytest.param({"unfinished": False, "blurred": True}, False, id="not-ticked"),
+    pytest.param({"unfinished": "no"}, False, id="denied"),
+    pytest.param({"unfinished": {}}, False, id="none-of-several"),
+    pytest.param({}, False, id="no-flag"),
+    pytest.param(None, False, id="no-flags"),
+]
+
+
+@pytest.mark.parametrize(("flags", "unfinished"), MARKS)
+def test_unfinished_images_are_known_by_their_flag(
+    tmp_path: Path, flags: Any, unfinished: bool
+) -> None:
+    put_labelme(tmp_path / "labelme", shape(SQUARE))
+    path = tmp_path / "labelme" / "a.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"flags": flags}))
+    put_image(tmp_path, "a.png")
+    entry = {"filename": "a.png", "regions": [], "file_attributes": flags}
+    via = tmp_path / "via.json"
+    via.write_text(json.dumps({"_via_img_metadata": {"a": entry}}))
+    for source in (tmp_path / "labelme", via):
+        file, _ = read_labels(source)
+        assert file.unfinished == ({"a.png"} if unfinished else set())
+
+
 def test_shapes_without_an_area_are_counted(tmp_path: Path) -> None:
     put_labelme(tmp_path, shape([[3, 3]], shape_type="point"), shape(SQUARE))
     log = FaultLog()
@@ -254,6 +282,11 @@ def test_the_label_may_be_a_result_of_its_own(tmp_path: Path) -> None:
                 }
             ],
             {}, 1, id="cancelled",
+        ),
+        pytest.param(
+            [task(OUTLINED), {**task(OUTLINED), "annotations": [], "predictions": [
+                {"result": [OUTLINED]}]}],
+            {Fault.NOBODY_ANNOTATED: 1}, 1, id="predicted-alone",
         ),
         pytest.param(
             [task(region("keypointlabels", {"x": 3, "width": 0.5, "keypointlabels": ["a"]}))],

@@ -226,7 +226,7 @@ class LabelStore:
         if self.path.is_file():
             file = load_coco(self.path)
             self.categories = dict(file.categories) or self.categories
-            unfinished = set(file.info.get("unfinished", ()))
+            unfinished = file.unfinished
             for image in file.images:
                 objects = tuple(
                     Drawn(number, one.rle, one.category_id)

@@ -212,15 +212,14 @@ class Workspace:
         return {**self.state(index), "added": _added(before, after)}
 
     def learn(self) -> None:
-        """Starts a training on the finished images.
+        """Starts a training on the finished images, and on what is kept on the others.
 
         Raises:
             DataError: If there is nothing to learn from.
             RunError: If one is running, or the labels cannot be written.
         """
         states = [self.labels[image.name] for image in self.images]
-        images = sum(state.finished and bool(state.objects) for state in states)
-        if images == 0:
+        if not any(state.finished and state.objects for state in states):
             raise DataError(
                 "wanted a finished image with objects, got none; finish one (F), then learn"
             )
@@ -229,7 +228,7 @@ class Workspace:
         init = self._model.path or "bundled"
         arguments = [str(self.labels.path), "--init", init, "--out", str(run)]
         arguments += ["--device", self._model.device, "--precision", self._model.precision]
-        self.learning.start(arguments, run, images)
+        self.learning.start(arguments, run, sum(bool(state.objects) for state in states))
 
     def export(self, format: str) -> dict[str, Any]:
         """Writes the labels in another tool's format.

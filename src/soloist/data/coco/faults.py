@@ -199,6 +199,11 @@ class Fault(Enum):
         _KEPT,
         "none is needed if the first annotation is meant; else delete those that are not",
     )
+    NOBODY_ANNOTATED = (
+        "tasks that nobody has annotated, or that were skipped",
+        _LEFT_OUT,
+        "none is needed: submit them once they are done; what a model predicted there is no label",
+    )
     MISSING_ANNOTATION = (
         "images whose file of annotations is not there",
         _KEPT,

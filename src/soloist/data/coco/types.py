@@ -146,6 +146,12 @@ class CocoFile:
         )
 
     @property
+    def unfinished(self) -> frozenset[str]:
+        """File names of images on which objects are missing, as `info` has them."""
+        named = self.info.get("unfinished", ())
+        return frozenset(named if isinstance(named, list | tuple) else ())
+
+    @property
     def recommended_score(self) -> float:
         """Score from which masks are shown by default: as the model that made them records it.
 

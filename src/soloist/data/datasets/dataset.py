@@ -66,7 +66,7 @@ class Dataset:
         categories: Names by id.
         read_objects: The format's way to read the objects of an image.
         remarks: What a user should know, though nothing is wrong.
-        info: What a COCO file says of itself.
+        info: What a COCO file says of itself; of tools' files, which images are unfinished.
         outlines: Objects can be read on an image of any size, by `DatasetImage.size`.
         matches: The account of how image files were found, where names had to be matched.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from soloist.data.coco.faults import Fault, OddEntryError, Report
@@ -92,10 +93,7 @@ def _with_images(
     except DataError:  # No image in the folder or below.
         beside, matches = find_beside(file, names)
         paths = {place: beside[place] for place in matches.found}
-    placed = [
-        Page(page.name, paths.get(place, page.path), page.size, page.shapes)
-        for place, page in enumerate(pages)
-    ]
+    placed = [replace(page, path=paths.get(place, page.path)) for place, page in enumerate(pages)]
     return _dataset(tool, file, split, placed, matches, report)
 
 
@@ -145,4 +143,5 @@ def _dataset(
         read_objects=read_objects,
         outlines=not any(one.mask for page in pages for one in page.shapes),
         matches=matches,
+        info={"unfinished": [page.name for page in pages if page.unfinished]},
     )

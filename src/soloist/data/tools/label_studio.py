@@ -37,21 +37,27 @@ _GEOMETRY = ("points", "rle", "radiusX", "width")
 def label_studio_pages(file: Path, report: Report) -> list[Page]:
     """The pages of an export, or of tasks.
 
-    Of a task the annotation counts that is first among those that were not cancelled; without one,
-    its first prediction.
+    Of a task the annotation counts that is first among those that were not cancelled. Where no task
+    has one, they are predictions, the first of each; where some have, the others wait for somebody,
+    and what a model said of them is no label.
 
     Args:
         file: The file.
         report: Receives what is wrong.
     """
     content = content_of(file, report)
+    tasks = content if isinstance(content, list) else []
+    labelled = any(map(_annotated, tasks))
     pages = []
-    for number, task in enumerate(content if isinstance(content, list) else ()):
+    for number, task in enumerate(tasks):
         where = f"task {number} of {shown(file)}"
         data = task.get("data", task) if isinstance(task, dict) else {}
         name = _image_name(data if isinstance(data, dict) else {})
         if name is None:
             report(Fault.BROKEN_ENTRY, f"{where}: no image in its data")
+            continue
+        if labelled and "data" in task and not _annotated(task):
+            report(Fault.NOBODY_ANNOTATED, where)
             continue
         results = _results(task, where, report)
         shapes = list(_shapes(results, f"{shown(name)} in {shown(file)}", report))
@@ -68,16 +74,26 @@ def _image_name(data: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _annotated(task: Any) -> bool:
+    """Whether somebody submitted an annotation of a task."""
+    return any(_listed(task, key) for key in ("annotations", "completions"))
+
+
+def _listed(task: Any, key: str) -> list[dict[str, Any]]:
+    """What a task has under a key, without what was cancelled."""
+    several = task.get(key) if isinstance(task, dict) else None
+    return [
+        one
+        for one in (several if isinstance(several, list) else ())
+        if isinstance(one, dict) and not one.get("was_cancelled")
+    ]
+
+
 def _results(task: Mapping[str, Any], where: str, report: Report) -> list[Mapping[str, Any]]:
     """The results of the annotation that counts."""
-    several: list[Any] = []
+    several: list[dict[str, Any]] = []
     for key in ("annotations", "completions", "predictions"):
-        listed = task.get(key)
-        several = [
-            one
-            for one in (listed if isinstance(listed, list) else ())
-            if isinstance(one, dict) and not one.get("was_cancelled")
-        ]
+        several = _listed(task, key)
         if several:
             break
     if len(several) > 1:

@@ -16,6 +16,7 @@ from soloist.data.tools.pages import (
     content_of,
     ellipse,
     flat,
+    is_marked,
     pairs_of,
     pasted,
 )
@@ -66,6 +67,7 @@ def _page(root: Path, file: Path, content: Mapping[str, Any]) -> Page:
         path,
         size,
         [_shape(one, f"shape {number} of {shown(file)}") for number, one in enumerate(listed)],
+        is_marked(content.get("flags")),
     )
 
 

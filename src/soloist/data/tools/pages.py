@@ -25,6 +25,9 @@ Tool = Literal["labelme", "via", "label-studio"]
 Size = tuple[int, int]
 Points = Sequence[tuple[float, float]]
 
+UNFINISHED = "unfinished"
+"""The flag of labelme, or the attribute of VIA, of an image on which objects are missing."""
+
 _CORNERS_OF_A_CIRCLE = 64
 _READ_AHEAD = 2**16  # Bytes within which a file shows what wrote it.
 
@@ -74,12 +77,25 @@ class Page:
         path: Where the image is, or was expected.
         size: (height, width) that the file states; None if it states none.
         shapes: Of any class.
+        unfinished: Somebody marked it so: shapes are missing.
     """
 
     name: str
     path: Path
     size: Size | None
     shapes: Sequence[Shape]
+    unfinished: bool = False
+
+
+def is_marked(flags: Any) -> bool:
+    """Whether flags or attributes of an image say that it is unfinished.
+
+    Text counts unless it says no, as do the boxes that are ticked of several.
+    """
+    value = flags.get(UNFINISHED) if isinstance(flags, dict) else None
+    if isinstance(value, dict):
+        return any(map(bool, value.values()))
+    return str(value).strip().lower() not in ("", "none", "no", "false", "0", "undefined")
 
 
 def tool_of(file: Path) -> Tool | None:

@@ -8,7 +8,16 @@ from typing import Any
 
 from soloist.data.coco.faults import Fault, Report
 from soloist.data.sources import identity
-from soloist.data.tools.pages import Page, Shape, Size, box_corners, content_of, ellipse, flat
+from soloist.data.tools.pages import (
+    Page,
+    Shape,
+    Size,
+    box_corners,
+    content_of,
+    ellipse,
+    flat,
+    is_marked,
+)
 from soloist.runtime.files import shown
 
 PART_OF = "object"
@@ -42,7 +51,9 @@ def via_pages(file: Path, report: Report) -> list[Page]:
             _shape(region, f"region {number} of {shown(name)} in {shown(file)}")
             for number, region in enumerate(listed)
         ]
-        pages.append(Page(name, file.parent / name, _size(entry.get("file_attributes")), shapes))
+        attributes = entry.get("file_attributes")
+        path = file.parent / name
+        pages.append(Page(name, path, _size(attributes), shapes, is_marked(attributes)))
     return pages
 
 

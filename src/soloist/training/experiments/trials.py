@@ -232,7 +232,7 @@ def _finetuning(trial: Trial, materials: Materials, folder: Path, runtime: Runti
     if not _has_model(folder / trial.after.name):
         return Outcome({}, 0.0, NO_NETWORK)
     init = str(model_folder(folder / trial.after.name))
-    chosen = choose_labelled(materials.labelled, materials.share, trial.config.seed)
+    chosen = choose_labelled(materials.labelled, materials.share, trial.config.seed).finished()
     config = supervised(trial.config)
     config = replace(config, backbone=replace(config.backbone, weights="none"))
     config = with_classes(config, chosen.labels)

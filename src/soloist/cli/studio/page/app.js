@@ -395,6 +395,7 @@ function Classes({ overview, current, choose, rename }) {
 function Learn({ overview, learn }) {
   const { state, line, step, images } = overview.learning;
   const running = state === "running";
+  const many = images === 1 ? "1 image" : `${images} images`;
   return html`
     <section>
       <h2>Learn</h2>
@@ -402,8 +403,8 @@ function Learn({ overview, learn }) {
       ${running && html`<p><progress aria-label="Learning"></progress>
         <button onClick=${() => learn(true)}>Stop</button></p>`}
       ${state !== "none" && html`<p class="small" role="status">${{
-        running: `Learns from ${images} finished images${step > 1 ? `, step ${step}` : ""}: ${line}`,
-        done: `Learned from ${images} images. New masks are offered on those not finished.`,
+        running: `Learns from ${many}${step > 1 ? `, step ${step}` : ""}: ${line}`,
+        done: `Learned from ${many}. New masks are offered on those not finished.`,
         failed: `It failed: ${line}`,
         stopped: "It was stopped." }[state]}</p>`}
       <p class="small">Masks by <code>${overview.model}</code></p>
