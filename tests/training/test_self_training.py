@@ -21,7 +21,7 @@ from soloist.inference.label import label_images
 from soloist.runtime.device import Runtime
 from soloist.training import self_training
 from soloist.training.run_folder import RunFolder, open_run
-from soloist.training.self_training import fit, stage_key
+from soloist.training.self_training import fit, stage_key, training_budget
 from soloist.training.stages import FitResult
 from soloist.training.train import train
 
@@ -103,6 +103,44 @@ def test_without_a_truth_training_images_are_shown(
     assert len(result.images) == 6
     assert not (run.path / "results.json").exists()
     assert set(run.state["timing"]) >= {"free masks", "training 0", "pseudo-labels 1", "training 1"}
+
+
+@pytest.mark.parametrize(
+    ("left", "later", "trainings", "wanted"),
+    [
+        pytest.param(1000.0, 0.0, 1, 930.0, id="nothing-later"),
+        pytest.param(1000.0, 200.0, 2, 372.0, id="two-trainings"),
+        pytest.param(1000.0, 900.0, 1, 465.0, id="much-later"),
+        pytest.param(-5.0, 10.0, 1, 0.0, id="too-late"),
+    ],
+)
+def test_a_budget_keeps_time_for_what_comes_after_a_training(
+    left: float, later: float, trainings: int, wanted: float
+) -> None:
+    assert training_budget(left, later, trainings) == pytest.approx(wanted)
+
+
+@pytest.mark.slow
+def test_trainings_leave_time_for_pseudo_labels_and_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Config, scenes: Path, truth: Path
+) -> None:
+    planned: list[float] = []
+    original = train
+
+    def noting(*arguments: Any, **options: Any) -> None:
+        planned.append(options.pop("budget_seconds"))
+        original(*arguments, **options)
+
+    monkeypatch.setattr(self_training, "train", noting)
+    monkeypatch.setattr(self_training, "_labelling_pace", lambda *_: 10.0)
+    images = find_images(scenes / "images")
+    with open_run(tmp_path, command="fit", inputs={}, config=config, overwrite=False) as run:
+        fit(images, run, config, RUNTIME, ground_truth=truth, budget_seconds=10_000.0)
+    # Three stages are shown on two images, each of which counts twice.
+    later = (10.0 * (6 + 12), 10.0 * 12)
+    wanted = [training_budget(10_000.0, later[0], 2), training_budget(10_000.0, later[1], 1)]
+    assert planned == pytest.approx(wanted, rel=0.02)
+    assert all(one < 10_000.0 for one in planned)
 
 
 def test_stage_keys_are_those_of_design() -> None:

@@ -36,9 +36,12 @@ from soloist.training.train import train
 
 logger = logging.getLogger(__name__)
 
-# Share of the time left that trainings may plan with; the rest is for labelling between them.
+FREE_MASKS = "free masks"
+"""The stage whose pace says how long labelling takes."""
 TRAINING_SHARE = 0.93
-
+"""Of the time that labelling leaves, what trainings plan with; the rest is for their beginnings."""
+SHOWING = 2.0
+"""Evaluating and drawing an image takes as long as labelling N images."""
 
 # Images of the gallery where there is no validation set.
 PREVIEW_IMAGES = 24
@@ -76,16 +79,17 @@ def fit(
         TrainingError: If too many losses in a row are not finite; see `train`.
         StoppedError: If the process was asked to stop; finished work is kept.
     """
-    if ground_truth is not None:
-        # A mistake in it shows now, not after hours of training.
-        load_ground_truth(ground_truth)
+    # A mistake in it shows now, not after hours of training.
+    truth = None if ground_truth is None else load_ground_truth(ground_truth)
+    evaluated = min(len(images), PREVIEW_IMAGES) if truth is None else len(truth.images)
     free = run.path / "free_masks.json"
     extracted = on_main(partial(is_finished, free))
-    with run.timed("free masks", done=extracted):
+    with run.timed(FREE_MASKS, done=extracted):
         if not extracted:
             extract_masks(images, free, run, config, runtime)
     stages = [*([] if start is None else [Stage("start", start)]), Stage("free_masks", None)]
     rounds = config.self_training.rounds
+    shown = evaluated * (len(stages) + rounds + 1)
     previous: Path | None = None
     for number in range(rounds + 1):
         labels = free if previous is None else run.path / f"pseudo_labels_{number}.json"
@@ -109,7 +113,9 @@ def fit(
             budget = None
             if budget_seconds is not None:
                 left = budget_seconds - on_main(partial(seconds_used, run))
-                budget = max(0.0, TRAINING_SHARE * left / (rounds + 1 - number))
+                pace = on_main(partial(_labelling_pace, run, len(images)))
+                later = pace * ((rounds - number) * len(images) + SHOWING * shown)
+                budget = training_budget(left, later, rounds + 1 - number)
             goes_on = config.self_training.start_from == "previous"
             start_from = start if previous is None else previous if goes_on else None
             with run.timed(f"training {number}"):
@@ -155,10 +161,10 @@ def extract_masks(
         out,
         title="masks",
         short_side=decoded_side(config),
-        settings={"stage": "free masks", **settings_of(config)},
+        settings={"stage": FREE_MASKS, **settings_of(config)},
         errors=run.errors,
     )
-    report_labels("free masks", summary)
+    report_labels(FREE_MASKS, summary)
     return summary
 
 
@@ -215,6 +221,23 @@ def _stage_labeler(stage: Stage, config: Config, runtime: Runtime) -> Labeler:
     if stage.model is None:
         return FreeMaskExtractor(without_floor(config), runtime)
     return segmenter_of(stage.model, runtime).labeler
+
+
+def training_budget(left: float, later: float, trainings: int) -> float:
+    """Seconds for the next of so many trainings.
+
+    Args:
+        left: Seconds of the budget.
+        later: Seconds that labelling, evaluation and report will take, as far as is known. They
+            take half of what is left at most: a network that learned nothing is worth no report.
+        trainings: How many there are to come.
+    """
+    return TRAINING_SHARE * max(left - later, left / 2, 0.0) / trainings
+
+
+def _labelling_pace(run: RunFolder, images: int) -> float:
+    """Seconds that free masks took an image; 0 where that is not known."""
+    return float(run.state.get("timing", {}).get(FREE_MASKS, 0.0)) / max(1, images)
 
 
 def seconds_used(run: RunFolder) -> float:
