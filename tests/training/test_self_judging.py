@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +291,7 @@ def test_a_dry_run_says_what_is_learned(
     assert run_command(["fit", str(coins), "--out", str(tmp_path / "run"), "--dry-run"]) == DONE
     said = capsys.readouterr().out
     assert "on 2 of the images, in 2 rounds; about" in said
+    assert re.search(r"median of 2: \d+ x \d+ pixels, .* to be cut up; \d+ objects are shown", said)
     assert str(BUNDLED) in said
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from soloist.config import Config, TileConfig
 from soloist.data.coco.types import CocoFile
 from soloist.data.sources import ImageRef
+from soloist.evaluation.survey import survey
 from soloist.inference.segmenter import Segmenter
 from soloist.models.backbones import Backbone
 from soloist.models.build import (
@@ -161,9 +162,11 @@ def plan_regions(
     Raises:
         SoloistError: For what would end the command as well.
     """
-    count, seconds = affordable(segmenter_of(start, runtime), images, wanted)
+    segmenter = segmenter_of(start, runtime)
+    count, seconds = affordable(segmenter, images, wanted)
     return [
         _images(images, runtime),
+        *survey(images, segmenter).lines(),
         f"start: the segmenter of {start}, kept if nothing steadier is learned",
         f"regions: what objects look like is learned from its masks on {count} of the images, in "
         f"{wanted.rounds} round{'' if wanted.rounds == 1 else 's'}; about {duration(seconds)}",
