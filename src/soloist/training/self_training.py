@@ -110,8 +110,8 @@ def fit(
             if budget_seconds is not None:
                 left = budget_seconds - on_main(partial(seconds_used, run))
                 budget = max(0.0, TRAINING_SHARE * left / (rounds + 1 - number))
-            goes_on = config.self_training.start_from == "previous"
-            start_from = start if previous is None else previous if goes_on else None
+            from_previous = config.self_training.start_from == "previous"
+            start_from = start if previous is None else previous if from_previous else None
             with run.timed(f"training {number}"):
                 train(
                     images,
