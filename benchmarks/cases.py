@@ -269,7 +269,7 @@ def many_candidates() -> Prepared:
 
 
 def _candidates(count: int, generator: torch.Generator) -> tuple[Candidates, Tensor]:
-    """So many kernels that cut discs out of (256, 200, 304) features, all of them candidates."""
+    """`count` kernels that cut discs out of (256, 200, 304) features, all of them candidates."""
     height, width = 200, 304
     features = 0.1 * torch.randn(256, height, width, generator=generator)
     rows = torch.arange(height)[:, None] / height

@@ -28,7 +28,7 @@ WEIGHTS = Path(__file__).parents[1] / "src" / "soloist" / "weights"
 SCENES, SCENES_SEED, SCENES_TO_FIT = 1600, 100, 300
 PHOTOGRAPHS, COMPOSITES = 1400, 2200
 PRETRAIN_STEPS, TRAIN_STEPS, COMPOSITE_STEPS = 900, 2000, 2100
-# A quick run takes one image in so many, and these numbers of steps.
+# A quick run takes one image in N, and these numbers of steps.
 QUICK_IMAGES, QUICK_PRETRAIN_STEPS, QUICK_TRAIN_STEPS, QUICK_COMPOSITE_STEPS = 8, 150, 100, 100
 # What the segmenter shows: the image's regions, of which the network says how likely they are.
 SHOWN = {"masks": "reranked", "short_side": 288, "max_side": 576, "nms_sigma": 2.0,

@@ -33,8 +33,8 @@ Mask = NDArray[np.bool_]
 
 SIZES = ((256, 341), (341, 256), (320, 320), (256, 384))
 """(height, width) of composites."""
-CANDIDATES, LEAST_AREA = 60, 400
-"""The best N regions of a photograph, of so many pixels, are what objects are made of."""
+CANDIDATES, MIN_AREA = 60, 400
+"""Objects are made of the best N regions of a photograph of at least this area in pixels."""
 TRIES = 12
 """Regions that are looked at for one that touches another."""
 SMALLEST = 16.0
@@ -161,13 +161,13 @@ class Composer:
         scale = side / float(np.sqrt(mask.sum()))
         size = (max(3, int(mask.shape[1] * scale)), max(3, int(mask.shape[0] * scale)))
         angle = self.rng.uniform(-25, 25)
-        picture = Image.fromarray(colors.astype(np.uint8)).resize(
+        cutout = Image.fromarray(colors.astype(np.uint8)).resize(
             size, Image.Resampling.BICUBIC, reducing_gap=2.0
         )
         outline = Image.fromarray(mask.astype(np.uint8) * 255).resize(size)
         turned = [
             np.asarray(one.rotate(angle, Image.Resampling.BILINEAR, expand=True), np.float64)
-            for one in (picture, outline)
+            for one in (cutout, outline)
         ]
         if self.rng.random() < 0.5:
             turned = [one[:, ::-1] for one in turned]
@@ -303,7 +303,7 @@ def make(
     photographs = []
     for image in file["images"]:
         own = best.get(image["id"], [])[:CANDIDATES]
-        large = [one["segmentation"] for one in own if one["area"] > LEAST_AREA]
+        large = [one["segmentation"] for one in own if one["area"] > MIN_AREA]
         if len(large) > 2:
             photographs.append((images / image["file_name"], large))
     if not photographs:

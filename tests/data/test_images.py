@@ -155,7 +155,7 @@ def test_images_a_coco_file_names_but_nobody_has_fail_one_by_one(tmp_path: Path)
     assert read_image(refs[1].path).shape == (3, 4, 3)
 
 
-def test_several_sources_follow_each_other_without_doubles(tmp_path: Path) -> None:
+def test_several_sources_follow_each_other_without_duplicates(tmp_path: Path) -> None:
     one, two = put(tmp_path / "p" / "1.png"), put(tmp_path / "q" / "2.png")
     assert names(find_images([one, tmp_path / "q", str(two)])) == ["1.png", "2.png"]
 

@@ -391,7 +391,7 @@ def test_a_second_command_is_refused_and_disturbs_nothing(
     whole, row = unbroken(verb), faults("two runs on one folder")
     command, out = command_of(verbs, tmp_path, verb), out_of(tmp_path, verb)
     first = server.start(*command)
-    # Half-way, and not to go on until the other was refused.
+    # Half-way, and not to continue until the other was refused.
     wait_for(out.parent.exists)
     lock = out / ".lock" if verb in RUNS else out.with_name("out.partial.lock")
     wait_for(lambda: lock.exists() and lock.read_text())

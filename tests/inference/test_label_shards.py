@@ -125,7 +125,7 @@ def test_classes_are_those_of_the_file_without_shards(
         label(images, out, classes, categories={7: "cat", 3: "wolf"})
 
 
-# Going on
+# Resuming
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no such signal")
@@ -366,7 +366,7 @@ def test_shards_of_other_settings_are_refused(
     out = tmp_path / "out"
     label(images, out, toy_labeler)
     other = {**SETTINGS, "free_mask": {"max_masks": 5}}
-    with pytest.raises(RunError, match=r"other settings \(free_mask.max_masks 3 -> 5\); repeat"):
+    with pytest.raises(RunError, match=r"other settings \(free_mask.max_masks 3 -> 5\); run"):
         label(images, out, toy_labeler, settings=other)
     with pytest.raises(RunError, match=r"other settings \(shard-size 3 -> 4\)"):
         label(images, out, toy_labeler, shard_size=4)

@@ -329,14 +329,14 @@ def test_a_task_calls_objects_as_it_likes(images: list[Path], tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         pytest.param({"min_score": 7.0}, r"wanted min_score in \[0, 1\], got 7.0", id="score"),
         pytest.param({"tolerance": -1.0}, "wanted a tolerance of 0 pixels or more", id="tolerance"),
     ],
 )
-def test_what_no_mask_could_have_is_refused(options: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_what_no_mask_could_have_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         create(device="cpu", **options)
 
 

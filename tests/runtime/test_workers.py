@@ -123,13 +123,13 @@ def test_arrays_come_back_as_they_are() -> None:
     assert [type(one) for one in made] == [np.ndarray, np.ndarray]
 
 
-def test_a_lost_worker_is_told_in_one_line() -> None:
+def test_a_lost_worker_is_reported_in_one_line() -> None:
     def die(number: int) -> int:
         os.kill(os.getpid(), signal.SIGKILL)
         return number
 
-    told = report_lost_workers("counts", "starts over", RunError)
-    with pytest.raises(RunError, match=r"^a process that counts died .* again starts over$"), told:
+    lost = report_lost_workers("counts", "starts over", RunError)
+    with pytest.raises(RunError, match=r"^a process that counts died .* again starts over$"), lost:
         list(done_ahead(die, end=2, workers=1))
 
 

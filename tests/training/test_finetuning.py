@@ -191,7 +191,7 @@ def test_a_network_learns_from_finished_images_alone(
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         pytest.param(without_categories, "true labels with `categories`", id="no-categories"),
         pytest.param(without_objects, "of which 6 are there and none has an", id="no-object"),
@@ -199,10 +199,10 @@ def test_a_network_learns_from_finished_images_alone(
     ],
 )
 def test_labels_that_teach_no_class_are_refused(
-    truth: Path, change: Callable[[dict[str, Any]], None], told: str
+    truth: Path, change: Callable[[dict[str, Any]], None], message: str
 ) -> None:
     path = edited(truth, truth.with_name("wrong.json"), change)
-    with pytest.raises(DataError, match=told) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         choose_labelled(path, "100%", seed=0)
     assert "\n" not in str(caught.value)
 
@@ -236,7 +236,7 @@ def test_nothing_random_is_frozen_and_nothing_is_loaded_twice(
 
 
 @pytest.mark.parametrize(
-    ("preset", "init", "options", "told"),
+    ("preset", "init", "options", "message"),
     [
         pytest.param("paper", "backbone", {}, "needs the backbone's weights", id="no-weights"),
         pytest.param(
@@ -256,9 +256,9 @@ def test_nothing_random_is_frozen_and_nothing_is_loaded_twice(
     ],
 )
 def test_a_start_that_contradicts_the_options_is_refused(
-    preset: str, init: str, options: dict[str, Any], told: str
+    preset: str, init: str, options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         finetune_config(preset, None, options, init=init)
 
 
@@ -399,7 +399,7 @@ def test_a_killed_run_ends_as_an_unbroken_one(
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         pytest.param(without_objects, "ground truth with objects", id="no-objects"),
         pytest.param(without_categories, "a name for each category", id="no-categories"),
@@ -414,10 +414,10 @@ def test_a_validation_set_of_other_classes_is_refused_before_the_training(
     finetuned: Finetuned,
     truth: Path,
     change: Callable[[dict[str, Any]], None],
-    told: str,
+    message: str,
 ) -> None:
     wrong = edited(truth, truth.with_name("val.json"), change)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         finetuned("run", "scratch", gt=wrong)
 
 

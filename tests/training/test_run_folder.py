@@ -115,7 +115,7 @@ def test_overwrite_throws_a_run_away(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reason"),
     [
         pytest.param({"config": replace(CONFIG, seed=1)}, "seed 0 -> 1", id="option"),
         pytest.param({"command": "fit"}, "command train -> fit", id="command"),
@@ -125,11 +125,11 @@ def test_overwrite_throws_a_run_away(tmp_path: Path) -> None:
     ],
 )
 def test_an_unfinished_run_with_other_settings_is_refused(
-    tmp_path: Path, changes: Mapping[str, object], told: str
+    tmp_path: Path, changes: Mapping[str, object], reason: str
 ) -> None:
     begun(tmp_path / "run")
     message = refusal(tmp_path / "run", **changes)
-    assert told in message
+    assert reason in message
     assert "--overwrite" in message
     again = opened(tmp_path / "run")
     assert (again.checkpoints / "round-0.pt").read_text() == "kept"
@@ -156,8 +156,8 @@ def test_a_resumed_run_keeps_to_its_images(
     now = photos(tmp_path / "photos", "b.jpg", "c.jpg", "d.jpg")
     again = opened(tmp_path / "run", images=now)
     assert [one.name for one in again.own(now)] == ["b.jpg", "c.jpg"]
-    told = "1 new (such as 'd.jpg'), 1 changed (such as 'b.jpg'), 1 vanished (such as 'a.jpg')"
-    assert told in caplog.text
+    reason = "1 new (such as 'd.jpg'), 1 changed (such as 'b.jpg'), 1 vanished (such as 'a.jpg')"
+    assert reason in caplog.text
     again.finish()
     with pytest.raises(RunError, match=r"finished `train` run; since then, of its images 1 new"):
         opened(tmp_path / "run", images=now)

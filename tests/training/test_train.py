@@ -344,8 +344,8 @@ def test_the_term_that_is_not_finite_is_named(
     trained: Callable[..., RunFolder],
 ) -> None:
     breaking(not_a_number, 1, 3, 4)
-    told = r"^loss_semantic is not finite at step 4, 2 in a row; lower --train.learning-rate"
-    with pytest.raises(TrainingError, match=told):
+    message = r"^loss_semantic is not finite at step 4, 2 in a row; lower --train.learning-rate"
+    with pytest.raises(TrainingError, match=message):
         trained(tmp_path / "run", changed(config, train={"max_bad_steps": 2}))
     with safe_open(tmp_path / "run" / "bad_batch.safetensors", "pt") as file:
         facts = json.loads(file.metadata()["soloist"])

@@ -40,7 +40,7 @@ def load_pickle(path: Path) -> Any:
 
 
 class _DType:
-    """Stands in for a numpy dtype."""
+    """What a numpy dtype is read as."""
 
     __slots__ = ("code",)
 
@@ -55,7 +55,7 @@ class _DType:
 
 
 class _Array:
-    """Stands in for a numpy array or number."""
+    """What a numpy array or number is read as."""
 
     __slots__ = ("data", "dtype", "order", "shape")
 

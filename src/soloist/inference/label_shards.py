@@ -289,7 +289,7 @@ def _check_same(
     if changed:
         raise RunError(
             f"{shown(shards.path)} holds shards of other settings ({'; '.join(changed[:3])}); "
-            "repeat their command, add --overwrite, or choose another --out"
+            "run their command again, add --overwrite, or choose another --out"
         )
 
 

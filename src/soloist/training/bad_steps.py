@@ -33,7 +33,7 @@ class BadSteps:
     Args:
         network: What is trained.
         run: The run folder.
-        limit: So many in a row end the training.
+        limit: How many in a row end the training.
         section: The options of the training, for the remedy: `train` or `pretrain`.
     """
 
@@ -57,7 +57,7 @@ class BadSteps:
         return {"skipped_steps": self.skipped} if self.skipped else {}
 
     def load(self, state: Mapping[str, int]) -> None:
-        """Goes on from `state`; checkpoints of earlier versions have none of it."""
+        """Resumes from `state`; checkpoints of earlier versions have none of it."""
         self.skipped = state.get("skipped", 0)
         self._in_a_row = state.get("in_a_row", 0)
 

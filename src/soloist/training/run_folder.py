@@ -295,7 +295,7 @@ def _create(run: RunFolder, given: _Given) -> None:
         state = {"command": given.command, "inputs": dict(given.inputs), "finished": False}
         write_json(run.path / STATE, state)
     except RunError:
-        # A part of it would stand in the way of the next try.
+        # A part of it would block the next try.
         _empty(run.path)
         raise
 
@@ -337,7 +337,7 @@ def _check_same(run: RunFolder, given: _Given, changes: Changes | None) -> None:
     if changed:
         raise RunError(
             f"{run.path} holds an unfinished run with other settings ({'; '.join(changed[:3])}); "
-            "repeat its command to resume, or add --overwrite"
+            "run its command again to resume, or add --overwrite"
         )
 
 

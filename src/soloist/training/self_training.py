@@ -116,8 +116,8 @@ def fit(
                 pace = on_main(partial(_labelling_pace, run, len(images)))
                 later = pace * ((rounds - number) * len(images) + SHOWING * shown)
                 budget = training_budget(left, later, rounds + 1 - number)
-            goes_on = config.self_training.start_from == "previous"
-            start_from = start if previous is None else previous if goes_on else None
+            from_previous = config.self_training.start_from == "previous"
+            start_from = start if previous is None else previous if from_previous else None
             with run.timed(f"training {number}"):
                 train(
                     images,

@@ -132,9 +132,9 @@ def train(
     metrics = Metrics(run.path / "metrics.jsonl", resume_step=first, round_number=round_number)
     criterion = FreeSOLOCriterion(config.loss, sum_over_ranks=all_reduce_sum, processes=processes())
     peak = options.learning_rate * options.batch_size / SCHEDULE_BATCH
-    # A round that goes on with the network of the one before adds its steps to those.
-    goes_on = round_number > 0 and start_from is not None
-    wanted = 0 if goes_on else least_steps(len(images), options.batch_size)
+    # A round that starts from the network of the one before adds its steps to those.
+    continued = round_number > 0 and start_from is not None
+    wanted = 0 if continued else least_steps(len(images), options.batch_size)
     plan = StepPlan(run, round_number, options.steps, budget_seconds, first=first, wanted=wanted)
     prepared = done_ahead(
         batches, first=first, end=plan.end, workers=workers, pinned=runtime.device.type == "cuda"
@@ -224,7 +224,7 @@ class TrainingState:
         }
 
     def load(self, checkpoint: Path) -> int:
-        """Goes on from a checkpoint; gives the steps that are done.
+        """Resumes from a checkpoint; gives the steps that are done.
 
         Raises:
             CheckpointError: If it is damaged or of another training.
@@ -252,7 +252,7 @@ class StepPlan:
     MEASURED = 12
     """Steps whose pace the first plan rests on; the first ones, which are slower, are left out."""
     CHECKS = 20
-    """A plan is looked at again so many times, after `MEASURED` steps at the soonest."""
+    """How often a plan is checked, after `MEASURED` steps at the soonest."""
     DRIFT = 0.15
     """A plan stays where as many of the steps to come as fit differ by no larger share."""
     LEAST = 20
@@ -381,7 +381,7 @@ class AveragedWeights:
         }
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Goes on from the weights of a checkpoint, on the network's device."""
+        """Resumes from the weights of a checkpoint, on the network's device."""
         for name, tensor in weights.items():
             self.weights[name].copy_(tensor)
 

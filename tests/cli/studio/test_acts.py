@@ -160,7 +160,7 @@ def test_classes_and_the_end_of_the_work(image: OpenImage) -> None:
 
 
 @pytest.mark.parametrize(
-    ("act", "told"),
+    ("act", "message"),
     [
         pytest.param({"act": "paint"}, "wanted one of keep, join, remove", id="unknown"),
         pytest.param({"act": "join"}, "join wants other values", id="nothing-said"),
@@ -193,6 +193,8 @@ def test_classes_and_the_end_of_the_work(image: OpenImage) -> None:
         ),
     ],
 )
-def test_what_cannot_be_done_is_told(image: OpenImage, act: dict[str, Any], told: str) -> None:
-    with pytest.raises(DataError, match=told):
+def test_what_cannot_be_done_is_reported(
+    image: OpenImage, act: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
         apply(image, EMPTY, act)

@@ -432,7 +432,7 @@ def test_everything_goes_without_a_pointer(browser_page: Any, server: Server) ->
     studio.page.get_by_role("button", name="Remove object 2").focus()
     studio.acting(lambda: studio.press("Enter"))
     assert studio.objects == 1
-    # What a screen reader is told.
+    # What a screen reader says.
     assert studio.status == "Removed. 1 object. Saved."
     names = studio.page.locator("button, input, select, [tabindex='0']").evaluate_all(
         "(all) => all.filter((one) => !(one.innerText || one.ariaLabel || one.labels?.length))"

@@ -113,7 +113,7 @@ def test_every_file_of_the_page_is_served_and_nothing_beside_them(visitor: Visit
 
 
 @pytest.mark.parametrize(
-    ("path", "values", "told"),
+    ("path", "values", "message"),
     [
         pytest.param("/api/state?index=9", None, "wanted an image from 0 to 2", id="no-image"),
         pytest.param("/api/state?index=x", None, "the number of an image", id="no-number"),
@@ -139,10 +139,10 @@ def test_every_file_of_the_page_is_served_and_nothing_beside_them(visitor: Visit
         pytest.param("/api/categories", {"categories": [1]}, "pairs of an id", id="no-pairs"),
     ],
 )
-def test_mistakes_are_one_line(visitor: Visitor, path: str, values: Any, told: str) -> None:
+def test_mistakes_are_one_line(visitor: Visitor, path: str, values: Any, message: str) -> None:
     status, content = visitor.ask(path, values)
     assert status == HTTPStatus.BAD_REQUEST
-    assert told in content["error"]
+    assert message in content["error"]
     assert "\n" not in content["error"]
 
 

@@ -633,7 +633,7 @@ def test_a_file_without_images_is_named_as_that(
         assert "whose `images` are none" in capsys.readouterr().err
 
 
-# Doubles
+# Duplicates
 
 
 @pytest.mark.parametrize(
@@ -679,7 +679,7 @@ def test_what_stands_for_two_things_is_refused(files: Files, change: Change, fau
         ),
     ],
 )  # fmt: skip
-def test_harmless_doubles_are_said(files: Files, change: Change, fault: Fault) -> None:
+def test_harmless_duplicates_are_said(files: Files, change: Change, fault: Fault) -> None:
     files.change(change)
     assert files.faults() == {fault: 1}
     assert len(read_labels(files.truth)[0]) >= 4

@@ -48,8 +48,8 @@ def test_both_files_say_the_same(losses: Table) -> None:
     assert "| dice of whole masks, no weak loss | 12.5 | 12.5 |" in text
     assert "| 1.7 AP [S] |" in text
     assert "| no average projections | – | – | – | – | – | – | 2.0 AP [S] |" in text
-    told = "- dice of whole masks, no weak loss: no pseudo-label of score 0.3 or more (seed 1)"
-    assert told in text
+    message = "- dice of whole masks, no weak loss: no pseudo-label of score 0.3 or more (seed 1)"
+    assert message in text
     rows = list(csv.DictReader(comma_separated(losses, outcomes).splitlines()))
     assert [row["row"] for row in rows] == [row.title for row in losses.rows]
     assert float(rows[0]["AP mean"]) == pytest.approx(0.2)

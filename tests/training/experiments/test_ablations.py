@@ -119,7 +119,7 @@ def test_without_true_labels_nothing_is_finetuned() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "seeds", "told"),
+    ("names", "seeds", "message"),
     [
         pytest.param(["loses"], [0], "no table named 'loses'; did you mean losses", id="unknown"),
         pytest.param(["losses", "losses"], [0], "--table must be different ones", id="twice"),
@@ -128,8 +128,8 @@ def test_without_true_labels_nothing_is_finetuned() -> None:
         pytest.param(["losses"], [1, 1], "--seeds must be different ones", id="a-seed-twice"),
     ],
 )
-def test_plans_of_nothing_are_refused(names: list[str], seeds: list[int], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_plans_of_nothing_are_refused(names: list[str], seeds: list[int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         plan_tables(names, TINY, seeds=seeds)
 
 

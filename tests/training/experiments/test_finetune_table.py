@@ -30,7 +30,7 @@ def test_cells_are_all_combinations_seed_by_seed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "steps", "seeds", "told"),
+    ("labels", "steps", "seeds", "message"),
     [
         pytest.param(["7%"], [], [0], "7% has none of its own", id="no-steps"),
         pytest.param(["2%", "5%"], [100], [0], "for each of the 2 --labels", id="few-steps"),
@@ -40,9 +40,9 @@ def test_cells_are_all_combinations_seed_by_seed() -> None:
     ],
 )
 def test_cells_that_make_no_table_are_refused(
-    labels: list[str], steps: list[int], seeds: list[int], told: str
+    labels: list[str], steps: list[int], seeds: list[int], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         plan_cells("run", labels, steps, seeds)
 
 

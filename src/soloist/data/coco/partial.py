@@ -71,7 +71,7 @@ class PartialShards:
 
         Args:
             settings: What the results depend on; those of other settings are dropped.
-            resume: Go on with results of the same settings; else they are dropped too.
+            resume: Keep results of the same settings; else they are dropped too.
 
         Raises:
             RunError: If the folder cannot be made or read.

@@ -213,7 +213,7 @@ def _training(trial: Trial, materials: Materials, folder: Path, runtime: Runtime
                     runtime,
                     model_folder=run.model,
                     round_number=_rounds_before(trial),
-                    start_from=before if _goes_on(config) else None,
+                    start_from=before if _starts_from_previous(config) else None,
                 )
         stages = [Stage(SEGMENTER, run.model)]
         truth = materials.ground_truth
@@ -273,7 +273,7 @@ def _rounds_before(trial: Trial) -> int:
     return 0 if trial.after is None else 1 + _rounds_before(trial.after)
 
 
-def _goes_on(config: Config) -> bool:
+def _starts_from_previous(config: Config) -> bool:
     return config.self_training.start_from == "previous"
 
 
