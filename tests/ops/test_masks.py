@@ -14,8 +14,8 @@ from soloist.ops.masks import (
     intersections,
     mask_areas,
     mask_iou,
-    maskness,
     masks_to_boxes,
+    mean_inside,
 )
 
 Golden = Callable[[str], Mapping[str, Any]]
@@ -35,24 +35,27 @@ def random_masks(n: int, seed: int = 0, share: float = 0.3) -> torch.Tensor:
     ("values", "expected"),
     [
         pytest.param([[0.9, 0.7], [0.2, 0.1]], 0.8, id="mean-of-two-foreground-pixels"),
-        pytest.param([[0.5, 0.0], [0.0, 0.0]], 0.5, id="threshold-itself-is-foreground"),
-        pytest.param([[0.4, 0.1], [0.0, 0.2]], 0.0, id="no-foreground-scores-zero"),
+        pytest.param([[0.4, 0.1], [0.0, 0.2]], 0.0, id="no-foreground-is-zero"),
         pytest.param([[1.0]], 1.0, id="one-pixel"),
     ],
 )
-def test_maskness(values: list[list[float]], expected: float) -> None:
-    torch.testing.assert_close(maskness(torch.tensor(values)[None]), torch.tensor([expected]))
+def test_mean_inside(values: list[list[float]], expected: float) -> None:
+    soft_masks = torch.tensor(values)[None]
+    means = mean_inside(soft_masks, soft_masks >= 0.5)
+    torch.testing.assert_close(means, torch.tensor([expected]))
 
 
-def test_maskness_of_half_precision_is_float32() -> None:
-    scores = maskness(torch.full((1, 100, 100), 0.75, dtype=torch.bfloat16))
-    assert scores.tolist() == [0.75]
-    assert scores.dtype == torch.float32
+def test_mean_inside_of_half_precision_is_float32() -> None:
+    soft_masks = torch.full((1, 100, 100), 0.75, dtype=torch.bfloat16)
+    means = mean_inside(soft_masks, soft_masks >= 0.5)
+    assert means.tolist() == [0.75]
+    assert means.dtype == torch.float32
 
 
 def test_masks_without_a_mask_axis_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"soft_masks must be \(N, H, W\), got \(4, 4\)"):
-        maskness(torch.zeros(4, 4))
+    mask = torch.zeros(4, 4, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"masks must be \(N, H, W\), got \(4, 4\)"):
+        mask_iou(mask, mask)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +162,7 @@ def test_mask_iou_of_two_sizes_is_refused() -> None:
 
 def test_no_masks_give_empty_results() -> None:
     none = torch.zeros(0, 4, 5, dtype=torch.bool)
-    assert maskness(none.float()).shape == (0,)
+    assert mean_inside(none.float(), none).shape == (0,)
     assert mask_iou(none, random_masks(3)[:, :4, :5]).shape == (0, 3)
     assert masks_to_boxes(none).shape == extent_boxes(none).shape == (0, 4)
     assert center_of_mass(none).shape == (0, 2)

@@ -6,15 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, cast
+from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, cast
 
 from soloist.config import Config
 from soloist.config.idle import refuse_idle_values
 from soloist.config.presets import load_config
 from soloist.runtime.device import Runtime, choose_runtime
-
-if TYPE_CHECKING:
-    pass
 
 Sources = str | Path | list[str] | list[Path] | list[str | Path] | tuple[str | Path, ...]
 """Images, folders, glob patterns, lists or COCO files; one or several of these."""

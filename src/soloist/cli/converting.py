@@ -92,6 +92,7 @@ def export(
     model: Model = None,
     *,
     out: Path,
+    # The one format there is: commands that name it stay right when another is added.
     to: Annotated[Literal["onnx"], Parameter(help="Format of the file.")] = "onnx",
     preset: ModelPreset = None,
     overwrite: Overwrite = False,

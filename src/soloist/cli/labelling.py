@@ -45,6 +45,7 @@ NO_OBJECT = (
 )
 """What helps where nothing is found."""
 MASKS = "masks.json"
+"""The COCO file in a folder."""
 NO_FOLDERS = frozenset(
     [
         ".js",
@@ -69,7 +70,6 @@ NO_FOLDERS = frozenset(
     ]
 )
 """Nobody names a folder for results so: a slip, or another format."""
-"""The COCO file in a folder."""
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 """What names of videos end in."""
 

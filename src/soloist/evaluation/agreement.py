@@ -111,13 +111,12 @@ def score_bins(scores: Floats, agreement: Floats, best_ious: Floats | None) -> l
     return bins
 
 
-def image_estimate(scores: Floats, agreement: Floats, kept: float = KEPT) -> float:
+def image_estimate(scores: Floats, agreement: Floats) -> float:
     """How well an image is segmented: the mean agreement of the masks that would be kept.
 
     Args:
         scores: (N,) score of each mask.
         agreement: (N,) mean agreement of each mask.
-        kept: Least score of a mask to be kept.
 
     Returns:
         In [0, 1]. If no mask would be kept, the agreement of the best one times its score, so that
@@ -125,25 +124,24 @@ def image_estimate(scores: Floats, agreement: Floats, kept: float = KEPT) -> flo
     """
     if len(scores) == 0:
         return 0.0
-    chosen = scores >= kept
+    chosen = scores >= KEPT
     if chosen.any():
         return float(agreement[chosen].mean())
     best = scores.argmax()
     return float(agreement[best] * scores[best])
 
 
-def kept_precision(scores: Floats, best_ious: Floats, kept: float = KEPT) -> float | None:
+def kept_precision(scores: Floats, best_ious: Floats) -> float | None:
     """Share of an image's masks to be kept that are right: what `image_estimate` stands for.
 
     Args:
         scores: (N,) score of each mask.
         best_ious: (N,) overlap of each with the true object that fits best.
-        kept: Least score of a mask to be kept.
 
     Returns:
         In [0, 1]; None if no mask would be kept.
     """
-    chosen = scores >= kept
+    chosen = scores >= KEPT
     return float((best_ious[chosen] >= RIGHT).mean()) if chosen.any() else None
 
 

@@ -8,9 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-NEIGHBORS = 8
-"""Neighbours of a pixel in a 3x3 window without its centre."""
-
 _XYZ_FROM_RGB = (
     (0.412453, 0.357580, 0.180423),
     (0.212671, 0.715160, 0.072169),
@@ -85,19 +82,18 @@ def neighbors(maps: Tensor, dilation: int = 2) -> Tensor:
     return torch.stack(shifted, dim=2)
 
 
-def color_similarity(lab: Tensor, valid: Tensor, dilation: int = 2) -> Tensor:
+def color_similarity(lab: Tensor, valid: Tensor) -> Tensor:
     """How alike the colours of neighbouring pixels are: exp(-||a - b|| / 2).
 
     Args:
         lab: (B, 3, H, W) float CIE-Lab colours.
         valid: (B, H, W) bool or float 0 / 1; False in padding.
-        dilation: Distance to the neighbours, in pixels (BoxInst: 2).
 
     Returns:
         (B, 8, H, W) float32 in [0, 1], neighbours as in `neighbors`; 0 towards a neighbour that
         is not valid or lies outside the image.
     """
     lab = lab.float()
-    distances = torch.linalg.vector_norm(neighbors(lab, dilation) - lab[:, :, None], dim=1)
-    neighbor_valid = neighbors(valid[:, None].float(), dilation)[:, 0]  # (B, 8, H, W)
+    distances = torch.linalg.vector_norm(neighbors(lab) - lab[:, :, None], dim=1)
+    neighbor_valid = neighbors(valid[:, None].float())[:, 0]  # (B, 8, H, W)
     return torch.exp(-distances / 2) * neighbor_valid

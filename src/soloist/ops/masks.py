@@ -1,4 +1,4 @@
-"""Areas, boxes, centres and overlaps of masks, and how sure a soft mask is."""
+"""Areas, boxes, centres and overlaps of masks, and the means of soft ones."""
 
 from __future__ import annotations
 
@@ -10,26 +10,6 @@ from torch import Tensor
 
 _FLOATS = 2**24
 """Values of masks held as float32 at a time, beside the others: memory does not grow with N."""
-
-
-def maskness(soft_masks: Tensor, threshold: float = 0.5) -> Tensor:
-    """Mean foreground confidence of each soft mask (paper section 3.2).
-
-    A mask whose foreground is barely over the threshold scores near it, a confident one near 1;
-    a mask without foreground scores 0.
-
-    Args:
-        soft_masks: (N, H, W) float in [0, 1].
-        threshold: A pixel is foreground when its value is >= this.
-
-    Returns:
-        (N,) float32 in [0, 1].
-
-    Raises:
-        ValueError: If soft_masks is not 3-D.
-    """
-    _check_masks("soft_masks", soft_masks)
-    return mean_inside(soft_masks, soft_masks >= threshold)
 
 
 def mean_inside(soft_masks: Tensor, masks: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ def identities(file: CocoFile) -> dict[str, set[int | None]]:
         for one in file.annotations[image.id]:
             top = one.box_xywh[1] if one.box_xywh[3] > 15 else None
             if top is not None:
-                found["red" if abs(top - 16) < 4 else "blue"].add(one.track_id)
+                found["red" if abs(top - 16) < 4 else "blue"].add(one.outputs["track_id"])
         assert step < FRAMES
     return found
 
@@ -214,12 +214,12 @@ def test_the_command_segments_a_video(
     assert len(file.images) == 4
     assert (file.info["track"]["every"], file.info["command"]) == (4, "predict")
     several: list[tuple[CocoAnnotation, ...]] = list(file.annotations.values())
-    assert all(len({one.track_id for one in each}) == len(each) for each in several)
+    assert all(len({one.outputs["track_id"] for one in each}) == len(each) for each in several)
     assert (tmp_path / "drawn.mp4").stat().st_size > 0
     assert run_command(["convert", "masks.json", "--format", "coco", "--out", "coco"]) == DONE
     kept = load_coco(tmp_path / "coco" / "annotations" / "instances_default.json")
-    assert [one.track_id for each in kept.annotations.values() for one in each] == [
-        one.track_id for each in several for one in each
+    assert [one.outputs["track_id"] for each in kept.annotations.values() for one in each] == [
+        one.outputs["track_id"] for each in several for one in each
     ]
 
 

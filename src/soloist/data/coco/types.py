@@ -88,11 +88,6 @@ class CocoAnnotation:
         return tuple(self.outputs.get("agreements", ()))
 
     @property
-    def track_id(self) -> int | None:
-        """The object's identity in a video; None elsewhere."""
-        return self.outputs.get("track_id")
-
-    @property
     def rle(self) -> dict[str, Any]:
         """The segmentation, where there must be one.
 
