@@ -6,6 +6,7 @@ import ast
 import io
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -63,7 +64,11 @@ NARROW = {
 }
 
 MAX_ENTRIES = 20
+"""Parts of the code at the top: modules and packages, without `NO_PARTS`."""
 MAX_FILES = 15
+"""Files of any kind in any folder, those of pages, templates and weights too."""
+NO_PARTS = {"__init__.py", "__main__.py", "py.typed", "weights", "__pycache__"}
+"""What Python or a type checker wants at the top of every package, and what is no code."""
 
 VERBS = sorted(name for name in app if not name.startswith("-"))
 
@@ -172,16 +177,15 @@ def test_imports_are_read_from_every_form(tmp_path: Path) -> None:
 
 def test_a_newcomer_overlooks_each_room() -> None:
     """Few entries at the top and few files in a folder; packages are two levels deep at most."""
-    outside = {"__init__.py", "__main__.py", "py.typed", "weights", "__pycache__"}
-    assert len({path.name for path in PACKAGE.iterdir()} - outside) <= MAX_ENTRIES
-    folders = {path.parent for path in source_files()} - {PACKAGE}
-    full = {
-        str(folder.relative_to(PACKAGE)): count
-        for folder in folders
-        if (count := sum(path.is_file() for path in folder.iterdir())) > MAX_FILES
-    }
-    assert full == {}
-    assert {folder for folder in folders if len(folder.relative_to(PACKAGE).parts) > 2} == set()
+    assert len({path.name for path in PACKAGE.iterdir()} - NO_PARTS) <= MAX_ENTRIES
+    files = Counter(
+        path.parent.relative_to(PACKAGE)
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and path.parent.name != "__pycache__"
+    )
+    assert {str(folder): count for folder, count in files.items() if count > MAX_FILES} == {}
+    packages = {path.parent.relative_to(PACKAGE) for path in source_files()}
+    assert {package for package in packages if len(package.parts) > 2} == set()
 
 
 @pytest.mark.parametrize(

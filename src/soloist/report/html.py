@@ -1,6 +1,7 @@
 """Writes a report as one HTML file that loads nothing.
 
-The page is `page.html` with a template for each section; Jinja escapes what it is given. Its look
+The page is `page.html` with a template for each section that is more than charts; Jinja escapes
+what it is given. Its look
 is `style.css`, `gallery.css` and `closer.css`; its script `gallery.js` and `page.js`.
 """
 
@@ -41,7 +42,10 @@ _STYLES = ("style.css", "gallery.css", "closer.css")
 
 
 class _Section(NamedTuple):
-    """A part of the page, by the template `ANCHOR.html`; one without data is left out."""
+    """A part of the page; one without data is left out.
+
+    Its template is `ANCHOR.html`; what is charts alone is in `page.html`.
+    """
 
     anchor: str
     title: str
