@@ -35,7 +35,7 @@ def report(
     *,
     images: Sequence[str] = (),
     ground_truth: str | Path | None = None,
-    how: Reading = Reading(),  # noqa: B008  # immutable
+    how: Reading = Reading(),
     max_images: int = MAX_IMAGES,
 ) -> Path:
     """Writes one page that shows a run or a file of masks; see `soloist report`.

@@ -221,7 +221,7 @@ def predict_video(
     out: str | Path,
     *,
     how: Predicting = Predicting(),  # immutable
-    track: TrackConfig = TrackConfig(),  # noqa: B008  # immutable
+    track: TrackConfig = TrackConfig(),
     drawn: str | Path | None = None,
     overwrite: bool = False,
     **setup: Unpack[ModelSetup],

@@ -143,7 +143,7 @@ def train(
     *,
     masks: str | Path,
     init: str | Path | None = None,
-    how: Reading = Reading(),  # noqa: B008  # immutable
+    how: Reading = Reading(),
     overwrite: bool = False,
     **setup: Unpack[Setup],
 ) -> Plan[Learned]:
@@ -284,7 +284,7 @@ def finetune(
     init: str | Path = BUNDLED_SEGMENTER,
     labels: str = "100%",
     learn: Learner = "auto",
-    how: Reading = Reading(),  # noqa: B008  # immutable
+    how: Reading = Reading(),
     ground_truth: str | Path | None = None,
     overwrite: bool = False,
     **setup: Unpack[Setup],

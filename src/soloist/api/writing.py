@@ -48,8 +48,8 @@ def convert(
     out: str | Path,
     *,
     format: FormatName,
-    how: Reading = Reading(),  # noqa: B008  # immutable
-    options: ExportOptions = ExportOptions(),  # noqa: B008  # immutable
+    how: Reading = Reading(),
+    options: ExportOptions = ExportOptions(),
     overwrite: bool = False,
 ) -> Exported:
     """Writes masks in the format of another tool; see `soloist convert`.
@@ -76,7 +76,7 @@ def convert_predictions(
     out: str | Path,
     *,
     format: FormatName,
-    options: ExportOptions = ExportOptions(),  # noqa: B008  # immutable
+    options: ExportOptions = ExportOptions(),
     overwrite: bool = False,
 ) -> Exported:
     """Writes what `predict` found in the format of another tool; see `soloist predict --format`.

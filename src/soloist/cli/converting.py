@@ -39,9 +39,9 @@ def convert(
     out: Path,
     images: MaskImages = None,
     source_format: str | None = None,
-    how: Annotated[Labels, Flat] = Labels(),  # noqa: B008  # immutable
+    how: Annotated[Labels, Flat] = Labels(),
     overwrite: Overwrite = False,
-    options: Annotated[ExportOptions, ForExport] = ExportOptions(),  # noqa: B008  # immutable
+    options: Annotated[ExportOptions, ForExport] = ExportOptions(),
 ) -> int:
     """Write masks for another tool: CVAT, YOLO, Label Studio, labelme, VIA and others.
 
@@ -96,7 +96,7 @@ def export(
     to: Annotated[Literal["onnx"], Parameter(help="Format of the file.")] = "onnx",
     preset: ModelPreset = None,
     overwrite: Overwrite = False,
-    options: Annotated[InferenceOptions, Flat] = InferenceOptions(),  # noqa: B008  # immutable
+    options: Annotated[InferenceOptions, Flat] = InferenceOptions(),
 ) -> int:
     """Write a segmenter as one file that runs without torch.
 

@@ -93,8 +93,8 @@ def finetune(
     steps: Annotated[tuple[int, ...], Several] = (),
     seeds: Annotated[tuple[int, ...], Several] = (0, 1, 2),
     preset: Preset = "tiny",
-    where: Annotated[Computing, Flat] = Computing(),  # noqa: B008  # immutable
-    options: Annotated[FinetuneTableOptions, Flat] = FinetuneTableOptions(),  # noqa: B008
+    where: Annotated[Computing, Flat] = Computing(),
+    options: Annotated[FinetuneTableOptions, Flat] = FinetuneTableOptions(),
 ) -> int:
     """Compare starts of `finetune` by their AP: scratch, backbone alone, and a segmenter's run.
 
@@ -139,7 +139,7 @@ def curve(
     init: str = "bundled",
     learn: Literal["auto", "regions", "network"] = "auto",
     images: str | None = None,
-    where: Annotated[Computing, Flat] = Computing(),  # noqa: B008  # immutable
+    where: Annotated[Computing, Flat] = Computing(),
 ) -> int:
     """Draw a learning curve: what `finetune` reaches with more and more labelled images.
 
@@ -184,9 +184,9 @@ def ablate(
     out: Path,
     trials: Annotated[Trials, Flat] = Trials(),  # immutable
     preset: Preset = "tiny",
-    where: Annotated[Computing, Flat] = Computing(),  # noqa: B008  # immutable
+    where: Annotated[Computing, Flat] = Computing(),
     dry_run: DryRun = False,
-    options: Annotated[AblateOptions, Flat] = AblateOptions(),  # noqa: B008  # immutable
+    options: Annotated[AblateOptions, Flat] = AblateOptions(),
 ) -> int:
     """Repeat the paper's ablations on your images, as tables beside the paper's own figures.
 

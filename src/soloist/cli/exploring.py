@@ -107,7 +107,7 @@ def cluster(
     alike: Annotated[LookAlikes, Flat] = LookAlikes(),  # immutable
     overwrite: Overwrite = False,
     compared: Annotated[Features, Flat] = Features(),  # immutable
-    options: Annotated[FeatureOptions, Flat] = FeatureOptions(),  # noqa: B008  # immutable
+    options: Annotated[FeatureOptions, Flat] = FeatureOptions(),
 ) -> int:
     """Group masks that look alike: a COCO file with the groups as its categories.
 
@@ -191,7 +191,7 @@ def estimate(
     against: str | None = None,
     gt: Path | None = None,
     select: int | None = None,
-    model: Annotated[ModelChoice, Flat] = ModelChoice(),  # noqa: B008  # immutable
+    model: Annotated[ModelChoice, Flat] = ModelChoice(),
     overwrite: Overwrite = False,
 ) -> int:
     """Estimate without labels how good a model's masks are, and which images need a look.

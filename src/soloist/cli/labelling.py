@@ -79,9 +79,9 @@ def masks(
     *,
     out: Path,
     overlays: Path | None = None,
-    running: Annotated[Running, Flat] = Running(),  # noqa: B008  # immutable
-    shards: Annotated[Shards, Flat] = Shards(),  # noqa: B008  # immutable
-    options: Annotated[MasksOptions, Flat] = MasksOptions(),  # noqa: B008  # immutable
+    running: Annotated[Running, Flat] = Running(),
+    shards: Annotated[Shards, Flat] = Shards(),
+    options: Annotated[MasksOptions, Flat] = MasksOptions(),
 ) -> int:
     """Take coarse object masks out of a backbone's features (Free Mask): COCO JSON out.
 
@@ -111,14 +111,14 @@ def predict(
     images: Images,
     *,
     out: Path | None = None,
-    running: Annotated[ModelRunning, Flat] = ModelRunning(),  # noqa: B008  # immutable
-    shown: Annotated[Shown, Flat] = Shown(),  # noqa: B008  # immutable
-    shards: Annotated[Shards, Flat] = Shards(),  # noqa: B008  # immutable
+    running: Annotated[ModelRunning, Flat] = ModelRunning(),
+    shown: Annotated[Shown, Flat] = Shown(),
+    shards: Annotated[Shards, Flat] = Shards(),
     format: FormatName | None = None,
-    export: Annotated[ExportOptions, ForExport] = ExportOptions(),  # noqa: B008  # immutable
-    track: Annotated[TrackOptions, ForVideo] = TrackOptions(),  # noqa: B008  # immutable
-    tile: Annotated[TileOptions, ForTiles] = TileOptions(),  # noqa: B008  # immutable
-    options: Annotated[PredictOptions, Flat] = PredictOptions(),  # noqa: B008  # immutable
+    export: Annotated[ExportOptions, ForExport] = ExportOptions(),
+    track: Annotated[TrackOptions, ForVideo] = TrackOptions(),
+    tile: Annotated[TileOptions, ForTiles] = TileOptions(),
+    options: Annotated[PredictOptions, Flat] = PredictOptions(),
 ) -> int:
     """Segment images, or a video: COCO JSON and overlays out.
 

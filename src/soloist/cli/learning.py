@@ -27,8 +27,8 @@ def pretrain(
     images: Images,
     *,
     out: Path,
-    running: Annotated[Running, Flat] = Running(),  # noqa: B008  # immutable
-    options: Annotated[PretrainOptions, Flat] = PretrainOptions(),  # noqa: B008  # immutable
+    running: Annotated[Running, Flat] = Running(),
+    options: Annotated[PretrainOptions, Flat] = PretrainOptions(),
 ) -> int:
     """Learn a backbone from your own images by DenseCL, from scratch without a checkpoint.
 
@@ -50,8 +50,8 @@ def train(
     init: Path | None = None,
     exif: Exif = None,
     strict: Strict = False,
-    running: Annotated[Running, Flat] = Running(),  # noqa: B008  # immutable
-    options: Annotated[TrainOptions, Flat] = TrainOptions(),  # noqa: B008  # immutable
+    running: Annotated[Running, Flat] = Running(),
+    options: Annotated[TrainOptions, Flat] = TrainOptions(),
 ) -> int:
     """Train one round of self-supervised SOLO on coarse masks.
 
@@ -84,8 +84,8 @@ def fit(
     rounds: int | None = None,
     budget: str | None = None,
     gt: Path | None = None,
-    running: Annotated[FitRunning, Flat] = FitRunning(),  # noqa: B008  # immutable
-    options: Annotated[FitOptions, Flat] = FitOptions(),  # noqa: B008  # immutable
+    running: Annotated[FitRunning, Flat] = FitRunning(),
+    options: Annotated[FitOptions, Flat] = FitOptions(),
 ) -> int:
     """Adapt to your images without labels; the start is kept unless something steadier is learned.
 
@@ -132,10 +132,10 @@ def finetune(
     labels: str = "100%",
     learn: Literal["auto", "regions", "network"] = "auto",
     images: str | None = None,
-    how: Annotated[Labels, Flat] = Labels(),  # noqa: B008  # immutable
+    how: Annotated[Labels, Flat] = Labels(),
     gt: Path | None = None,
-    running: Annotated[Running, Flat] = Running(),  # noqa: B008  # immutable
-    options: Annotated[FinetuneOptions, Flat] = FinetuneOptions(),  # noqa: B008  # immutable
+    running: Annotated[Running, Flat] = Running(),
+    options: Annotated[FinetuneOptions, Flat] = FinetuneOptions(),
 ) -> int:
     """Learn from a few true labels: which regions are objects, or with many, the network.
 

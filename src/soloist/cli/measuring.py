@@ -22,7 +22,7 @@ def evaluate(
     out: Path | None = None,
     max_dets: int = 100,
     classes: Annotated[bool, Parameter(negative="")] = False,
-    how: Annotated[GroundTruth, Flat] = GroundTruth(),  # noqa: B008  # immutable
+    how: Annotated[GroundTruth, Flat] = GroundTruth(),
     only: Path | None = None,
     per_image: Path | None = None,
     backend: str = "auto",
@@ -79,7 +79,7 @@ def report(
     out: Path | None = None,
     images: MaskImages = None,
     gt: Path | None = None,
-    how: Annotated[Labels, Flat] = Labels(),  # noqa: B008  # immutable
+    how: Annotated[Labels, Flat] = Labels(),
     max_images: PositiveInt = 500,
 ) -> int:
     """Write one page that shows a run or a file of masks: no other file, no network.

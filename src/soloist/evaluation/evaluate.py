@@ -162,7 +162,7 @@ def measure(
     max_dets: int = 100,
     classes: bool = False,
     backend: str = "auto",
-    how: Reading = Reading(),  # noqa: B008  # immutable
+    how: Reading = Reading(),
     only: Path | None = None,
 ) -> Evaluation:
     """`evaluate`, with CorLoc, each image by itself and the protocol.
@@ -242,7 +242,7 @@ def load_predictions(path: str | Path, truth: CocoFile, *, strict: bool = False)
 
 def load_ground_truth(
     source: str | Path | CocoFile,
-    how: Reading = Reading(),  # noqa: B008  # immutable
+    how: Reading = Reading(),
 ) -> CocoFile:
     """What can be evaluated against.
 

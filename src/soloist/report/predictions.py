@@ -39,7 +39,7 @@ def write_prediction_report(
     out: Path | None = None,
     images: Sequence[str] = (),
     ground_truth: Path | None = None,
-    how: Reading = Reading(),  # noqa: B008  # immutable
+    how: Reading = Reading(),
     max_images: int = MAX_IMAGES,
 ) -> Path:
     """Writes a page about the masks of a COCO file or of a folder of shards.

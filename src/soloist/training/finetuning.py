@@ -75,7 +75,7 @@ def choose_labelled(
     labels: str | Path,
     share: str,
     seed: int,
-    how: Reading = Reading(),  # noqa: B008  # immutable
+    how: Reading = Reading(),
     *,
     reading: ReadingConfig = DEFAULT_READING,
 ) -> Labelled:

@@ -59,7 +59,7 @@ def export(
     paths: Mapping[int, Path],
     folder: Path,
     format: FormatName,
-    options: ExportOptions = ExportOptions(),  # noqa: B008  # immutable
+    options: ExportOptions = ExportOptions(),
     *,
     overwrite: bool = False,
 ) -> ExportSummary:

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 def read_source(
     path: Path,
-    how: Reading = Reading(),  # noqa: B008  # immutable
+    how: Reading = Reading(),
 ) -> tuple[CocoFile, dict[int, Path]]:
     """Reads masks of any format that `soloist.data.datasets` knows.
 
