@@ -145,6 +145,8 @@ def two(
     # One process began a file, and was killed after three images.
     with pytest.raises(KeyboardInterrupt):
         label(folder / "begun.json", folder, config, images_until_killed=3)
+    # It finished another, of fewer images.
+    label(folder / "kept.json", folder, config, first=4)
     done = launch(WORKER, folder, scenes)
     assert done.returncode == 0, done.stderr
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
@@ -152,9 +154,9 @@ def two(
 
 
 def label(
-    out: Path, folder: Path, config: Config, *, images_until_killed: int = 100
+    out: Path, folder: Path, config: Config, *, first: int = 100, images_until_killed: int = 100
 ) -> LabelSummary:
-    """Labels the folder's images on this one process."""
+    """Labels the first of the folder's images on this one process."""
 
     def count(*_: object) -> None:
         nonlocal images_until_killed
@@ -163,7 +165,7 @@ def label(
             raise KeyboardInterrupt
 
     return label_images(
-        find_images(folder / "images"),
+        find_images(folder / "images")[:first],
         FreeMaskExtractor(config, RUNTIME),
         out,
         title="masks",
@@ -267,9 +269,9 @@ def test_a_bad_step_of_one_process_is_left_out_by_both(two: Launched) -> None:
     assert (facts["step"], facts["process"]) == (1, 1)
 
 
-@pytest.mark.parametrize("name", ["masks", "begun"])
+@pytest.mark.parametrize("name", ["masks", "begun", "kept"])
 def test_labels_equal_those_of_one_process(tmp_path: Path, two: Launched, name: str) -> None:
-    """From the start, and after a run of one process that was killed."""
+    """From the start, after a run of one process that was killed, and where images are new."""
     summary = label(tmp_path / f"{name}.json", two.folder, two.config)
     for file in (f"{name}.json", f"{name}.embeddings.npy", f"{name}.errors.jsonl"):
         assert (two.folder / file).read_bytes() == (tmp_path / file).read_bytes()
@@ -278,7 +280,7 @@ def test_labels_equal_those_of_one_process(tmp_path: Path, two: Launched, name: 
     assert two.facts["labels"] == expected
 
 
-def test_one_process_goes_on_with_what_two_left(tmp_path: Path, two: Launched) -> None:
+def test_one_process_resumes_what_two_left(tmp_path: Path, two: Launched) -> None:
     # All of the first process; of the second the image that is none and one before its failure.
     assert len(list(two.folder.glob("cut.partial/*.rows"))) == 5
     label(two.folder / "cut.json", two.folder, two.config)

@@ -23,7 +23,7 @@ from soloist.config.presets import load_config, override
 from soloist.data.coco.read import load_coco
 from soloist.data.sources import find_images
 from soloist.errors import ConfigError, SoloistError
-from soloist.inference.label import label_images
+from soloist.inference.label import Existing, label_images
 from soloist.inference.label_shards import ShardJob, label_shards
 from soloist.inference.output_file import errors_beside
 from soloist.inference.reading_ahead import Labeler, Objects
@@ -76,6 +76,7 @@ def main(folder: Path, scenes: Path) -> None:
 
     facts["labels"] = label(folder / "masks.json", folder / "images", config, runtime)
     label(folder / "begun.json", folder / "images", config, runtime)
+    label(folder / "kept.json", folder / "images", config, runtime, existing="keep")
     facts["failed alone"] = errors_of(
         lambda: label(
             folder / "cut.json",
@@ -149,9 +150,10 @@ def label(
     config: Config,
     runtime: Runtime,
     wrap: Callable[[Labeler], Labeler] = lambda labeler: labeler,
+    existing: Existing = "refuse",
 ) -> list[list[int]]:
     """Labels as `soloist masks` does, and gives the counts that each process got."""
-    errors: ErrorLog = errors_beside(out, overwrite=False)
+    errors: ErrorLog = errors_beside(out, overwrite=existing != "refuse")
     summary = label_images(
         find_images(images),
         wrap(FreeMaskExtractor(config, runtime)),
@@ -160,6 +162,7 @@ def label(
         short_side=config.extract.short_side,
         settings={"by": "test"},
         errors=errors,
+        existing=existing,
     )
     return gather([[summary.images, summary.instances, summary.failed, errors.count]])
 

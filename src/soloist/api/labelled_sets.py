@@ -15,7 +15,7 @@ from soloist.data.drawing.overlays import OverlayWriter
 from soloist.data.sources import ImageRef, find_images
 from soloist.errors import ConfigError, require
 from soloist.inference.label import LabelSummary, label_images, report_labels
-from soloist.inference.output_file import changes_since, errors_path, is_made, opened_output
+from soloist.inference.output_file import changes_since, errors_path, opened_output
 from soloist.inference.reading_ahead import Labeler
 from soloist.runtime.error_log import read_errors
 from soloist.runtime.launch import launched
@@ -165,14 +165,14 @@ class Labelling:
 
     def _into_file(self, settings: Mapping[str, Any]) -> LabelledSet:
         images = self.found()
-        keep = not self.overwrite and is_made(self.out, settings)
+        changes = None if self.overwrite else changes_since(self.out, settings, images)
+        keep = changes is not None
+        if keep and not changes:
+            logger.info("%s is finished already", self.out)
+            path = errors_path(self.out)
+            failed = len(read_errors(path))
+            return LabelledSet(self.out, failed, path, self.score, None, tuple(images))
         if keep:
-            changes = changes_since(self.out, images)
-            if not changes:
-                logger.info("%s is finished already", self.out)
-                path = errors_path(self.out)
-                failed = len(read_errors(path))
-                return LabelledSet(self.out, failed, path, self.score, None, tuple(images))
             logger.warning(
                 "%s: of its images %s; what is new or changed is labelled, the rest is kept",
                 self.out,

@@ -37,7 +37,7 @@ from soloist.evaluation.agreement import (
 )
 from soloist.evaluation.matching import overlaps
 from soloist.inference.label import label_images
-from soloist.inference.output_file import changes_since, is_made
+from soloist.inference.output_file import changes_since
 from soloist.inference.reading_ahead import Objects
 from soloist.inference.segmenter import Segmenter
 from soloist.proposals.regions import Regions
@@ -172,12 +172,12 @@ def label_views(
         DataError: If none of the images can be read.
     """
     settings = {**settings, "views": [view.name for view in labeler.views]}
-    keep = not overwrite and is_made(out, settings)
-    changes = changes_since(out, images) if keep else None
-    if changes is not None and not changes:
+    changes = None if overwrite else changes_since(out, settings, images)
+    keep = changes is not None
+    if keep and not changes:
         logger.info("masks of an earlier run are taken: %s", out)
         return load_coco(out)
-    if changes is not None:
+    if keep:
         logger.warning("masks of an earlier run are taken: %s, but of its images %s", out, changes)
     label_images(
         images,

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -92,12 +91,16 @@ def label_images(
         DataError: If none of the images can be read.
         StoppedError: If the process was asked to stop; what is finished is kept.
     """
-    on_main(partial(check_output, out, overwrite=existing != "refuse"))
     shards = PartialShards(out, images)
-    on_main(lambda: shards.open(settings))
-    if existing == "keep" and on_main(lambda: is_made(out, settings)):
-        on_main(lambda: shards.adopt(out))
-    left = on_main(shards.missing)
+
+    def begin() -> list[int]:
+        check_output(out, overwrite=existing != "refuse")
+        shards.open(settings)
+        if existing == "keep" and is_made(out, settings):
+            shards.adopt(out)
+        return shards.missing()
+
+    left = on_main(begin)
     count_left = sum(len(shards.entries(shard)) for shard in left)
     own = left[rank() :: processes()]
     own_images = [image for shard in own for image in shards.entries(shard)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ def opened_output(out: Path, *, overwrite: bool) -> Iterator[ErrorLog]:
     Raises:
         RunError: If another command is writing it, or as `errors_beside`.
     """
-    on_main(partial(check_output, out, overwrite=overwrite))
     with locked_output(out, sidecars=[embeddings_path(out)]):
         yield errors_beside(out, overwrite=overwrite)
 
@@ -64,18 +62,20 @@ def errors_path(out: Path) -> Path:
 
 def is_made(out: Path, settings: Mapping[str, Any]) -> bool:
     """Whether an output file is finished and was made with these settings."""
+    return _made(out, settings) is not None
 
-    def look() -> bool:
-        if not out.is_file() or not is_finished(out):
-            return False
-        try:
-            content = read_json(out)
-        except DataError:  # Somebody else's file.
-            return False
-        info = content.get("info") if isinstance(content, dict) else None
-        return isinstance(info, dict) and plain_json(settings).items() <= info.items()
 
-    return on_main(look)
+def _made(out: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What is in a finished file of these settings; None if there is none."""
+    if not out.is_file() or not is_finished(out):
+        return None
+    try:
+        content = read_json(out)
+    except DataError:  # Somebody else's file.
+        return None
+    info = content.get("info") if isinstance(content, dict) else None
+    ours = isinstance(info, dict) and plain_json(settings).items() <= info.items()
+    return content if ours else None
 
 
 def refuse_other(out: Path, settings: Mapping[str, Any], *, overwrite: bool) -> None:
@@ -92,16 +92,24 @@ def refuse_other(out: Path, settings: Mapping[str, Any], *, overwrite: bool) -> 
     check_output(out, overwrite=overwrite or is_made(out, settings))
 
 
-def changes_since(out: Path, images: Sequence[ImageRef]) -> Changes:
+def changes_since(
+    out: Path, settings: Mapping[str, Any], images: Sequence[ImageRef]
+) -> Changes | None:
     """How the images differ from those a finished file was made of.
 
     Args:
         out: The file.
+        settings: What it depends on.
         images: The images there are now.
+
+    Returns:
+        The changes, perhaps none; None if there is no finished file of these settings.
     """
 
-    def look() -> Changes:
-        content = read_json(out)
+    def look() -> Changes | None:
+        content = _made(out, settings)
+        if content is None:
+            return None
         made = out.stat().st_mtime_ns // 1000
         now = states_of(images)
         before: dict[str, FileState | None] = {
