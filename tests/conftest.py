@@ -210,8 +210,6 @@ TINY_OPTIONS: dict[str, Any] = {
         "steps": 4,
         "batch_size": 4,
         "crop_size": 64,
-        "hidden_size": 16,
-        "projection_size": 8,
         "queue_size": 6,
         "warmup_steps": 2,
         "log_every": 1,

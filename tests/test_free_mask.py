@@ -122,6 +122,14 @@ def test_the_largest_part_is_an_option() -> None:
     assert not torch.equal(parts.masks, whole.masks)
 
 
+def test_a_soft_value_at_the_threshold_is_foreground() -> None:
+    # The cosines with the left third are 1, 0 and -1, so the middle's soft value is 0.5.
+    features = torch.tensor([[1.0, 1, 0, 0, -1, -1], [0, 0, 1, 1, 0, 0]])[:, None].expand(2, 2, 6)
+    found = free_masks(features, (2, 6), replace(UNFILTERED, query_scales=(1.0,)))
+    left = torch.tensor([True, True, True, True, False, False]).expand(2, 6)
+    assert any(torch.equal(mask, left) for mask in found.masks)
+
+
 def test_compat_boxes_are_those_of_the_released_code() -> None:
     released = free_masks(two_blobs(), (60, 80), replace(PAPER, compat="released"))
     assert len(released) >= 2

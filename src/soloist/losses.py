@@ -284,10 +284,7 @@ class FreeSOLOCriterion:
             category = torch.stack([image[level].category for image in targets])  # (B, S, S)
             classes = torch.arange(logits.shape[1], device=logits.device)[:, None, None]
             wanted = category[:, None] == classes  # (B, K, S, S)
-            terms = sigmoid_focal_loss(
-                logits, wanted, alpha=self.config.focal_alpha, gamma=self.config.focal_gamma
-            )
-            total = total + terms.sum()
+            total = total + sigmoid_focal_loss(logits, wanted).sum()
             num_positives += wanted.sum()
         return total / (self._sum_over_ranks(num_positives) + 1)
 

@@ -11,6 +11,9 @@ from torch import Tensor
 from soloist.ops.masks import center_of_mass
 from soloist.structures import GridTargets, LevelTargets
 
+CENTER_SIGMA = 0.2
+"""Share of each side of a box that is positive (SOLO; released)."""
+
 
 def grid_targets(
     boxes: Tensor,
@@ -26,7 +29,7 @@ def grid_targets(
         (192, 768),
         (384, 2048),
     ),
-    center_sigma: float = 0.2,
+    center_sigma: float = CENTER_SIGMA,
     num_classes: int = 1,
 ) -> GridTargets:
     """Assigns the instances of one image to levels and grid cells.
@@ -45,7 +48,7 @@ def grid_targets(
         input_size: (height, width) of the padded network input in pixels; the grid covers it.
         grids: Grid side of each level.
         scale_ranges: Closed range of sqrt(box area) of each level, in pixels.
-        center_sigma: Share of the box that is positive (paper: 0.2).
+        center_sigma: Share of the box that is positive.
         num_classes: K; this value marks background cells.
 
     Returns:
@@ -89,8 +92,8 @@ def assign_cells(
     input_size: tuple[int, int],
     grids: Sequence[int],
     scale_ranges: Sequence[tuple[float, float]],
-    center_sigma: float,
     num_classes: int,
+    center_sigma: float = CENTER_SIGMA,
 ) -> GridTargets:
     """`grid_targets` of instances of which only boxes and centres are left.
 
@@ -101,8 +104,8 @@ def assign_cells(
         input_size: As for `grid_targets`, like all that follow.
         grids: Likewise.
         scale_ranges: Likewise.
-        center_sigma: Likewise.
         num_classes: Likewise.
+        center_sigma: Likewise.
 
     Returns:
         As `grid_targets`, on the device of boxes.

@@ -14,6 +14,7 @@ from soloist.cli.options import field_docs, given, option_group
 from soloist.config import Config, FreeMaskConfig, InferenceConfig, ModelConfig, TrainConfig
 from soloist.config.idle import refuse_idle_inference
 from soloist.config.presets import PRESETS, differences, load_config, load_config_file, override
+from soloist.config.retired import RETIRED
 from soloist.errors import ConfigError
 from soloist.training.run_folder import open_run
 
@@ -264,8 +265,6 @@ def test_a_mistake_is_reported_in_one_line(
         ("pretrain.steps", 0),
         ("pretrain.crop_scale", [0.0, 1.0]),
         ("pretrain.queue_size", 8),
-        ("pretrain.temperature", 0),
-        ("pretrain.momentum", 2),
         ("pretrain.norm_groups", 0),
     ],
 )
@@ -326,6 +325,32 @@ def test_a_file_that_holds_no_options_is_reported_in_one_line(
 def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read .*none\.yaml \(No such file"):
         load_config("tiny", tmp_path / "none.yaml")
+
+
+# Options of earlier versions
+
+RETIRED_OPTIONS = [
+    pytest.param(section, name, constant, id=f"{section.__name__}.{name}")
+    for section, constants in RETIRED.items()
+    for name, constant in constants.items()
+]
+
+
+@pytest.mark.parametrize(("section", "name", "constant"), RETIRED_OPTIONS)
+def test_what_is_a_constant_now_is_passed_over(
+    section: type[Any], name: str, constant: float
+) -> None:
+    assert name not in {item.name for item in fields(section)}
+    assert override(section(), {name: constant}, where="config.json") == section()
+    with pytest.raises(ConfigError, match=rf"^config\.json: {name} .* always {constant}$"):
+        override(section(), {name: constant + 1}, where="config.json")
+
+
+def test_a_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    path = write_yaml(tmp_path, "loss: {focal_gamma: 2.0}\npretrain: {weight_decay: 0.0001}\n")
+    assert load_config("tiny", path) == load_config("tiny")
+    with pytest.raises(ConfigError, match=r"^options: loss\.focal_gamma is no option any more"):
+        load_config("tiny", None, {"loss": {"focal_gamma": 1.0}})
 
 
 # Round trip

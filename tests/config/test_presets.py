@@ -14,6 +14,7 @@ import pytest
 from soloist.cli.options import field_docs
 from soloist.config import Config
 from soloist.config.presets import PRESETS, differences, released, user_options
+from soloist.targets import CENTER_SIGMA
 
 Golden = Callable[[str], Mapping[str, npt.NDArray[Any]]]
 NO_LIMIT = float("inf")
@@ -80,7 +81,6 @@ def test_presets_have_the_documented_values(name: str, paper: Any, small: Any, t
             {
                 "scale_ranges": "model.scale_ranges",
                 "num_grids": "model.grids",
-                "sigma": "model.center_sigma",
                 "strides": "model.level_strides",
             },
             id="targets",
@@ -122,10 +122,8 @@ def test_paper_constants_equal_the_released_code(
         assert _as_lists(value("paper", name)) == wanted
 
 
-def test_the_focal_loss_has_the_released_constants(golden: Golden) -> None:
-    loss = Config().loss
-    wanted = golden("losses")["const_focal_alpha_gamma"].tolist()
-    assert [loss.focal_alpha, loss.focal_gamma] == wanted
+def test_the_share_of_a_box_that_is_positive_is_the_released_codes(golden: Golden) -> None:
+    assert golden("targets")["const_sigma"].tolist() == CENTER_SIGMA
 
 
 # The released code's behaviour

@@ -146,8 +146,6 @@ class ModelConfig:
         (384, 2048),
     )
     """Closed range of sqrt(box area) each level learns, in pixels of the input (released)."""
-    center_sigma: float = 0.2
-    """Positive cells are those of the box shrunk by this around the centre of mass (released)."""
 
     def __post_init__(self) -> None:
         sides = {len(self.level_strides), len(self.grids), len(self.scale_ranges)}
@@ -178,10 +176,6 @@ class LossConfig:
 
     category: float = 1.0
     """Focal loss of the objectness (section 3.3)."""
-    focal_alpha: float = 0.25
-    """Weight of positive cells in the focal loss (released; RetinaNet)."""
-    focal_gamma: float = 2.0
-    """Focusing exponent of the focal loss (released; RetinaNet)."""
     semantic: float = 4.0
     """Weight beta of the semantic term; 0 switches it off (the released code does)."""
     max_projection: float = 1.0

@@ -25,6 +25,7 @@ from soloist.config import (
     SelfTrainingConfig,
     TrainConfig,
 )
+from soloist.config.retired import is_retired
 from soloist.errors import ConfigError, near_names
 from soloist.runtime.files import one_line
 
@@ -213,6 +214,8 @@ def override(config: T, values: Mapping[str, Any], *, where: str, prefix: str = 
     types = get_type_hints(type(config))
     changes: dict[str, Any] = {}
     for name, value in values.items():
+        if is_retired(type(config), name, value, where=f"{where}: {prefix}{name}"):
+            continue
         if name not in known:
             shown = _short(f"{prefix}{name}")
             hint = near_names(str(name)[:_LONGEST_SHOWN], known)

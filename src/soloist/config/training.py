@@ -73,22 +73,12 @@ class PretrainConfig:
     """Stride of the feature level the dense loss acts on."""
     dense_weight: float = 0.5
     """Share of the dense loss; the rest is the global one."""
-    projection_size: int = 128
-    """Size of the projected vectors."""
-    hidden_size: int = 512
-    """Hidden size of the projection heads."""
     queue_size: int = 2048
     """Negatives kept for each loss."""
-    momentum: float = 0.99
-    """Decay of the key encoder at the start; it grows to 1 along a cosine."""
-    temperature: float = 0.2
-    """Temperature of both InfoNCE losses."""
     norm_groups: int = 2
     """The key batch is shuffled and normalised in this many groups (against leaking statistics)."""
     learning_rate: float = 0.06
     """Peak learning rate of SGD (momentum 0.9) at `batch_size` 64; scaled linearly."""
-    weight_decay: float = 1e-4
-    """Applied to weights of two or more dimensions."""
     warmup_steps: int = 200
     """Steps of linear warm-up."""
     log_every: int = 20
@@ -109,11 +99,10 @@ class PretrainConfig:
             f"pretrain.crop_scale must be a range of shares in (0, 1], got {self.crop_scale}",
         )
         at_least(1, self, "pretrain", "steps", "batch_size", "crop_size", "dense_stride")
-        at_least(1, self, "pretrain", "projection_size", "hidden_size", "norm_groups")
-        at_least(1, self, "pretrain", "log_every", "checkpoint_every", "max_bad_steps")
-        at_least(0, self, "pretrain", "learning_rate", "weight_decay", "warmup_steps", "cache_gb")
+        at_least(1, self, "pretrain", "norm_groups", "log_every", "checkpoint_every")
+        at_least(1, self, "pretrain", "max_bad_steps")
+        at_least(0, self, "pretrain", "learning_rate", "warmup_steps", "cache_gb")
         at_least(-1, self, "pretrain", "workers")
         # A batch's keys all enter the queue.
         at_least(self.batch_size, self, "pretrain", "queue_size")
-        above_zero(self, "pretrain", "temperature")
-        share(self, "pretrain", "dense_weight", "momentum")
+        share(self, "pretrain", "dense_weight")

@@ -47,6 +47,16 @@ from soloist.training.schedule import learning_rate, make_optimizer, set_rate
 CACHE_ENLARGEMENT = 2
 SCHEDULE_BATCH = 64
 
+PROJECTION_SIZE, HIDDEN_SIZE = 128, 512
+"""Of the projected vectors, as in DenseCL, and inside the heads, a quarter of DenseCL's: the heads
+are thrown away, and ResNet-18 has a quarter of ResNet-50's channels."""
+MOMENTUM = 0.99
+"""Decay of the key encoder at the start; DenseCL's 0.999 is for a million steps."""
+TEMPERATURE = 0.2
+"""Of both InfoNCE losses (DenseCL, MoCo v2)."""
+WEIGHT_DECAY = 1e-4
+"""Of weights of two or more dimensions (DenseCL, MoCo v2)."""
+
 
 class CropBatch(NamedTuple):
     """Crop pairs of one step.
@@ -193,7 +203,7 @@ def pretrain(
             )
             if not bad:
                 optimizer.step()
-                network.update_key_encoder(_momentum(step, options))
+                network.update_key_encoder(_momentum(step / options.steps))
                 bad_steps.good()
             optimizer.zero_grad()
             done = step + 1
@@ -222,14 +232,14 @@ def build_densecl(config: Config, runtime: Runtime) -> tuple[DenseCL, torch.opti
     encoder = DenseCLEncoder(
         build_backbone(config.backbone),
         dense_stride=options.dense_stride,
-        hidden_size=options.hidden_size,
-        projection_size=options.projection_size,
+        hidden_size=HIDDEN_SIZE,
+        projection_size=PROJECTION_SIZE,
     )
     model = DenseCL(
         encoder,
-        projection_size=options.projection_size,
+        projection_size=PROJECTION_SIZE,
         queue_size=options.queue_size,
-        temperature=options.temperature,
+        temperature=TEMPERATURE,
         dense_weight=options.dense_weight,
         norm_groups=options.norm_groups,
         gather_rows=gather_rows,
@@ -239,7 +249,7 @@ def build_densecl(config: Config, runtime: Runtime) -> tuple[DenseCL, torch.opti
     # Of the queries only: keys are normalised in groups.
     synchronize_norms(model.query_encoder, runtime.device)
     optimizer = make_optimizer(
-        model, kind="sgd", rate=options.learning_rate, weight_decay=options.weight_decay
+        model, kind="sgd", rate=options.learning_rate, weight_decay=WEIGHT_DECAY
     )
     return model, optimizer
 
@@ -262,7 +272,6 @@ def _save_backbone(run: RunFolder, backbone: Backbone, config: Config, images: i
     write_json(run.model / "config.json", record, indent=2)
 
 
-def _momentum(step: int, options: PretrainConfig) -> float:
-    """Decay of the key encoder: grows from its start value to 1 along a half cosine."""
-    progress = step / options.steps
-    return 1 - (1 - options.momentum) * 0.5 * (1 + math.cos(math.pi * progress))
+def _momentum(progress: float) -> float:
+    """Decay of the key encoder: grows from `MOMENTUM` to 1 along a half cosine."""
+    return 1 - (1 - MOMENTUM) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -75,7 +75,6 @@ def test_targets_are_those_of_the_padded_masks(made: Made, tiny_config: Config, 
                 input_size=(height, width),
                 grids=model.grids,
                 scale_ranges=model.scale_ranges,
-                center_sigma=model.center_sigma,
                 num_classes=model.num_classes,
             )
             assert same(found, wanted)

@@ -27,7 +27,6 @@ def batch_targets(batch: TrainBatch, model: ModelConfig) -> list[GridTargets]:
             input_size=(height, width),
             grids=model.grids,
             scale_ranges=model.scale_ranges,
-            center_sigma=model.center_sigma,
             num_classes=model.num_classes,
         )
         for boxes, centers, labels in zip(
