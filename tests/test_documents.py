@@ -54,6 +54,7 @@ SET_ASIDE = {
     ("photographs.md", "soloist finetune fold0"): "needs the photographs",
     ("photographs.md", "soloist predict fold0"): "needs the photographs",
     ("photographs.md", "soloist predict pool.txt"): "needs the photographs",
+    ("photographs.md", "soloist fit pool300.txt"): "needs the photographs",
     ("photographs.md", "soloist finetune composites"): "needs the photographs",
     ("photographs.md", "soloist predict ../shared"): "needs the photographs",
     ("photographs.md", "soloist eval coco.json"): "needs the photographs",
