@@ -6,7 +6,8 @@ Each case runs in a process of its own, one after the other, after a warm-up. Th
 are measured first: products of matrices in float32 and bfloat16, copies of memory. A case's floor
 is the time its unavoidable work would take at the ceiling; the ratio of both is what `ratios.json`
 keeps, and a ratio that has grown by more than a third fails. Seconds depend on the machine, ratios
-hardly do. The released code's seconds are shown where its timings lie beside the checkout.
+hardly do. Peak memory is that of the warm-up, of all processes that take part. The released code's
+seconds are shown where its timings lie beside the checkout.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -28,6 +28,7 @@ from cases import CASES as MADE
 from cases import Stopwatch
 from cyclopts import App, Parameter
 from photograph_cases import PHOTOGRAPH_CASES
+from tree_memory import peak_mb
 
 CASES = {**MADE, **PHOTOGRAPH_CASES}
 HERE = Path(__file__).parent
@@ -100,18 +101,23 @@ def measure(name: str, threads: int) -> None:
 def _case(name: str) -> dict[str, Any]:
     case = CASES[name]
     prepared = case.prepare()
-    for _ in range(WARM_UP):
-        prepared.repeat(Stopwatch())
+
+    def warm_up() -> None:
+        for _ in range(WARM_UP):
+            prepared.repeat(Stopwatch())
+
+    # Not while the clock runs: looking at a process's memory makes it wait.
+    peak = peak_mb(warm_up, started_only=prepared.elsewhere)
     seconds, own, parts = [], [], []
     before = _busy()
     begin = time.perf_counter()
-    own_before = time.process_time()
+    own_before = _own_seconds()
     for _ in range(case.repeats):
         watch = Stopwatch()
-        start, start_own = time.perf_counter(), time.process_time()
+        start, start_own = time.perf_counter(), _own_seconds()
         prepared.repeat(watch)
         seconds.append(time.perf_counter() - start)
-        own.append(time.process_time() - start_own)
+        own.append(_own_seconds() - start_own)
         parts.append(watch.parts)
     foreign = _foreign(before, own_before, begin)
     return {
@@ -122,7 +128,7 @@ def _case(name: str) -> dict[str, Any]:
         "parts": {key: statistics.median(part[key] for part in parts) for key in parts[0]},
         "work": prepared.work,
         "ceiling": prepared.ceiling,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": peak,
         "foreign": foreign,
     }
 
@@ -183,6 +189,11 @@ def _released(names: Sequence[str], threads: int) -> float | None:
     return sum(found[name] for name in names) if all(name in found for name in names) else None
 
 
+def _own_seconds() -> float:
+    """Processor time of this process and of those that it started and that have ended."""
+    return sum(os.times()[:4])
+
+
 def _busy() -> float | None:
     """Seconds all processors have worked since the machine began; None where that is unknown."""
     path = Path("/proc/stat")
@@ -197,7 +208,7 @@ def _foreign(before: float | None, own_before: float, begin: float) -> float | N
     now = _busy()
     if before is None or now is None:
         return None
-    others = (now - before) - (time.process_time() - own_before)
+    others = (now - before) - (_own_seconds() - own_before)
     return max(0.0, others / (time.perf_counter() - begin))
 
 

@@ -68,11 +68,13 @@ class Prepared:
         repeat: What is timed.
         work: Multiplications and additions, or bytes written, that it cannot do without.
         ceiling: What bounds them; `backbone` is the part of that name in each repetition.
+        elsewhere: Processes started for it do the work: this one's memory is none of its peak.
     """
 
     repeat: Repetition
     work: float = 0.0
     ceiling: Ceiling | None = None
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def cold() -> Prepared:
     def repeat(watch: Stopwatch) -> object:
         return subprocess.run(command, stdout=subprocess.PIPE, check=True)
 
-    return Prepared(repeat)
+    return Prepared(repeat, elsewhere=True)
 
 
 def estimate() -> Prepared:
