@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-INTERVAL = 0.02
+INTERVAL = 0.05
 """Seconds between two samples."""
 PROC = Path("/proc")
 
@@ -28,7 +28,7 @@ def peak_mb(work: Callable[[], object], *, started_only: bool = False) -> float:
         work: What is done.
         started_only: Count the processes that it starts, without this one.
     """
-    if not (PROC / "self" / "smaps_rollup").is_file():
+    if not all((PROC / name).is_file() for name in ("self/smaps_rollup", "thread-self/children")):
         work()
         return _largest_so_far(started_only)
     command = [sys.executable, "-I", __file__, str(os.getpid()), str(int(started_only))]
@@ -57,17 +57,13 @@ def _sample(process: int, started_only: bool) -> float:
 
 def _tree(process: int) -> set[int]:
     """A process and all that it and its children started."""
-    parents: dict[int, int] = {}
-    for path in PROC.glob("[0-9]*/stat"):
-        # One that has just ended.
-        with suppress(OSError):
-            # The name, in parentheses, may hold anything.
-            fields = path.read_text(errors="replace").rpartition(")")[2].split()
-            parents[int(path.parent.name)] = int(fields[1])
-    tree, found = {process}, {process}
-    while found:
-        found = {child for child, parent in parents.items() if parent in found} - tree
-        tree |= found
+    tree, new = set[int](), [process]
+    while new:
+        tree.add(process := new.pop())
+        for thread in PROC.glob(f"{process}/task/*/children"):
+            # Of one that has just ended.
+            with suppress(OSError):
+                new += map(int, thread.read_text(encoding="ascii").split())
     return tree
 
 
