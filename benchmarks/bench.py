@@ -1,12 +1,16 @@
 """How long each part takes, beside what the machine could do: `make bench`.
 
     python benchmarks/bench.py [--threads 1 2] [--cases NAME ...] [--out FOLDER] [--accept]
+    python benchmarks/bench.py --against REFERENCE [--threads 1 2] [--cases NAME ...] [--rounds 3]
 
 Each case runs in a process of its own, one after the other, after a warm-up. The machine's ceilings
 are measured first: products of matrices in float32 and bfloat16, copies of memory. A case's floor
-is the time its unavoidable work would take at the ceiling; the ratio of both is what `ratios.json`
-keeps, and a ratio that has grown by more than a third fails. Seconds depend on the machine, ratios
-hardly do. The released code's seconds are shown where its timings lie beside the checkout.
+is the time its unavoidable work would take at the ceiling, or does take where that can be timed by
+itself; the ratio of both is what `ratios.json` keeps, and a ratio that has grown by more than a
+third fails. Seconds depend on the machine, ratios hardly do. Peak memory is that of the warm-up, of
+all processes that take part. The released code's seconds are shown where its timings lie beside the
+checkout. With `--against` each case runs by turns with the code of another commit instead, N times
+each, by the cases of this one.
 """
 
 from __future__ import annotations
@@ -14,12 +18,13 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
+import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,13 +32,14 @@ import torch
 from cases import CASES as MADE
 from cases import Stopwatch
 from cyclopts import App, Parameter
-from photograph_cases import PHOTOGRAPH_CASES
+from paired import by_turns, checked_out
+from photograph_cases import PHOTOGRAPH_CASES, missing_photographs
+from tree_memory import peak_mb
 
 CASES = {**MADE, **PHOTOGRAPH_CASES}
-HERE = Path(__file__).parent
-RATIOS = HERE / "ratios.json"
-RELEASED = HERE.parents[1] / "shared" / "golden" / "timings.json"
-WARM_UP = 2
+ROOT = Path(__file__).resolve().parents[1]
+RATIOS = ROOT / "benchmarks" / "ratios.json"
+RELEASED = ROOT.parent / "shared" / "golden" / "timings.json"
 TOLERANCE = 4 / 3
 FOREIGN_LIMIT = 0.05
 MATRIX, COPIED = 2048, 2**26
@@ -50,24 +56,34 @@ def main(
     cases: Annotated[tuple[str, ...], Several] = (),
     out: Path = Path("runs/bench"),
     accept: bool = False,
+    against: str | None = None,
+    rounds: int = 3,
 ) -> int:
-    """Measures and prints the tables; 1 if a ratio has grown, 2 if a case is unknown.
+    """Measures and prints the tables; 1 if a ratio has grown, 2 for a mistake.
 
     Args:
         threads: Numbers of threads.
         cases: Names; all if none is given.
         out: Folder for bench.json and bench.md.
         accept: Write the ratios as those to compare with, instead of comparing.
+        against: A commit, tag or branch to compare with; nothing is written then.
+        rounds: How often both are measured.
     """
     unknown = [name for name in cases if name not in CASES]
     if unknown:
         print(f"--cases must be of {', '.join(CASES)}; got {', '.join(unknown)}", file=sys.stderr)
         return 2
+    missing = missing_photographs()
+    if missing is not None:
+        print(f"cases on photographs are left out: {missing}", file=sys.stderr)
+    chosen = [name for name in cases or CASES if missing is None or name not in PHOTOGRAPH_CASES]
+    if against is not None:
+        return _against(against, chosen, threads, rounds)
     results = []
     for count in threads:
         ceilings = _child("ceilings", count)
         print(_ceilings_line(ceilings, count), flush=True)
-        for name in cases or CASES:
+        for name in chosen:
             row = {"case": name, "threads": count, **_child(name, count)}
             row |= _compared(row, ceilings)
             results.append(row)
@@ -88,6 +104,40 @@ def main(
     return 1 if slower else 0
 
 
+def _against(reference: str, cases: Sequence[str], threads: Sequence[int], rounds: int) -> int:
+    """Prints a table of this code beside another commit's; 1 if a case failed, 2 for a mistake."""
+    failed = 0
+    # Or the worktree would stay.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        with checked_out(ROOT, reference) as there:
+            if not (there / "src" / "soloist").is_dir():
+                # What is installed would be measured instead.
+                raise ValueError(f"{reference} has no src/soloist to measure")
+            print(f"| what | threads | ms | {reference}, ms | ratio | of pairs |")
+            print("|---" * 6 + "|", flush=True)
+            for count in threads:
+                for name in cases:
+                    try:
+                        pairs = by_turns(partial(_seconds, name, count), ROOT, there, rounds)
+                    except subprocess.CalledProcessError:
+                        # Its own message is above.
+                        print(f"{name} is left out: it failed", file=sys.stderr)
+                        failed = 1
+                        continue
+                    cells = [CASES[name].says, str(count), *pairs.cells()]
+                    print("| " + " | ".join(cells) + " |", flush=True)
+    except ValueError as error:
+        print(f"--against: {error}", file=sys.stderr)
+        return 2
+    return failed
+
+
+def _seconds(name: str, threads: int, checkout: Path) -> float:
+    """Median of a case with the code of a checkout."""
+    return float(_child(name, threads, checkout)["seconds"])
+
+
 @app.command
 def measure(name: str, threads: int) -> None:
     """Measures one case, or the ceilings, in this process; prints JSON."""
@@ -100,18 +150,30 @@ def measure(name: str, threads: int) -> None:
 def _case(name: str) -> dict[str, Any]:
     case = CASES[name]
     prepared = case.prepare()
-    for _ in range(WARM_UP):
-        prepared.repeat(Stopwatch())
-    seconds, own, parts = [], [], []
+
+    def warm_up() -> None:
+        for _ in range(case.warm_ups):
+            prepared.repeat(Stopwatch())
+
+    # Not while the clock runs: looking at a process's memory makes it wait.
+    peak = peak_mb(warm_up, started_only=prepared.elsewhere)
+    if prepared.floor is not None:
+        prepared.floor()
+    seconds, own, parts, floors, own_floors = [], [], [], [], []
     before = _busy()
     begin = time.perf_counter()
-    own_before = time.process_time()
+    own_before = _own_seconds()
     for _ in range(case.repeats):
+        if prepared.floor is not None:
+            start, start_own = time.perf_counter(), _own_seconds()
+            prepared.floor()
+            floors.append(time.perf_counter() - start)
+            own_floors.append(_own_seconds() - start_own)
         watch = Stopwatch()
-        start, start_own = time.perf_counter(), time.process_time()
+        start, start_own = time.perf_counter(), _own_seconds()
         prepared.repeat(watch)
         seconds.append(time.perf_counter() - start)
-        own.append(time.process_time() - start_own)
+        own.append(_own_seconds() - start_own)
         parts.append(watch.parts)
     foreign = _foreign(before, own_before, begin)
     return {
@@ -122,7 +184,9 @@ def _case(name: str) -> dict[str, Any]:
         "parts": {key: statistics.median(part[key] for part in parts) for key in parts[0]},
         "work": prepared.work,
         "ceiling": prepared.ceiling,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "floor": statistics.median(floors) if floors else None,
+        "floor_processor_seconds": statistics.median(own_floors) if floors else None,
+        "peak_mb": peak,
         "foreign": foreign,
     }
 
@@ -150,9 +214,12 @@ def _best(run: Any) -> float:
     return min(seconds)
 
 
-def _child(name: str, threads: int) -> dict[str, Any]:
+def _child(name: str, threads: int, checkout: Path = ROOT) -> dict[str, Any]:
+    """What a process of its own measures, with the code of a checkout."""
     command = [sys.executable, __file__, "measure", name, str(threads)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    # It wins over what is installed.
+    path = os.pathsep.join(filter(None, [str(checkout / "src"), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -160,7 +227,7 @@ def _child(name: str, threads: int) -> dict[str, Any]:
 
 def _compared(row: Mapping[str, Any], ceilings: Mapping[str, float]) -> dict[str, Any]:
     """A row's floor and ratio, and the released code's seconds."""
-    floor = None
+    floor = row["floor"]
     if row["ceiling"] == "backbone":
         floor = row["parts"]["backbone"]
     elif row["ceiling"] is not None:
@@ -183,6 +250,11 @@ def _released(names: Sequence[str], threads: int) -> float | None:
     return sum(found[name] for name in names) if all(name in found for name in names) else None
 
 
+def _own_seconds() -> float:
+    """Processor time of this process and of those that it started and that have ended."""
+    return sum(os.times()[:4])
+
+
 def _busy() -> float | None:
     """Seconds all processors have worked since the machine began; None where that is unknown."""
     path = Path("/proc/stat")
@@ -197,7 +269,7 @@ def _foreign(before: float | None, own_before: float, begin: float) -> float | N
     now = _busy()
     if before is None or now is None:
         return None
-    others = (now - before) - (time.process_time() - own_before)
+    others = (now - before) - (_own_seconds() - own_before)
     return max(0.0, others / (time.perf_counter() - begin))
 
 

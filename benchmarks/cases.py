@@ -68,11 +68,15 @@ class Prepared:
         repeat: What is timed.
         work: Multiplications and additions, or bytes written, that it cannot do without.
         ceiling: What bounds them; `backbone` is the part of that name in each repetition.
+        floor: What it cannot do without, to be timed by turns with it; None where `work` says it.
+        elsewhere: Processes started for it do the work: this one's memory is none of its peak.
     """
 
     repeat: Repetition
     work: float = 0.0
     ceiling: Ceiling | None = None
+    floor: Callable[[], object] | None = None
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Case:
         prepare: Makes it.
         released: Names in the released code's timings whose sum is the same work.
         repeats: How often it is timed after the warm-up.
+        warm_ups: How often it is done before.
     """
 
     name: str
@@ -92,6 +97,7 @@ class Case:
     prepare: Callable[[], Prepared]
     released: tuple[str, ...] = field(default=())
     repeats: int = 9
+    warm_ups: int = 2
 
 
 def free_mask_of_a_large_map() -> Prepared:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
-from photograph_cases import photograph
+from photograph_cases import missing_photographs, photograph
 
 from soloist.data.scenes import write_scenes
 from soloist.report.charts import line_chart_svg
@@ -59,6 +59,9 @@ def main(
         photographs: `predict` as it comes, on photographs of mixed sizes.
         out: Folder for both files.
     """
+    missing = missing_photographs() if photographs else None
+    if missing is not None:
+        raise SystemExit(missing)
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     print("| images | command | peak MB | objects | seconds |\n|---|---|---|---|---|")
