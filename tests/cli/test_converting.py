@@ -71,6 +71,18 @@ def test_a_data_set_of_another_format_is_converted() -> None:
         assert len({shape["group_id"] for shape in content["shapes"]}) == len(rles[0])
 
 
+def test_a_packed_data_set_is_taken_as_its_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("convert truth.json --format yolo --out set --images photos --tolerance 0") == DONE
+    packed = Path(shutil.make_archive("packed", "zip", "set"))
+    shutil.rmtree("set")
+    capsys.readouterr()
+    assert run("data check --split val", packed) == DONE
+    assert capsys.readouterr().out.startswith("yolo, val: ")
+    assert run("convert --split val --format labelme --out labelme", packed) == DONE
+    assert len(list(Path("labelme").glob("0*.json"))) == 6
+    assert run("eval truth.json --split val", packed) == DONE
+
+
 def test_predictions_are_written_in_a_format_too(
     model_folder: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:

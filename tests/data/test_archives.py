@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from soloist.data.archives import unpacked_data_set
 from soloist.data.sources import find_images
 from soloist.errors import DataError
 
@@ -106,7 +107,7 @@ def test_of_two_of_one_name_the_later_is_taken_and_that_is_told(
     tar(path, {"a.png": png("blue")}, "a")
     (one,) = find_images(path)
     assert one.path.read_bytes() == png("blue")
-    assert "1 images are replaced by later ones" in caplog.text
+    assert "1 files are replaced by later ones" in caplog.text
 
 
 def test_links_are_left_out(tmp_path: Path) -> None:
@@ -145,6 +146,29 @@ def test_no_archive_at_all_is_one_line(tmp_path: Path) -> None:
 def test_an_archive_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"got .*a\.zip' with none in it"):
         find_images(zipped(tmp_path / "a.zip", {"readme.txt": b"none"}))
+
+
+@MAKERS
+def test_a_data_set_is_unpacked_with_its_labels(tmp_path: Path, make: Make, suffix: str) -> None:
+    files = {"a/b.json": b"{}", "labels/c.TXT": b"0", "images/c.png": png("red")}
+    others = {"run.sh": b"exit", "a/.hidden.json": b"{}", "__MACOSX/b.json": b""}
+    source = make(tmp_path / f"set{suffix}", {**files, **others})
+    folder = unpacked_data_set(source)
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert found == set(files)
+    # Their images alone are the same files.
+    assert [image.path for image in find_images(source)] == [folder / "images" / "c.png"]
+    assert unpacked_data_set(source) == folder
+
+
+def test_labels_stay_in_the_folder(tmp_path: Path) -> None:
+    folder = unpacked_data_set(zipped(tmp_path / "a.zip", {"../../out.json": b"{}"}))
+    assert (folder / "out.json").is_file()
+
+
+def test_an_archive_without_labels_and_images_is_no_data_set(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"got .*a\.zip' with neither labels nor images in it"):
+        unpacked_data_set(zipped(tmp_path / "a.zip", {"run.sh": b"none"}))
 
 
 def test_one_that_does_not_fit_is_refused_before_it_is_unpacked(

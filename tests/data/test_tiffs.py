@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import struct
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from soloist.config import Config, ReadingConfig
-from soloist.data.images import image_size, read_image, read_with_size
+from soloist.config.reading import Stretch
+from soloist.data.images import image_size, read_image, read_values, read_with_size
 from soloist.data.sources import find_images
 from soloist.data.stretch import to_rgb8
 from soloist.errors import ConfigError, DataError
 
+STRETCHES: tuple[Stretch, ...] = ("auto", "minmax", "none", "percentile")
 RAMP = np.arange(6, dtype=np.uint16).reshape(2, 3) * 1000
 
 
@@ -38,7 +43,8 @@ def test_each_stretch_by_hand() -> None:
     values = np.array([[[0, 100, 256], [1000, 100, 65535]]], dtype=np.uint16)
     expected = {
         "none": [[0, 0, 1], [3, 0, 255]],
-        "auto": [[0, 0, 1], [3, 0, 255]],
+        # From the percentile 0.1, which is 0, to 99.9, 0.995 of the way from 1000 to 65535.
+        "auto": [[0, 0, 1], [4, 0, 255]],
         "minmax": [[0, 0, 1], [4, 0, 255]],
         "percentile": [[0, 0, 0], [255, 0, 255]],
     }
@@ -73,6 +79,70 @@ def test_percentiles_forget_what_is_rare() -> None:
         to_rgb8(values, ReadingConfig(stretch="percentile"))[row, 50, 0] for row in (10, 60)
     )
     assert (black, white) == (0, 255)
+
+
+def ramp(least: int, most: int, *shape: int) -> NDArray[np.uint16]:
+    """Values in even steps, as uint16 of a shape."""
+    return np.linspace(least, most, math.prod(shape)).astype(np.uint16).reshape(shape)
+
+
+def test_one_hot_pixel_leaves_grey_of_16_bits_its_levels() -> None:
+    values = ramp(200, 1999, 100, 100, 1)
+    values[50, 50] = 65535
+    grey = to_rgb8(values, ReadingConfig())[..., 0]
+    assert len(np.unique(grey)) == 256
+    assert grey[50, 50] == 255
+
+
+def test_colour_of_12_bits_in_16_has_all_levels_and_keeps_its_hues() -> None:
+    values = np.stack([ramp(0, most, 64, 64) for most in (4095, 2047, 1023)], axis=-1)
+    rgb = to_rgb8(values, ReadingConfig())
+    assert len(np.unique(rgb[..., 0])) == 256
+    # All but what the percentiles cut off.
+    red, green, blue = (rgb[:-1, :, channel].astype(int) for channel in range(3))
+    assert np.abs(green * 2 - red).max() <= 6
+    assert np.abs(blue * 4 - red).max() <= 12
+
+
+def test_colour_that_uses_16_bits_hardly_changes() -> None:
+    values = np.random.default_rng(0).integers(0, 65536, (90, 90, 3), dtype=np.uint16)
+    assert np.abs(to_rgb8(values, ReadingConfig()).astype(int) - (values >> 8)).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("objects", "expected"),
+    [
+        pytest.param({}, {0: 0}, id="constant"),
+        pytest.param({1: 9}, {0: 0, 9: 255}, id="one-pixel"),
+        pytest.param({3: 1000, 4: 2000}, {0: 0, 1000: 128, 2000: 255}, id="tiny-spots"),
+        pytest.param({900: 1, 1800: 2}, {0: 0, 1: 128, 2: 255}, id="label-map"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_few_values_are_all_told_apart(
+    objects: dict[int, int], expected: dict[int, int], dtype: Any
+) -> None:
+    values = np.zeros(10_000, dtype=dtype)
+    for first, (count, value) in enumerate(objects.items()):
+        values[first * 4000 : first * 4000 + count] = value
+    grey = to_rgb8(values.reshape(100, 100, 1), ReadingConfig())[..., 0].ravel()
+    assert {int(value): int(level) for value, level in zip(values, grey, strict=True)} == expected
+
+
+def test_spots_rarer_than_the_percentiles_are_white_beside_noise() -> None:
+    values = np.random.default_rng(0).integers(90, 110, (200, 200, 1)).astype(np.uint16)
+    values[100:104, 100:105] = 3000  # 0.05 % of the pixels.
+    grey = to_rgb8(values, ReadingConfig())[..., 0]
+    assert (grey[100:104, 100:105] == 255).all()
+    assert np.median(grey) < 140
+
+
+def test_floats_that_are_not_finite_count_for_no_percentile() -> None:
+    values = np.linspace(-2, 3, 10_000, dtype=np.float32).reshape(100, 100, 1)
+    values[0, 0], values[0, 1], values[0, 2:60] = np.inf, -np.inf, np.nan
+    grey = to_rgb8(values, ReadingConfig())[..., 0]
+    assert grey[0, :60].max() == 0
+    assert len(np.unique(grey)) == 256
 
 
 def test_percentiles_of_a_large_image_are_those_of_a_part(
@@ -143,11 +213,58 @@ def test_too_many_channels_are_reported_in_one_line(tmp_path: Path, count: int, 
         read_image(path, reading=ReadingConfig(channels=(count,)))
 
 
-def test_colour_of_16_bits_is_as_pillow_reads_it_unless_stretched(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.tif", bands(3), photometric="rgb")
-    np.testing.assert_array_equal(read_image(path), bands(3) >> 8)
-    read = read_image(path, reading=ReadingConfig(stretch="minmax"))
-    assert (read.min(), read.max()) == (0, 255)
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("planes", ["contig", "separate"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_colour_of_16_bits_is_read_with_all_of_them(
+    tmp_path: Path, byteorder: Any, planes: str, compression: str | None
+) -> None:
+    colours = ramp(0, 4095, 30, 40, 3)
+    path = write(tmp_path / "a.tif", colours if planes == "contig" else colours.transpose(2, 0, 1),
+                 photometric="rgb", byteorder=byteorder, planarconfig=planes,
+                 compression=compression)  # fmt: skip
+    for stretch in STRETCHES:
+        reading = ReadingConfig(stretch=stretch)
+        np.testing.assert_array_equal(read_image(path, reading=reading), to_rgb8(colours, reading))
+    assert len(np.unique(read_image(path))) == 256
+
+
+def write_deep_png(path: Path, values: NDArray[np.uint16]) -> Path:
+    """A PNG with colour of 16 bits, (H, W, 3) or with opacity (H, W, 4), which Pillow cannot write.
+
+    Each row is stored as its difference to the pixel on the left, as most writers do.
+    """
+    height, width, channels = values.shape
+    pixels = values.astype(">u2").view(np.uint8).reshape(height, width, 2 * channels)
+    left = np.pad(pixels, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+    rows = [b"\1" + row.tobytes() for row in pixels - left]
+    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, data in ((b"IHDR", header), (b"IDAT", zlib.compress(b"".join(rows))), (b"IEND", b"")):
+        checksum = struct.pack(">I", zlib.crc32(name + data))
+        content += struct.pack(">I", len(data)) + name + data + checksum
+    path.write_bytes(content)
+    return path
+
+
+def test_colour_of_16_bits_in_a_png_is_read_with_all_of_them(tmp_path: Path) -> None:
+    colours = ramp(0, 4095, 30, 40, 3)
+    path = write_deep_png(tmp_path / "a.png", colours)
+    np.testing.assert_array_equal(read_values(path), colours)
+    for stretch in STRETCHES:
+        reading = ReadingConfig(stretch=stretch)
+        np.testing.assert_array_equal(read_image(path, reading=reading), to_rgb8(colours, reading))
+    grey = read_image(path, reading=ReadingConfig(channels=(1,)))
+    np.testing.assert_array_equal(grey, to_rgb8(colours[..., 1:2], ReadingConfig()))
+
+
+def test_what_is_transparent_in_a_deep_png_is_white(tmp_path: Path) -> None:
+    colours = ramp(0, 4095, 30, 40, 3)
+    opacity = np.full((30, 40, 1), 65535, dtype=np.uint16)
+    opacity[:10] = 0
+    read = read_image(write_deep_png(tmp_path / "a.png", np.dstack((colours, opacity))))
+    assert (read[:10] == 255).all()
+    np.testing.assert_array_equal(read[10:], to_rgb8(colours, ReadingConfig())[10:])
 
 
 def test_other_files_are_stretched_and_chosen_of_too(tmp_path: Path) -> None:

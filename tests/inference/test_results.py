@@ -466,9 +466,17 @@ def test_a_folder_gets_a_image_of_the_images_name(
     if there:
         folder.mkdir()
     written = result.save(folder if there else f"{folder}/")
-    assert written == folder / "photo 1.png"
+    assert written == folder / "photo 1.jpg.png"
     with Image.open(written) as drawn:
         assert drawn.size == SIZE[::-1]
+
+
+def test_a_name_keeps_its_folders_within_the_one_it_is_put_in(
+    make: Callable[..., Either], pixels: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    result = make(squares(), pixels=pixels, name="../b/1.jpg")
+    assert result.save(f"{tmp_path}/") == tmp_path / "b" / "1.jpg.png"
+    assert result.to_coco()["images"][0]["file_name"] == "../b/1.jpg"
 
 
 @pytest.mark.parametrize("name", ["masks", "masks.foo", "masks.hdf"])

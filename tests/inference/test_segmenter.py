@@ -244,6 +244,7 @@ def test_filter_carries_every_field() -> None:
         "track_ids",
         "path",
         "pixels",
+        "name",
         "categories",
         "reading",
         "recommended_score",

@@ -91,6 +91,60 @@ def test_lists_of_images_are_segmented_one_by_one(segmenter: Segmenter, image: P
     assert segmenter.predict(one for one in (RGB,))[0].image_size == (40, 60)
 
 
+@pytest.fixture
+def namesakes(tmp_path: Path) -> Path:
+    """Three images that are all called 1."""
+    for name in ("a/1.jpg", "b/1.jpg", "b/1.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(RGB).save(tmp_path / "in" / name)
+    return tmp_path / "in"
+
+
+@pytest.mark.parametrize(
+    ("sources", "saved"),
+    [
+        pytest.param([GREY], ["image.png"], id="one-in-memory"),
+        pytest.param(
+            [GREY, RGB, Image.fromarray(RGB)],
+            ["image-1.png", "image-2.png", "image-3.png"],
+            id="in-memory",
+        ),
+        pytest.param(np.stack([RGB, RGB]), ["image-1.png", "image-2.png"], id="one-array"),
+        pytest.param("", ["a/1.jpg.png", "b/1.jpg.png", "b/1.png.png"], id="folder"),
+        pytest.param(
+            ["a/1.jpg", "b/1.jpg", "b/1.png"],
+            ["a/1.jpg.png", "b/1.jpg.png", "b/1.png.png"],
+            id="files",
+        ),
+        pytest.param(
+            ["a/1.jpg", RGB, "b/1.jpg", RGB],
+            ["a/1.jpg.png", "b/1.jpg.png", "image-1.png", "image-2.png"],
+            id="both",
+        ),
+        pytest.param([RGB, ["b/1.jpg", "b/1.png"]],
+                     ["1.jpg.png", "1.png.png", "image.png"], id="nested"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("tile", [None, 64])
+def test_no_result_of_one_call_takes_the_place_of_another(
+    segmenter: Segmenter,
+    namesakes: Path,
+    tmp_path: Path,
+    sources: Any,
+    saved: list[str],
+    tile: int | None,
+) -> None:
+    def below(source: Any) -> Any:
+        if isinstance(source, list):
+            return [below(one) for one in source]
+        return namesakes / source if isinstance(source, str) else source
+
+    out = tmp_path / "out"
+    results: list[Any] = segmenter.predict(below(sources), tile=tile)
+    written = [result.save(f"{out}/") for result in results]
+    assert sorted(path.relative_to(out).as_posix() for path in written) == saved
+
+
 def test_the_recommended_score_is_the_models(
     segmenter: Segmenter, tmp_path: Path, image: Path
 ) -> None:

@@ -36,7 +36,7 @@ def check(
     something is wrong, 2 if it is no data set.
 
     Args:
-        path: A folder, a COCO file (.json) or YOLO's data.yaml.
+        path: A folder, a .zip or .tar of one, a COCO file (.json) or YOLO's data.yaml.
         format: `coco` (LVIS and UVO too), `voc`, `cityscapes`, `yolo`, `label-maps`, `labelme`,
             `via`, `label-studio` or `folder`; found out if not given.
         split: Check this split only, such as `val2017`.
@@ -44,11 +44,11 @@ def check(
     """
     from soloist.data.coco.faults import FaultLog
     from soloist.data.datasets.check import check_dataset
-    from soloist.data.datasets.find import find_dataset, find_format
+    from soloist.data.datasets.find import find_dataset, find_format, laid_open
     from soloist.runtime.progress import track
 
     known = find_format(path, format)
-    names = known.splits(path)
+    names = known.splits(laid_open(path))
     chosen = [split] if split is not None else [known.whole] if known.whole else names
     healthy = True
     for name in chosen:

@@ -20,10 +20,10 @@ class ReadingConfig:
     stretch: Stretch = "auto"
     """What becomes black and white: `minmax` the least and the greatest value of the image,
     `percentile` two percentiles of each channel, `none` the ends of what the file can hold (floats:
-    0 and 1). `auto`: 8 bits as they are, colour of 16 bits as `none`, all else as `minmax`
-    (ours)."""
+    0 and 1). `auto`: 8 bits as they are, all else from the percentile 0.1 to 99.9 of the image, or
+    as `minmax` where these are equal (ours)."""
     percentiles: tuple[float, float] = (2.0, 98.0)
-    """The two percentiles (ours)."""
+    """The two percentiles of `percentile` (ours)."""
     max_pixels: int = 178_956_970
     """Larger images are refused before they fill the memory; the default is the size above which
     Pillow suspects an attack (ours)."""

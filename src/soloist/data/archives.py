@@ -1,4 +1,4 @@
-"""Images in tar and zip files, such as shards of WebDataset: unpacked while the process runs."""
+"""Images and labels in tar and zip files: unpacked for as long as the process runs."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 ZIPS = (".zip",)
+_LABELS = (".json", ".xml", ".txt", ".yaml", ".yml", ".csv")
+"""Files of labelled data sets that are no images."""
 _DAMAGE = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError),
     # A password that is missing, and a way to compress that is not known.
@@ -48,7 +50,7 @@ class _Member(NamedTuple):
 
 
 def is_archive(name: str | Path) -> bool:
-    """Whether a file is called like an archive whose images are read."""
+    """Whether a file is called like an archive that is read."""
     return str(name).lower().endswith((*TARS, *ZIPS))
 
 
@@ -64,6 +66,37 @@ def unpacked(archive: Path) -> list[tuple[Path, str]]:
     Raises:
         DataError: If it is damaged, holds no image, or more than there is room for.
     """
+    folder, found = _unpack(archive, is_image_name)
+    if not found:
+        raise DataError(
+            f"wanted images, got {shown(archive)} with none in it; give an archive with files "
+            "such as .jpg, .png or .tif"
+        )
+    return [(path, path.relative_to(folder).as_posix()) for path in found]
+
+
+def unpacked_data_set(archive: Path) -> Path:
+    """Unpacks images and files of labels, as `unpacked` does, into the same folder.
+
+    Returns:
+        The folder, which has what `unpacked` unpacked, too.
+
+    Raises:
+        DataError: If it is damaged, holds neither, or more than there is room for.
+    """
+    folder, found = _unpack(
+        archive, lambda name: is_image_name(name) or name.lower().endswith(_LABELS)
+    )
+    if not found:
+        raise DataError(
+            f"wanted a data set, got {shown(archive)} with neither labels nor images in it; give "
+            "an archive with files such as .json, .xml, .txt, .jpg or .png"
+        )
+    return folder
+
+
+def _unpack(archive: Path, is_wanted: Callable[[str], bool]) -> tuple[Path, list[Path]]:
+    """The folder that an archive's files go to, and those that are wanted, by their names."""
     # It takes torch along, which exported networks are run without.
     from soloist.runtime.progress import track
 
@@ -71,28 +104,28 @@ def unpacked(archive: Path) -> list[tuple[Path, str]]:
     room = kept_folder("soloist-archives-")
     folder = room / f"{archive.name.split('.')[0]}-{known}"
     with _with_advice(archive), _opened(archive) as every:
-        wanted = [one for one in every if _is_wanted(one.name)]
+        wanted = [one for one in every if not _is_hidden(one.name) and is_wanted(one.name)]
         # What was added later under the same name takes its place, as when tar unpacks it.
         places = {inner_path(one.name): one for one in wanted}
-        members = list(places.values())
-        if len(members) < len(wanted):
+        if len(places) < len(wanted):
             logger.warning(
-                "%s: %d images are replaced by later ones of the same name",
+                "%s: %d files are replaced by later ones of the same name",
                 shown(archive),
-                len(wanted) - len(members),
+                len(wanted) - len(places),
             )
-        needed, free = sum(one.size for one in members), shutil.disk_usage(room).free
+        needed = sum(one.size for one in places.values())
+        free = shutil.disk_usage(room).free
         if needed > free:
             raise DataError(
-                f"wanted room for the images of {shown(archive)}, {needed / 1e9:.1f} GB, got "
+                f"wanted room for the files of {shown(archive)}, {needed / 1e9:.1f} GB, got "
                 f"{free / 1e9:.1f} GB in {shown(room)}; set TMPDIR to a larger disk"
             )
-        found = []
-        with track(f"unpack {archive.name}", len(members)) as tracker:
-            for member in members:
-                path = folder / inner_path(member.name)
-                found.append((path, path.relative_to(folder).as_posix()))
+        is_new = False
+        with track(f"unpack {archive.name}", len(places)) as tracker:
+            for name, member in places.items():
+                path = folder / name
                 if not path.is_file():
+                    is_new = True
                     path.parent.mkdir(parents=True, exist_ok=True)
                     unfinished = path.with_name(f"{path.name}.part")
                     member.unpack(unfinished)
@@ -100,19 +133,14 @@ def unpacked(archive: Path) -> list[tuple[Path, str]]:
                     os.utime(unfinished, (member.modified, member.modified))
                     unfinished.rename(path)
                 tracker.advance()
-    if not found:
-        raise DataError(
-            f"wanted images, got {shown(archive)} with none in it; give an archive with files "
-            "such as .jpg, .png or .tif"
-        )
-    logger.info("unpacked %d images of %s (%.0f MB)", len(found), shown(archive), needed / 1e6)
-    return sorted(set(found), key=lambda one: one[1])
+    if is_new:
+        logger.info("unpacked %d files of %s (%.0f MB)", len(places), shown(archive), needed / 1e6)
+    return folder, [folder / name for name in sorted(places, key=Path.as_posix)]
 
 
-def _is_wanted(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     parts = name.replace("\\", "/").split("/")
-    hidden = any(part.startswith((".", "__MACOSX")) and part not in (".", "..") for part in parts)
-    return not hidden and is_image_name(name)
+    return any(part.startswith((".", "__MACOSX")) and part not in (".", "..") for part in parts)
 
 
 @contextmanager

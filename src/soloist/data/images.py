@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import stat
 import struct
+import sys
 import threading
 import zlib
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from soloist.config import DEFAULT_READING, ReadingConfig
 from soloist.data.kinds import readable_formats, why_not_read
@@ -56,6 +58,11 @@ _SWAPPING = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
 # Pillow's modes whose bands are the channels of the file.
 _PLAIN_MODES = {"L", "LA", "RGB", "RGBA", "RGBX", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 _JPEG = {6, 7}  # Of a TIFF's compressions.
+_DEEP_MODES = {"RGB", "RGBA", "RGBX"}
+# Pillow's layouts of colour of 16 bits, of which it keeps 8: the order of bytes is big, little or
+# the machine's own.
+_DEEP = re.compile(r"(RGB|RGBA|RGBX);16([BLN])")
+_OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 # Red, green, blue and transparency.
 _MAX_SAMPLES = 4
 _PIXELS_WANTED = (
@@ -74,11 +81,11 @@ def read_image(
     """Reads an image of any kind as upright RGB; of several frames, the first.
 
     The EXIF orientation is applied. Transparent pixels are laid over white, as documents and
-    browsers show them. Unless `reading` says otherwise, grey of more than 8 bits (16- and 32-bit
-    integers, floats) is stretched from its own least and greatest finite value to 0..255, as
-    microscopy viewers show it, because 12-bit cameras store almost black 16-bit files; pixels that
-    are not finite become black. Colour of 16 bits a channel is divided by 256. Colour profiles are
-    ignored.
+    browsers show them. Unless `reading` says otherwise, what has more than 8 bits (16- and 32-bit
+    integers, floats) is stretched from its own percentiles 0.1 and 99.9 to 0..255, as microscopy
+    viewers show it, because 12-bit cameras store almost black 16-bit files, and one hot pixel
+    darkens all else; pixels that are not finite become black. Colour of 16 bits a channel that is
+    neither TIFF nor PNG has 8 when it is decoded. Colour profiles are ignored.
 
     Args:
         path: The file.
@@ -121,6 +128,7 @@ def read_with_size(
             values, colour = read_tiff(path, max_pixels=reading.max_pixels)
             pixels = to_rgb8(values, reading, colour=colour)
             return pixels, (pixels.shape[0], pixels.shape[1])
+        low_bytes = _low_bytes(image, path)
         width, height = image.size
         if short_side is not None and image.format in ("JPEG", "MPO"):
             scale = short_side / min(width, height)
@@ -129,7 +137,10 @@ def read_with_size(
         reduced = image.size != (width, height)
         image.load()
         turn = _UPRIGHT.get(_orientation(image))
-        pixels = to_rgb(image if turn is None else image.transpose(turn), reading)
+        if low_bytes is not None:
+            pixels = _deep_to_rgb(_turned(image, turn), _turned(low_bytes, turn), reading)
+        else:
+            pixels = to_rgb(_turned(image, turn), reading)
     if reduced:
         return pixels, ((width, height) if turn in _SWAPPING else (height, width))
     return pixels, pixels.shape[:2]
@@ -151,10 +162,13 @@ def read_values(path: str | Path, *, reading: ReadingConfig = DEFAULT_READING) -
     with _decoding(path), _open(path, reading.max_pixels) as image:
         if image is None or image.format == "TIFF":
             return read_tiff(path, max_pixels=reading.max_pixels)[0]
+        low_bytes = _low_bytes(image, path)
         image.load()
         turn = _UPRIGHT.get(_orientation(image))
-        turned = image if turn is None else image.transpose(turn)
-        values = np.asarray(turned if turned.mode in _PLAIN_MODES else turned.convert("RGB"))
+        upright = _turned(image, turn)
+        if low_bytes is not None:
+            return _joined_bytes(upright, _turned(low_bytes, turn))
+        values = np.asarray(upright if upright.mode in _PLAIN_MODES else upright.convert("RGB"))
     return values if values.ndim == 3 else values[..., None]
 
 
@@ -247,7 +261,7 @@ def _decoding(path: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def _open(path: str | Path, max_pixels: int | None) -> Iterator[Image.Image | None]:
+def _open(path: str | Path, max_pixels: int | None) -> Iterator[ImageFile.ImageFile | None]:
     """The image, not yet decoded; None for a TIFF of a kind that only `tiffs` reads."""
     # Given a file and not its name, Pillow does not map it into memory, which scrambles
     # uncompressed TIFFs whose orientation swaps height and width (seen with Pillow 13.0).
@@ -277,7 +291,7 @@ def _open(path: str | Path, max_pixels: int | None) -> Iterator[Image.Image | No
         yield image
 
 
-def _open_header(file: BinaryIO) -> Image.Image:
+def _open_header(file: BinaryIO) -> ImageFile.ImageFile:
     # This reads the header only. Pillow's own limit is global, and a mere warning up to twice
     # its value: it is lifted for that moment.
     with _pixel_limit_lock:
@@ -311,7 +325,64 @@ def _needs_all_channels(image: Image.Image, reading: ReadingConfig) -> bool:
     # What a palette, CMYK or JPEG mean only Pillow knows.
     plain = image.mode in _PLAIN_MODES and tags.get(TiffImagePlugin.COMPRESSION) not in _JPEG
     many = tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1) > _MAX_SAMPLES
-    return many or stacked or (chosen and plain)
+    # Planes of 16 bits, which Pillow misreads, or of which it keeps 8.
+    deep = image.mode in _DEEP_MODES and max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8
+    planes = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) > 1
+    return many or stacked or (plain and (chosen or (deep and planes)))
+
+
+def _raw_mode(tile: Any) -> str:
+    """How Pillow names the layout of the bytes of a tile."""
+    arguments = tile[3]
+    return str(arguments[0] if isinstance(arguments, tuple) else arguments)
+
+
+def _low_bytes(image: ImageFile.ImageFile, path: str | Path) -> Image.Image | None:
+    """The lower bytes of colour of 16 bits, of which Pillow decodes the upper ones alone.
+
+    Args:
+        image: The image, not yet decoded.
+        path: Its file.
+
+    Returns:
+        What Pillow decodes when the order of the bytes is named the wrong way round; None if the
+        file is not of this kind.
+    """
+    layouts = [_DEEP.fullmatch(_raw_mode(tile)) for tile in image.tile]
+    if not layouts or None in layouts or "transparency" in image.info:
+        return None
+    with Path(path).open("rb") as file, _open_header(file) as other:
+        tiles: list[Any] = []
+        for tile, layout in zip(other.tile, layouts, strict=True):
+            assert layout is not None  # None of them is.
+            swapped = f"{layout[1]};16{_OTHER_ORDER[layout[2]]}"
+            arguments = tile[3]
+            changed = (swapped, *arguments[1:]) if isinstance(arguments, tuple) else swapped
+            tiles.append((*tile[:3], changed))
+        other.tile = tiles
+        other.load()
+        return other.copy()
+
+
+def _joined_bytes(upper: Image.Image, lower: Image.Image) -> NDArray[np.uint16]:
+    """(H, W, C) uint16 of two images of the same mode."""
+    values = np.asarray(upper).astype(np.uint16) * np.uint16(256)
+    values += np.asarray(lower)
+    return values
+
+
+def _deep_to_rgb(
+    upper: Image.Image, lower: Image.Image, reading: ReadingConfig
+) -> NDArray[np.uint8]:
+    """`to_rgb` of colour of 16 bits, by its upper and its lower bytes."""
+    rgb = to_rgb8(_joined_bytes(upper, lower), reading, colour=True)
+    if reading.channels or upper.mode != "RGBA":
+        return rgb
+    return _opaque(Image.fromarray(np.dstack((rgb, np.asarray(upper)[..., 3]))))
+
+
+def _turned(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
+    return image if turn is None else image.transpose(turn)
 
 
 def _orientation(image: Image.Image) -> int:

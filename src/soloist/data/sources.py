@@ -101,13 +101,18 @@ def _find_all(source: str | Path | Sequence[str | Path]) -> list[ImageRef]:
     for one in source:
         for ref in _find_in(one):
             found.setdefault(ref.path, ref)
-    refs = list(found.values())
-    if len({ref.name for ref in refs}) < len(refs):
-        names = _names_below_common_folder([ref.path for ref in refs])
-        refs = [replace(ref, name=name) for ref, name in zip(refs, names, strict=True)]
+    refs = told_apart(list(found.values()))
     if len({ref.id for ref in refs}) < len(refs):
         refs = [replace(ref, id=None) for ref in refs]
     return refs
+
+
+def told_apart(images: list[ImageRef]) -> list[ImageRef]:
+    """The images with names that differ: if two are equal, all are relative to a common folder."""
+    if len({image.name for image in images}) == len(images):
+        return images
+    names = _names_below_common_folder([image.path for image in images])
+    return [replace(image, name=name) for image, name in zip(images, names, strict=True)]
 
 
 def spread(images: Sequence[ImageRef], count: int) -> list[ImageRef]:

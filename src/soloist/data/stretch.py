@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from soloist.config.reading import ReadingConfig, Stretch
+from soloist.config.reading import ReadingConfig
 
 _BLOCK = 2**20
 """Values computed with at a time, as float64: a large image is never held as such."""
 _MAX_SORTED = 2**22
 """Pixels that percentiles are taken of: every n-th of a larger image."""
+_ROBUST = (0.1, 99.9)
+"""Percentiles of `auto`, of all channels together: a hot pixel or a glare does not darken the
+rest."""
 
 
 def to_rgb8(
@@ -32,11 +35,10 @@ def to_rgb8(
         ValueError: If a channel is wanted that is not there, or none was chosen of too many.
     """
     chosen = values[..., list(_channels(values.shape[2], reading, colour=colour))]
-    stretch = _stretch_of(chosen, reading)
-    if stretch == "none":
+    if reading.stretch == "none" or (reading.stretch == "auto" and chosen.dtype == np.uint8):
         grey = _whole_range(chosen)
     else:
-        limits = _limits(chosen, stretch, reading.percentiles)
+        limits = _limits(chosen, reading)
         grey = np.stack(
             [_scaled(chosen[..., channel], *pair) for channel, pair in enumerate(limits)], axis=-1
         )
@@ -57,14 +59,6 @@ def _channels(count: int, reading: ReadingConfig, *, colour: bool) -> tuple[int,
     raise ValueError(f"it has {count} channels; choose three or one, as by --channels 0 1 2")
 
 
-def _stretch_of(values: NDArray[Any], reading: ReadingConfig) -> Stretch:
-    if reading.stretch != "auto":
-        return reading.stretch
-    colour = values.shape[2] == 3 and not reading.channels
-    plain = values.dtype == np.uint8 or (values.dtype == np.uint16 and colour)
-    return "none" if plain else "minmax"
-
-
 def _whole_range(values: NDArray[Any]) -> NDArray[np.uint8]:
     """Integers lose their last bits, as Pillow reads colour of 16 bits; floats end at 0 and 1."""
     if values.dtype == np.bool_:
@@ -79,25 +73,32 @@ def _whole_range(values: NDArray[Any]) -> NDArray[np.uint8]:
     return shifted.astype(np.uint8)
 
 
-def _limits(
-    values: NDArray[Any], stretch: Stretch, percentiles: tuple[float, float]
-) -> list[tuple[float, float]]:
+def _limits(values: NDArray[Any], reading: ReadingConfig) -> list[tuple[float, float]]:
     """What becomes 0 and what 255, for each channel."""
     channels = range(values.shape[2])
-    if stretch == "percentile":
-        return [_percentiles(values[..., channel], percentiles) for channel in channels]
-    pairs = [_ends(values[..., channel]) for channel in channels]
+    if reading.stretch == "percentile":
+        return [_percentiles(values[..., channel], reading.percentiles) for channel in channels]
     # One pair for all, which keeps the colours.
-    return [(min(low for low, _ in pairs), max(high for _, high in pairs)) for _ in pairs]
+    low, high = _ends(values) if reading.stretch == "minmax" else _percentiles(values, _ROBUST)
+    if low == high:  # What is not background is rarer than the percentiles see.
+        low, high = _ends(values)
+    return [(low, high)] * len(channels)
 
 
-def _ends(channel: NDArray[Any]) -> tuple[float, float]:
-    finite = channel[np.isfinite(channel)] if _may_be_infinite(channel) else channel
-    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+def _ends(values: NDArray[Any]) -> tuple[float, float]:
+    if not _may_be_infinite(values):
+        return float(values.min()), float(values.max())
+    finite = np.isfinite(values)
+    if not finite.any():
+        return 0.0, 0.0
+    low = values.min(where=finite, initial=np.inf)
+    return float(low), float(values.max(where=finite, initial=-np.inf))
 
 
-def _percentiles(channel: NDArray[Any], shares: tuple[float, float]) -> tuple[float, float]:
-    flat = channel.ravel()[:: max(1, channel.size // _MAX_SORTED)]
+def _percentiles(values: NDArray[Any], shares: tuple[float, float]) -> tuple[float, float]:
+    """Two percentiles of a channel (H, W), or of several (H, W, C) together."""
+    pixels = values.reshape(values.shape[0] * values.shape[1], -1)
+    flat = pixels[:: max(1, len(pixels) // _MAX_SORTED)].ravel()
     finite = flat[np.isfinite(flat)] if _may_be_infinite(flat) else flat
     if finite.size == 0:
         return 0.0, 0.0

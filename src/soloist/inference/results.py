@@ -27,7 +27,7 @@ from soloist.data.drawing.rendering import (
 )
 from soloist.data.images import read_image, read_values
 from soloist.errors import DataError, require
-from soloist.runtime.files import shown
+from soloist.runtime.files import inner_path, shown
 from soloist.structures import Instances, Masks, Rows
 
 if TYPE_CHECKING:
@@ -57,6 +57,9 @@ class Result(Instances[Rows, Masks]):
     Attributes:
         path: The image file; None when pixels were given.
         pixels: (H, W, 3) uint8 RGB; None when they are to be read from `path` when needed.
+        name: The image's, different for each image of one `predict`: the path of a file within
+            what was given, or `image`, `image-1`, `image-2`, ... when pixels were given. None
+            takes the name of the file, or `image`.
         categories: Names of classes by category id; label k is the k-th of them.
         reading: How the file is read.
         recommended_score: What `filter()` keeps.
@@ -64,6 +67,7 @@ class Result(Instances[Rows, Masks]):
 
     path: Path | None = None
     pixels: NDArray[np.uint8] | None = None
+    name: str | None = None
     categories: Mapping[int, str] = field(default_factory=lambda: CATEGORIES)
     reading: ReadingConfig = DEFAULT_READING
     recommended_score: float = InferenceConfig().recommended_score
@@ -181,7 +185,8 @@ class Result(Instances[Rows, Masks]):
 
         Args:
             path: Where to; its folder is made if needed. In a folder (one that is there, or whose
-                name ends in a slash) the drawing is called as its image, with `.png`.
+                name ends in a slash) the drawing is called `NAME.png`, such as `a.jpg.png`, in
+                the image's own folders: images of one `predict` never take each other's place.
 
         Returns:
             The path of the file.
@@ -190,7 +195,7 @@ class Result(Instances[Rows, Masks]):
             DataError: If images of that suffix cannot be written, or as `plot`.
         """
         is_folder = str(path).endswith(("/", os.sep)) or Path(path).is_dir()
-        path = Path(path, f"{Path(self._name()).stem}.png") if is_folder else Path(path)
+        path = Path(path, inner_path(self._name(), ending=".png")) if is_folder else Path(path)
         if path.suffix.lower() == ".json":
             image = CocoImage(1, self._name(), *self.image_size)
             write_coco(
@@ -368,6 +373,8 @@ class Result(Instances[Rows, Masks]):
         return values
 
     def _name(self) -> str:
+        if self.name is not None:
+            return self.name
         return self.path.name if self.path is not None else "image"
 
     def _summary(self) -> str:

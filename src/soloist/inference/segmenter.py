@@ -8,9 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, Self, cast, overload
 
-import numpy as np
 from huggingface_hub import ModelHubMixin
-from numpy.typing import NDArray
 from torch import Tensor
 
 from soloist.checkpoints.download import fetch_model
@@ -22,7 +20,7 @@ from soloist.data.sources import ImageRef
 from soloist.errors import CheckpointError
 from soloist.inference.image_segmenter import ImageSegmenter
 from soloist.inference.results import Result
-from soloist.inference.sources import Source, each_source
+from soloist.inference.sources import ImageInMemory, Source, each_source
 from soloist.inference.tiles import TiledLabeler
 from soloist.models.backbones import Backbone, NameFormat
 from soloist.models.build import (
@@ -199,18 +197,20 @@ class Segmenter(
             "recommended_score": self.config.inference.recommended_score,
         }
         for image in each_source(source, self.config.reading):
-            if isinstance(image, np.ndarray):
-                found = labeler(image, (image.shape[0], image.shape[1]))
-                yield Result.of(found, pixels=image, **origin)
+            if isinstance(image, ImageInMemory):
+                found = labeler(image.pixels, (image.pixels.shape[0], image.pixels.shape[1]))
+                yield Result.of(found, name=image.name, pixels=image.pixels, **origin)
                 continue
             found = labeler(*read_with_size(image.path, reading=image.reading))
-            yield Result.of(found, path=image.path, reading=image.reading, **origin)
+            file = {"name": image.name, "path": image.path, "reading": image.reading}
+            yield Result.of(found, **file, **origin)
 
     def _results(self, source: Source) -> Iterator[Result]:
         for image in each_source(source, self.config.reading):
-            if isinstance(image, np.ndarray):
-                size = (image.shape[0], image.shape[1])
-                yield self._result(self(image, size), None, image)
+            if isinstance(image, ImageInMemory):
+                size = (image.pixels.shape[0], image.pixels.shape[1])
+                found = self(image.pixels, size)
+                yield self._result(found, name=image.name, pixels=image.pixels)
             else:
                 yield self.predict_file(image)
 
@@ -237,15 +237,13 @@ class Segmenter(
         pixels, size = read_with_size(
             image.path, reading=image.reading, short_side=self.decoded_side
         )
-        return replace(self._result(self(pixels, size), image.path, None), reading=image.reading)
+        found = self(pixels, size)
+        return self._result(found, name=image.name, path=image.path, reading=image.reading)
 
-    def _result(
-        self, instances: Instances, path: Path | None, pixels: NDArray[np.uint8] | None
-    ) -> Result:
+    def _result(self, instances: Instances, **image: Any) -> Result:
         return Result.of(
             instances.cpu(),
-            path=path,
-            pixels=pixels,
+            **image,
             categories=self.categories,
             recommended_score=self.config.inference.recommended_score,
         )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,45 @@ def test_the_same_objects_are_read_from_each_format(made: Any) -> None:
             square[top : top + height, left : left + width] = True
             np.testing.assert_array_equal(decode_mask(one.rle), square)
             assert one.area == pytest.approx(width * height)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["folder", "contents"])
+@pytest.mark.parametrize("suffix", ["zip", "tar"])
+def test_a_packed_data_set_is_read_as_its_folder(
+    made: Any, tmp_path_factory: pytest.TempPathFactory, suffix: str, whole: bool
+) -> None:
+    above, below = (made.path.parent, made.path.name) if whole else (made.path, ".")
+    packed = tmp_path_factory.mktemp("packed") / "set"
+    archive = Path(shutil.make_archive(str(packed), suffix, above, below))
+    assert find_format(archive).name == made.format
+    dataset = find_dataset(archive, split=made.split)
+    assert found_boxes(dataset) == {name: sorted(boxes) for name, boxes in BOXES.items()}
+    assert all(image.path.is_file() for image in dataset.images)
+
+
+@pytest.mark.parametrize("with_images", [True, False])
+def test_an_export_of_cvat_is_read_as_it_is(
+    make: Callable[[str], Any], tmp_path: Path, with_images: bool
+) -> None:
+    path = make("coco").path
+    images = path / "val2017"
+    with zipfile.ZipFile(tmp_path / "e.zip", "w") as export:
+        file = path / "annotations" / "instances_val2017.json"
+        export.write(file, "annotations/instances_default.json")
+        for image in images.iterdir() if with_images else ():
+            export.write(image, f"images/default/{image.name}")
+    dataset = find_dataset(tmp_path / "e.zip", images=None if with_images else images)
+    assert (dataset.format, dataset.split) == ("coco", "default")
+    assert found_boxes(dataset) == {name: sorted(boxes) for name, boxes in BOXES.items()}
+    assert all(image.path.is_file() for image in dataset.images)
+
+
+def test_an_archive_is_named_as_it_was_given(make: Callable[[str], Any], tmp_path: Path) -> None:
+    archive = shutil.make_archive(str(tmp_path / "set"), "zip", make("voc").path)
+    with pytest.raises(DataError, match=r"name of a split of .*set\.zip', which has all"):
+        find_dataset(archive)
+    with pytest.raises(DataError, match=r"format yolo .*, got .*set\.zip' without these"):
+        find_dataset(archive, "yolo")
 
 
 def test_classes_have_names_where_the_format_has_them(made: Any) -> None:

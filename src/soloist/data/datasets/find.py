@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from soloist.data.archives import is_archive, unpacked_data_set
 from soloist.data.coco.faults import Fault, Report, refuse
 from soloist.data.coco.types import CocoAnnotation
 from soloist.data.datasets.cityscapes import cityscapes_splits, read_cityscapes
@@ -127,31 +128,58 @@ FORMATS = {
 """The formats by name."""
 
 
-def find_format(path: str | Path, format: str | None = None) -> Format:
-    """The format of a folder, from what lies in it; files are not opened.
+def laid_open(path: str | Path) -> Path:
+    """Where a data set lies: a tar or zip file, such as CVAT's exports, is unpacked.
 
     Args:
-        path: A folder, a COCO file or a data.yaml.
+        path: Of a data set; what is no archive is returned as it is.
+
+    Returns:
+        For an archive a temporary folder, removed when the process ends: the one that was packed,
+        if it was packed as a whole.
+
+    Raises:
+        DataError: As `soloist.data.archives.unpacked_data_set`.
+    """
+    path = Path(path)
+    if not (path.is_file() and is_archive(path)):
+        return path
+    folder = unpacked_data_set(path)
+    entries = list(folder.iterdir())
+    packed_whole = len(entries) == 1 and entries[0].is_dir() and not _labelled(folder)
+    return entries[0] if packed_whole else folder
+
+
+def _labelled(path: Path) -> list[Format]:
+    """The formats of labels that are there."""
+    return [one for one in FORMATS.values() if one is not _FOLDER and one.splits(path)]
+
+
+def find_format(path: str | Path, format: str | None = None) -> Format:
+    """The format of a folder, from what lies in it; files are not opened but for archives.
+
+    Args:
+        path: A folder, an archive of one, a COCO file or a data.yaml.
         format: A name of `FORMATS` that is known better; None finds out.
 
     Raises:
         DataError: If there is no such folder, or it is of no format, or of several.
         ConfigError: If there is no such format.
     """
-    path = Path(path)
-    if not path.exists():
+    if not Path(path).exists():
         raise DataError(f"wanted a data set, got {shown(path)}, which does not exist")
+    place = laid_open(path)
     if format is not None:
         if format not in FORMATS:
             raise ConfigError(f"no format named {format!r}; {near_names(format, FORMATS)}")
         known = FORMATS[format]
-        if not known.splits(path):
+        if not known.splits(place):
             raise DataError(
                 f"wanted a data set of format {format} ({known.layout}), got {shown(path)} "
                 "without these; check the path or the format"
             )
         return known
-    found = [one for one in FORMATS.values() if one is not _FOLDER and one.splits(path)]
+    found = _labelled(place)
     if len(found) > 1:
         names = " and ".join(one.name for one in found)
         raise DataError(
@@ -160,11 +188,11 @@ def find_format(path: str | Path, format: str | None = None) -> Format:
         )
     if found:
         return found[0]
-    if path.is_dir():
+    if place.is_dir():
         return _FOLDER
     raise DataError(
         f"wanted a data set, got the file {shown(path)}; "
-        "give a folder, a COCO file (.json) or YOLO's data.yaml"
+        "give a folder, a .zip or .tar of one, a COCO file (.json) or YOLO's data.yaml"
     )
 
 
@@ -179,7 +207,7 @@ def find_dataset(
     """Reads a data set, or one split of it.
 
     Args:
-        path: A folder, a COCO file or a data.yaml.
+        path: A folder, an archive of one, a COCO file or a data.yaml.
         format: As in `find_format`.
         split: One of the format's splits; may be None where there is only one.
         images: Where the images are, as for `find_images`, if they lie elsewhere.
@@ -189,9 +217,9 @@ def find_dataset(
         DataError: If it is no data set, something is wrong with it, or there is no such split.
         ConfigError: If there is no such format.
     """
-    path = Path(path)
     known = find_format(path, format)
-    splits = known.splits(path)
+    place = laid_open(path)
+    splits = known.splits(place)
     if split is None and len(splits) == 1:
         split = splits[0]
     if split not in splits:
@@ -200,7 +228,7 @@ def find_dataset(
             f"wanted {wanted} of {shown(path)}, which has {', '.join(splits)}; "
             "choose one of them with --split"
         )
-    dataset = known.read(path, split, report)
+    dataset = known.read(place, split, report)
     if images is not None:
         dataset = _elsewhere(dataset, images)
     if dataset.matches is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from soloist.data.coco.read import read_json
 from soloist.data.coco.rle import mask_area
 from soloist.data.coco.types import CATEGORIES, CocoAnnotation, CocoFile, CocoImage
-from soloist.data.datasets.find import find_format
+from soloist.data.datasets.find import find_format, laid_open
 from soloist.data.datasets.image_paths import image_paths
 from soloist.data.datasets.labels import Reading, read_labels
 from soloist.data.exports.options import ExportOptions
@@ -29,7 +29,7 @@ def read_source(
     """Reads masks of any format that `soloist.data.datasets` knows.
 
     Args:
-        path: A COCO file, a folder, or YOLO's data.yaml.
+        path: A COCO file, a folder, an archive of one, or YOLO's data.yaml.
         how: What the user says about it.
 
     Returns:
@@ -46,7 +46,8 @@ def read_source(
             f"wanted a COCO file or a labelled data set, got {shown(path)} with images alone; "
             "make masks with `soloist predict` first"
         )
-    if known.name == "coco" and path.is_file() and isinstance(read_json(path), list):
+    is_coco_file = known.name == "coco" and laid_open(path).is_file()
+    if is_coco_file and isinstance(read_json(path), list):
         raise _no_names(path)
     return read_labels(path, how)
 

@@ -30,7 +30,7 @@ from soloist.inference.onnx.numpy_postprocess import (
 )
 from soloist.inference.onnx.numpy_resize import Floats, resize_pixels
 from soloist.inference.results import Result
-from soloist.inference.sources import Source, each_source
+from soloist.inference.sources import ImageInMemory, Source, each_source
 from soloist.runtime.files import one_line, shown
 from soloist.structures import Instances
 
@@ -170,24 +170,22 @@ class OnnxSegmenter:
 
     def _results(self, source: Source) -> Iterator[ArrayResult]:
         for image in each_source(source, DEFAULT_READING):
-            if isinstance(image, np.ndarray):
-                size = (image.shape[0], image.shape[1])
-                yield self._result(self(image, size), None, image)
+            if isinstance(image, ImageInMemory):
+                size = (image.pixels.shape[0], image.pixels.shape[1])
+                found = self(image.pixels, size)
+                yield self._result(found, name=image.name, pixels=image.pixels)
             else:
                 yield self.predict_file(image)
 
     def predict_file(self, image: ImageRef) -> ArrayResult:
         """Segments one image file."""
         pixels, size = read_with_size(image.path, short_side=self.config.short_side)
-        return self._result(self(pixels, size), image.path, None)
+        return self._result(self(pixels, size), name=image.name, path=image.path)
 
-    def _result(
-        self, objects: ArrayInstances, path: Path | None, pixels: NDArray[np.uint8] | None
-    ) -> ArrayResult:
+    def _result(self, objects: ArrayInstances, **image: Any) -> ArrayResult:
         return Result.of(
             objects,
-            path=path,
-            pixels=pixels,
+            **image,
             categories=self.categories,
             recommended_score=self.config.recommended_score,
         )
