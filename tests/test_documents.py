@@ -31,6 +31,7 @@ from soloist.cli.runs import DONE, SOME_FAILED
 from soloist.data.coco.read import load_coco
 from soloist.data.images import read_image
 from soloist.data.scenes import write_scenes
+from soloist.inference.segmenter import MODEL_CARD
 from soloist.inference.video.files import VideoWriter
 
 pytestmark = pytest.mark.documents
@@ -320,7 +321,14 @@ def test_a_page_recommends_no_score_of_its_own(page: str) -> None:
         if "stamps" in code:  # A figure of results, as it was measured.
             continue
         assert not re.search(r"scores >=? |--min-score 0\.\d|filter\(0\.\d+\)\.", code), code
-        assert "pip install 'soloist[" not in code
+
+
+@pytest.mark.parametrize("page", [*PAGES, "quickstart.ipynb", "card of a published model"])
+def test_nothing_is_installed_from_the_index(page: str) -> None:
+    """The package is not there but after a release: pages say `pip install .`, in its folder."""
+    paths = {**PAGES, "quickstart.ipynb": DOCS / "quickstart.ipynb"}
+    text = paths[page].read_text(encoding="utf-8") if page in paths else MODEL_CARD
+    assert re.findall(r"pip install (?:-\S+ )*[\"'\\]*soloist\b(?!==)", text) == []
 
 
 def test_what_is_set_aside_is_on_its_page() -> None:

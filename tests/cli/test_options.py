@@ -151,3 +151,10 @@ def test_help_shows_the_defaults_of_presets(capsys: pytest.CaptureFixture[str]) 
     # Of true masks the semantic loss has no weight, whatever the preset.
     section = pages["finetune"].partition("--loss.semantic")[2]
     assert section.partition("--loss")[0].strip().endswith("[default: 0]")
+
+
+def test_help_names_all_that_images_and_models_can_be(capsys: pytest.CaptureFixture[str]) -> None:
+    run_command(["predict", "--help"])
+    page = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "lists, COCO files, tar or zip files, https addresses." in page
+    assert "Run folder of fit, finetune, train or demo, a file such as" in page.replace("`", "")

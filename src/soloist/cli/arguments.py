@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 Images = Annotated[
     list[str],
     Parameter(
-        help="Images, folders, patterns, .txt lists, COCO files, tar or zip files.", negative=""
+        help="Images, folders, patterns, .txt lists, COCO files, tar or zip files, https "
+        "addresses.",
+        negative="",
     ),
 ]
 MaskImages = Annotated[
@@ -78,8 +80,8 @@ RayWorkers = Annotated[
 ]
 
 MODEL_HELP = (
-    "Run folder of `fit`, `train` or `demo`, a file such as the released FreeSOLO's, or "
-    "`owner/name` on the hub; without it the segmenter that comes with the package."
+    "Run folder of `fit`, `finetune`, `train` or `demo`, a file such as the released FreeSOLO's, "
+    "or `owner/name` on the hub; without it the segmenter that comes with the package."
 )
 Model = Annotated[str | None, Parameter(help=MODEL_HELP)]
 

@@ -39,8 +39,8 @@ MODEL_CARD = """---
 {{ card_data }}
 ---
 
-Unsupervised instance segmentation, learned without labels by Soloist (`pip install soloist`),
-after FreeSOLO (arXiv 2202.12181).
+Unsupervised instance segmentation, learned without labels by Soloist, after FreeSOLO
+(arXiv 2202.12181). Soloist is installed from its source: `pip install .` in its folder.
 
 ```python
 import soloist
