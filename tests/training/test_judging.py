@@ -139,7 +139,8 @@ def test_objects_missing_on_an_unfinished_image_are_not_learned_as_background(
         assert judge is not None
         maps = judge.pixels.maps(normalised_lab(pixels))
         size = maps.any_inside.shape
-        rest = np.asarray(Image.fromarray(every[4:].any(axis=0)).resize(size[::-1]))
+        unlabelled = Image.fromarray(np.asarray(every[4:].any(axis=0)))
+        rest = np.asarray(unlabelled.resize(size[::-1]))
         found[bool(info)] = maps.any_inside[rest].mean()
     assert found[True] > 0.9 > 0.8 > found[False]
 
