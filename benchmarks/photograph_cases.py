@@ -8,6 +8,7 @@ pixels.
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -24,9 +25,10 @@ from PIL import Image
 import soloist
 from soloist import api
 from soloist.cli.studio.open_image import open_image
+from soloist.cli.studio.workspace import Workspace
 from soloist.config.presets import override
 from soloist.data.coco.read import load_coco
-from soloist.data.coco.rle import decode_mask
+from soloist.data.coco.rle import decode_mask, encode_masks
 from soloist.data.images import read_image, read_with_size
 from soloist.data.sources import ImageRef
 from soloist.errors import DataError
@@ -38,8 +40,8 @@ NUCLEI = PHOTOS / "nuclei"
 SMALLEST, SMALL, MEDIUM, LARGE = (320, 427), (427, 640), (960, 1280), (3000, 4000)
 COUNT = 24
 """Photographs of a folder."""
-LABELLED = 4
-"""Images that something is learned from."""
+LABELLED, FITTED = 4, 8
+"""Images that something is learned from, with labels and without."""
 
 COLD = "import sys, soloist; print(len(soloist.load().predict(sys.argv[1])[0]))"
 
@@ -144,6 +146,13 @@ def cold() -> Prepared:
     return _new_process("-c", COLD, str(photograph(3, SMALL)))
 
 
+def command() -> Prepared:
+    """The same by `soloist predict`, with its output."""
+    out = Path(tempfile.mkdtemp()) / "masks.json"
+    photo = str(photograph(3, SMALL))
+    return _new_process("-m", "soloist", "predict", photo, "--out", str(out), "--overwrite")
+
+
 def _new_process(*arguments: str) -> Prepared:
     """A fresh Python each time: nothing is imported; its files are in memory since the warm-up."""
 
@@ -160,6 +169,19 @@ def estimate() -> Prepared:
 
     def repeat(watch: Stopwatch) -> object:
         return api.estimate(photos, out, overwrite=True, device="cpu")
+
+    return Prepared(repeat, floor=forward(photos))
+
+
+def fit() -> Prepared:
+    """`soloist fit` on a few photographs; its stages are the first masks and the judges."""
+    photos = _nuclei(FITTED)
+    run = Path(tempfile.mkdtemp()) / "run"
+
+    def repeat(watch: Stopwatch) -> None:
+        api.fit([str(photo) for photo in photos], run, overwrite=True, device="cpu")
+        state = json.loads((run / "state.json").read_text(encoding="utf-8"))
+        watch.parts.update(state["timing"])
 
     return Prepared(repeat, floor=forward(photos))
 
@@ -188,6 +210,27 @@ def studio() -> Prepared:
         return open_image(image, segmenter)
 
     return Prepared(repeat, floor=forward([image.path], lambda: segmenter))
+
+
+def pointer() -> Prepared:
+    """What the pointer lights on an open photograph is kept: its mask, written to the disk.
+
+    Moves of the pointer are answered by the page, from what it got when the image was opened.
+    """
+    image = ImageRef(photograph(3, LARGE), "photo.jpg")
+    folder = Path(tempfile.mkdtemp())
+    workspace = Workspace([image], folder, sources=[str(image.path)], order={image.name: 1.0})
+    opened = workspace.image(0)
+    item = int(opened.offered[0])
+    mask = opened.mask([item])
+
+    def repeat(watch: Stopwatch) -> None:
+        with watch.part("keep"):
+            workspace.act(0, {"act": "keep", "item": item, "category": 1})
+        with watch.part("undo"):
+            workspace.act(0, {"act": "undo"})
+
+    return Prepared(repeat, floor=lambda: encode_masks(mask[None]))
 
 
 def _masks_file() -> tuple[Path, list[Path]]:
@@ -264,7 +307,15 @@ PHOTOGRAPH_CASES: Mapping[str, Case] = {
             repeats=3,
             warm_ups=1,
         ),
+        _case(
+            "photo_command",
+            "`soloist predict photo.jpg`, imports cold, page cache warm",
+            command,
+            repeats=3,
+            warm_ups=1,
+        ),
         _case("photo_estimate", "`estimate` of 4 photographs", estimate, repeats=3, warm_ups=1),
+        _case("photo_fit", f"`fit` on {FITTED} images of nuclei", fit, repeats=1, warm_ups=1),
         _case(
             "photo_finetune",
             f"`finetune` from {LABELLED} labelled images of nuclei",
@@ -273,6 +324,9 @@ PHOTOGRAPH_CASES: Mapping[str, Case] = {
             warm_ups=1,
         ),
         _case("photo_studio", "the studio opens 3000 x 4000", studio, repeats=3, warm_ups=1),
+        _case(
+            "photo_pointer", "the studio keeps what is lit on 3000 x 4000, and undoes it", pointer
+        ),
         _case("photo_convert", f"`convert` of {COUNT} photographs' masks to YOLO", convert),
         _case("photo_report", f"`report` of {COUNT} photographs' masks", report, repeats=3),
     )
