@@ -25,7 +25,7 @@ help:
 	@echo "make test    tests, linter and type checker, as CI runs them"
 	@echo "make coverage  which lines the tests reach, as a table and in build/coverage"
 	@echo "make faults  kill, stop, starve and deceive the commands; a table, under 20 minutes on 2 cores"
-	@echo "make bench   speed beside the machine's ceilings, about ten minutes; wants an idle machine"
+	@echo "make bench   speed beside the machine's ceilings, or another commit's (BASE=); wants an idle machine"
 	@echo "make format  rewrite the code in house style"
 	@echo "make lock    fit $(LOCK) to pyproject.toml; UPGRADE=--upgrade takes new versions too"
 	@echo "make licences  write docs/licences.md from what is installed"
@@ -55,9 +55,10 @@ coverage: $(INSTALLED)
 faults: $(INSTALLED)
 	$(BIN)/pytest tests/faults $(FAULTY) -m '' --hypothesis-profile faults -rs
 
+# BASE=REFERENCE compares with another commit, CASES="NAME ..." chooses.
 bench: $(INSTALLED)
-	$(BIN)/python benchmarks/help_times.py
-	$(BIN)/python benchmarks/bench.py
+	$(if $(BASE),,$(BIN)/python benchmarks/help_times.py)
+	$(BIN)/python benchmarks/bench.py $(if $(BASE),--against $(BASE)) $(if $(CASES),--cases $(CASES))
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """How long each part takes, beside what the machine could do: `make bench`.
 
     python benchmarks/bench.py [--threads 1 2] [--cases NAME ...] [--out FOLDER] [--accept]
+    python benchmarks/bench.py --against REFERENCE [--threads 1 2] [--cases NAME ...] [--rounds 3]
 
 Each case runs in a process of its own, one after the other, after a warm-up. The machine's ceilings
 are measured first: products of matrices in float32 and bfloat16, copies of memory. A case's floor
@@ -8,7 +9,8 @@ is the time its unavoidable work would take at the ceiling, or does take where t
 itself; the ratio of both is what `ratios.json` keeps, and a ratio that has grown by more than a
 third fails. Seconds depend on the machine, ratios hardly do. Peak memory is that of the warm-up, of
 all processes that take part. The released code's seconds are shown where its timings lie beside the
-checkout.
+checkout. With `--against` each case runs by turns with the code of another commit instead, N times
+each, by the cases of this one.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,13 +31,14 @@ import torch
 from cases import CASES as MADE
 from cases import Stopwatch
 from cyclopts import App, Parameter
+from paired import by_turns, checked_out
 from photograph_cases import PHOTOGRAPH_CASES, missing_photographs
 from tree_memory import peak_mb
 
 CASES = {**MADE, **PHOTOGRAPH_CASES}
-HERE = Path(__file__).parent
-RATIOS = HERE / "ratios.json"
-RELEASED = HERE.parents[1] / "shared" / "golden" / "timings.json"
+ROOT = Path(__file__).resolve().parents[1]
+RATIOS = ROOT / "benchmarks" / "ratios.json"
+RELEASED = ROOT.parent / "shared" / "golden" / "timings.json"
 TOLERANCE = 4 / 3
 FOREIGN_LIMIT = 0.05
 MATRIX, COPIED = 2048, 2**26
@@ -51,14 +55,18 @@ def main(
     cases: Annotated[tuple[str, ...], Several] = (),
     out: Path = Path("runs/bench"),
     accept: bool = False,
+    against: str | None = None,
+    rounds: int = 3,
 ) -> int:
-    """Measures and prints the tables; 1 if a ratio has grown, 2 if a case is unknown.
+    """Measures and prints the tables; 1 if a ratio has grown, 2 for a mistake.
 
     Args:
         threads: Numbers of threads.
         cases: Names; all if none is given.
         out: Folder for bench.json and bench.md.
         accept: Write the ratios as those to compare with, instead of comparing.
+        against: A commit, tag or branch to compare with; nothing is written then.
+        rounds: How often both are measured.
     """
     unknown = [name for name in cases if name not in CASES]
     if unknown:
@@ -68,6 +76,8 @@ def main(
     if missing is not None:
         print(f"cases on photographs are left out: {missing}", file=sys.stderr)
     chosen = [name for name in cases or CASES if missing is None or name not in PHOTOGRAPH_CASES]
+    if against is not None:
+        return _against(against, chosen, threads, rounds)
     results = []
     for count in threads:
         ceilings = _child("ceilings", count)
@@ -91,6 +101,38 @@ def main(
     for key in sorted(slower):
         print(f"slower: {key} takes {found[key]} times its floor, it took {known[key]} times")
     return 1 if slower else 0
+
+
+def _against(reference: str, cases: Sequence[str], threads: Sequence[int], rounds: int) -> int:
+    """Prints a table of this code beside another commit's; 1 if a case failed, 2 for a mistake."""
+    failed = 0
+    try:
+        with checked_out(ROOT, reference) as there:
+            if not (there / "src" / "soloist").is_dir():
+                # What is installed would be measured instead.
+                raise ValueError(f"{reference} has no src/soloist to measure")
+            print(f"| what | threads | ms | {reference}, ms | ratio | of pairs |")
+            print("|---" * 6 + "|", flush=True)
+            for count in threads:
+                for name in cases:
+                    try:
+                        pairs = by_turns(partial(_seconds, name, count), ROOT, there, rounds)
+                    except subprocess.CalledProcessError:
+                        # Its own message is above.
+                        print(f"{name} is left out: it failed", file=sys.stderr)
+                        failed = 1
+                        continue
+                    cells = [CASES[name].says, str(count), *pairs.cells()]
+                    print("| " + " | ".join(cells) + " |", flush=True)
+    except ValueError as error:
+        print(f"--against: {error}", file=sys.stderr)
+        return 2
+    return failed
+
+
+def _seconds(name: str, threads: int, checkout: Path) -> float:
+    """Median of a case with the code of a checkout."""
+    return float(_child(name, threads, checkout)["seconds"])
 
 
 @app.command
@@ -167,9 +209,12 @@ def _best(run: Any) -> float:
     return min(seconds)
 
 
-def _child(name: str, threads: int) -> dict[str, Any]:
+def _child(name: str, threads: int, checkout: Path = ROOT) -> dict[str, Any]:
+    """What a process of its own measures, with the code of a checkout."""
     command = [sys.executable, __file__, "measure", name, str(threads)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    # It wins over what is installed.
+    path = os.pathsep.join(filter(None, [str(checkout / "src"), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
