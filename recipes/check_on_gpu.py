@@ -289,7 +289,7 @@ def _steps(batch: TrainBatch, device: torch.device, *, compile: bool = False) ->
         optimizer.zero_grad()
         outputs = solo(normalize(solo, moved.images))
         losses = torch.stack(list(batch_losses(criterion, outputs, moved, config, step).values()))
-        losses.sum().backward()
+        losses.sum().backward()  # type: ignore[no-untyped-call]  # untyped in torch
         norm = torch.nn.utils.clip_grad_norm_(solo.parameters(), config.train.clip_norm)
         optimizer.step()
         rows.append(torch.cat([losses.detach(), norm.view(1)]).cpu())

@@ -66,3 +66,21 @@ def test_without_photographs_their_cases_are_left_out(
 def test_kept_ratios_are_of_cases_that_there_are(bench: Any) -> None:
     known = {f"{name}, {threads} threads" for name in bench.CASES for threads in (1, 2)}
     assert set(json.loads(bench.RATIOS.read_text(encoding="utf-8"))) <= known
+
+
+@pytest.mark.parametrize(
+    ("stages", "cores", "expected"),
+    [
+        pytest.param((0.1, 0.02, 0.5), 1, 1 / 0.12, id="one-core-does-both"),
+        pytest.param((0.1, 0.0125, 0.0), 4, 4 / 0.1125, id="all-cores-are-busy"),
+        pytest.param((0.1, 0.05, 0.0), 32, 20.0, id="the-network-is-the-narrow-place"),
+        pytest.param((0.1, 0.05, 1.0), 32, 80.0, id="helpers-are-the-narrow-place"),
+    ],
+)
+def test_simulated_throughput_is_that_of_the_narrow_place(
+    bench: Any, stages: tuple[float, float, float], cores: int, expected: float
+) -> None:
+    throughput = importlib.import_module("throughput")
+    found = throughput.images_per_second(throughput.Stages(*stages), cores)
+    # Queues fill and empty.
+    assert found == pytest.approx(expected, rel=0.05)
