@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -106,6 +107,8 @@ def main(
 def _against(reference: str, cases: Sequence[str], threads: Sequence[int], rounds: int) -> int:
     """Prints a table of this code beside another commit's; 1 if a case failed, 2 for a mistake."""
     failed = 0
+    # Or the worktree would stay.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         with checked_out(ROOT, reference) as there:
             if not (there / "src" / "soloist").is_dir():
@@ -156,15 +159,16 @@ def _case(name: str) -> dict[str, Any]:
     peak = peak_mb(warm_up, started_only=prepared.elsewhere)
     if prepared.floor is not None:
         prepared.floor()
-    seconds, own, parts, floors = [], [], [], []
+    seconds, own, parts, floors, own_floors = [], [], [], [], []
     before = _busy()
     begin = time.perf_counter()
     own_before = _own_seconds()
     for _ in range(case.repeats):
         if prepared.floor is not None:
-            start = time.perf_counter()
+            start, start_own = time.perf_counter(), _own_seconds()
             prepared.floor()
             floors.append(time.perf_counter() - start)
+            own_floors.append(_own_seconds() - start_own)
         watch = Stopwatch()
         start, start_own = time.perf_counter(), _own_seconds()
         prepared.repeat(watch)
@@ -181,6 +185,7 @@ def _case(name: str) -> dict[str, Any]:
         "work": prepared.work,
         "ceiling": prepared.ceiling,
         "floor": statistics.median(floors) if floors else None,
+        "floor_processor_seconds": statistics.median(own_floors) if floors else None,
         "peak_mb": peak,
         "foreign": foreign,
     }
