@@ -7,10 +7,10 @@ Each case runs in a process of its own, one after the other, after a warm-up. Th
 are measured first: products of matrices in float32 and bfloat16, copies of memory. A case's floor
 is the time its unavoidable work would take at the ceiling, or does take where that can be timed by
 itself; the ratio of both is what `ratios.json` keeps, and a ratio that has grown by more than a
-third fails. Seconds depend on the machine, ratios hardly do. Peak memory is that of the warm-up, of
-all processes that take part. The released code's seconds are shown where its timings lie beside the
-checkout. With `--against` each case runs by turns with the code of another commit instead, N times
-each, by the cases of this one.
+third fails. Seconds depend on the machine, ratios hardly do; of one thread a ratio to a timed floor
+is of processor time. Peak memory is that of the warm-up, of all processes that take part. The
+released code's seconds are shown where its timings lie beside the checkout. With `--against` each
+case runs by turns with the code of another commit instead, N times each, by the cases of this one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
 import signal
 import statistics
 import subprocess
@@ -232,10 +233,14 @@ def _compared(row: Mapping[str, Any], ceilings: Mapping[str, float]) -> dict[str
         floor = row["parts"]["backbone"]
     elif row["ceiling"] is not None:
         floor = row["work"] / ceilings[row["ceiling"]]
+    ratio = None if floor is None else row["seconds"] / floor
+    if row["threads"] == 1 and row["floor_processor_seconds"] is not None:
+        # What other programs hardly change; with more threads it counts how long they wait.
+        ratio = row["processor_seconds"] / row["floor_processor_seconds"]
     released = _released(CASES[row["case"]].released, row["threads"])
     return {
         "floor": floor,
-        "ratio": None if floor is None else row["seconds"] / floor,
+        "ratio": ratio,
         "released": released,
         "times_faster": None if released is None else released / row["seconds"],
     }
@@ -252,7 +257,8 @@ def _released(names: Sequence[str], threads: int) -> float | None:
 
 def _own_seconds() -> float:
     """Processor time of this process and of those that it started and that have ended."""
-    return sum(os.times()[:4])
+    both = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return sum(sum(resource.getrusage(one)[:2]) for one in both)
 
 
 def _busy() -> float | None:

@@ -40,7 +40,7 @@ NUCLEI = PHOTOS / "nuclei"
 SMALLEST, SMALL, MEDIUM, LARGE = (320, 427), (427, 640), (960, 1280), (3000, 4000)
 COUNT = 24
 """Photographs of a folder."""
-LABELLED, FITTED = 4, 8
+LABELLED, FITTED = 4, 4
 """Images that something is learned from, with labels and without."""
 
 COLD = "import sys, soloist; print(len(soloist.load().predict(sys.argv[1])[0]))"

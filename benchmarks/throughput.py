@@ -27,8 +27,7 @@ from soloist.inference.reading_ahead import READ_AHEAD, each_labelled
 from soloist.runtime.workers import MOST_HELPERS
 
 CORES = (1, 2, 4, 8, 16, 32)
-SIMULATED, ROUNDING = 400, 1e-12
-"""Images of a simulation; seconds that are none."""
+SIMULATED, ROUNDING = 400, 1e-12  # images; seconds that are none
 
 
 class Stages(NamedTuple):
@@ -105,8 +104,8 @@ def main(*, photographs: int = 16) -> None:
         measured = "–"
         if cores <= 2:
             torch.set_num_threads(cores)
-            found = _seconds(lambda: list(each_labelled(images, labeler, side)))
-            measured = f"{len(images) / found:.1f}"
+            work = partial(list, each_labelled(images, labeler, side))
+            measured = f"{len(images) / _seconds(work):.1f}"
         print(f"| {cores} | {images_per_second(stages, cores):.1f} | {measured} |", flush=True)
 
 

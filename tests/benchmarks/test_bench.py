@@ -36,13 +36,16 @@ def test_a_floor_is_timed_by_turns_with_its_case(bench: Any) -> None:
     cases = sys.modules["cases"]
     prepared = cases.Prepared(lambda watch: work("case", 0.2), floor=lambda: work("floor", 0.1))
     bench.CASES["sleeps"] = cases.Case("sleeps", "", lambda: prepared, repeats=3, warm_ups=1)
-    row = {"case": "sleeps", "threads": 1, **bench._case("sleeps")}
+    row = {"case": "sleeps", "threads": 2, **bench._case("sleeps")}
     assert done == ["case", "floor", *("floor", "case") * 3]
     row |= bench._compared(row, {})
     assert row["ratio"] == row["seconds"] / row["floor"]
     assert 0.2 <= row["least"] <= row["seconds"] <= row["most"]
     assert row["floor"] >= 0.1
     assert row["peak_mb"] > 0
+    # Of one thread it is that of processor time.
+    row |= {"threads": 1, "processor_seconds": 0.6, "floor_processor_seconds": 0.2}
+    assert bench._compared(row, {})["ratio"] == pytest.approx(3)
 
 
 def test_without_photographs_their_cases_are_left_out(
@@ -53,7 +56,7 @@ def test_without_photographs_their_cases_are_left_out(
 
     def child(name: str, threads: int) -> dict[str, Any]:
         measured.append(name)
-        row = dict.fromkeys(("floor", "ceiling", "foreign"))
+        row = dict.fromkeys(("floor", "floor_processor_seconds", "ceiling", "foreign"))
         return {**row, "seconds": 1.0, "least": 1.0, "most": 1.0, "parts": {}, "peak_mb": 1.0}
 
     monkeypatch.setattr(bench, "_child", child)
