@@ -2,7 +2,8 @@
 
 The record that the system keeps is of one process. Here pages that forked processes share are
 counted once, and so are files that several map, such as torch's libraries: those of the process
-that maps most. Linux only; elsewhere the peak is that of the largest process so far.
+that maps most. A process counts from its second sample on: until it has begun its own program, what
+it has is its parent's. Linux only; elsewhere the peak is that of the largest process so far.
 """
 
 from __future__ import annotations
@@ -46,11 +47,13 @@ def peak_mb(work: Callable[[], object], *, started_only: bool = False) -> float:
 
 def _sample(process: int, started_only: bool) -> float:
     """The largest sum until standard input ends."""
-    largest = 0.0
+    largest, before = 0.0, {process}
     print("ready", flush=True)
     while True:
         tree = _tree(process) - {os.getpid()}
-        largest = max(largest, _memory_mb(tree - {process} if started_only else tree))
+        known = tree & before
+        largest = max(largest, _memory_mb(known - {process} if started_only else known))
+        before = tree
         if select.select([sys.stdin], [], [], INTERVAL)[0]:
             return largest
 

@@ -110,9 +110,7 @@ def test_classes_that_objects_have_stay(store: LabelStore) -> None:
         store.set_categories({1: " "})
 
 
-def test_the_file_is_coco_and_finetune_takes_the_finished_images(
-    store: LabelStore, tmp_path: Path
-) -> None:
+def test_the_file_is_coco_and_finetune_takes_its_objects(store: LabelStore, tmp_path: Path) -> None:
     store.put("2.png", SIZE, state_of("red", "blue", finished=True))
     store.put("0.png", SIZE, state_of("green"))
     store.put("1.png", SIZE, state_of(finished=True))
@@ -126,5 +124,10 @@ def test_the_file_is_coco_and_finetune_takes_the_finished_images(
     assert json.loads(store.path.read_text())["info"]["unfinished"] == ["0.png"]
     # The images are in another folder, which the file names.
     chosen = choose_labelled(store.path, "100%", seed=0)
-    assert [image.path for image in chosen.images] == [tmp_path / "images" / "2.png"]
+    assert [image.path.relative_to(tmp_path).as_posix() for image in chosen.images] == [
+        "images/0.png",
+        "images/2.png",
+    ]
+    assert chosen.unfinished == 1
+    assert [image.name for image in chosen.finished().images] == ["2.png"]
     assert chosen.labels.categories == {1: "cell"}
