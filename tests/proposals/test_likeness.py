@@ -11,13 +11,17 @@ from tests.proposals.references import noise
 
 from soloist.proposals.hierarchy import Hierarchies, hierarchies
 from soloist.proposals.likeness import (
+    ALONE,
     BLUR,
     CERTAINTY,
     EXAMPLE_SCORE,
     FURTHEST,
+    OF_A_KIND,
     OUTVOTED,
+    PAIR_DOUBT,
     ROUNDS,
     deviations,
+    doubting_pairs,
     evidence,
     like_others,
     ranked,
@@ -156,3 +160,46 @@ def test_scores_do_not_depend_on_the_threshold() -> None:
 def test_an_image_of_one_colour_has_no_candidate() -> None:
     _, candidates = region_candidates(np.full((40, 50, 3), 90, dtype=np.uint8), most=10)
     assert len(candidates) == 0
+
+
+def nested(*boxes: tuple[float, float, float, float], scores: list[float]) -> Candidates:
+    """Candidates that fill their boxes."""
+    sides = np.array(boxes)
+    areas = (sides[:, 2] - sides[:, 0]) * (sides[:, 3] - sides[:, 1])
+    count = len(boxes)
+    return Candidates(
+        np.zeros(count, int), np.arange(count), areas, sides, np.array(scores), OF_A_KIND
+    )
+
+
+def test_what_holds_two_apart_from_each_other_is_less_sure() -> None:
+    pair, left, right = (0, 0, 21, 10), (0, 0, 10, 10), (11, 0, 21, 10)
+    inner, whole = (1, 1, 9, 9), (40, 0, 50, 10)
+    found = nested(pair, left, right, inner, whole, scores=[0.8, 0.6, 0.3, 0.2, 0.1])
+    doubted = doubting_pairs(found)
+    # An object within an object is no second one, and the surest of those that are held count.
+    assert doubted.scores == pytest.approx([0.6, 0.8 * (1 - PAIR_DOUBT * 0.9), 0.3, 0.2, 0.1])
+    assert doubted.nodes.tolist() == [1, 0, 2, 3, 4]
+    # Two count as one for certain at most.
+    sure = doubting_pairs(replace(found, scores=np.array([0.95, 0.9, 0.8, 0.2, 0.1])))
+    assert sure.scores[sure.nodes == 0] == pytest.approx(0.95 * (1 - PAIR_DOUBT))
+
+
+def test_small_parts_are_no_objects_that_are_held() -> None:
+    whole, left, right = (0, 0, 30, 30), (2, 2, 10, 10), (20, 20, 28, 28)
+    found = nested(whole, left, right, scores=[0.9, 0.8, 0.7])
+    assert doubting_pairs(found).scores.tolist() == [0.9, 0.8, 0.7]
+
+
+@pytest.mark.parametrize(
+    ("seen", "share"),
+    [(ALONE - 1, 0), (ALONE, 0), ((ALONE + OF_A_KIND) / 2, 0.5), (OF_A_KIND + 3, 1)],
+)
+def test_the_less_alike_objects_are_the_less_is_lost(seen: float, share: float) -> None:
+    found = nested((0, 0, 20, 10), (0, 0, 9, 10), (11, 0, 20, 10), scores=[0.9, 0.5, 0.5])
+    doubted = doubting_pairs(replace(found, evidence=seen))
+    assert doubted.scores[doubted.nodes == 0] == pytest.approx(0.9 * (1 - PAIR_DOUBT * share))
+
+
+def test_without_candidates_nothing_is_doubted() -> None:
+    assert len(doubting_pairs(Candidates.none())) == 0

@@ -108,9 +108,10 @@ def test_a_mirrored_image_gives_mirrored_masks_about() -> None:
 
 def score_at(rows: slice, columns: slice) -> float:
     wanted = mask_of(rows, columns)
-    found = region_masks(image((rows, columns, RED[2])), NOTHING, SIZE, ALL)
-    same = mask_iou(wanted, found.masks)[0] > 0.9
-    return float(found.scores[same].max()) if same.any() else 0.0
+    found, candidates = region_candidates(image((rows, columns, RED[2])), most=100)
+    masks, _ = candidate_masks(found, candidates, SIZE)
+    same = (mask_iou(wanted, masks)[0] > 0.9).numpy()
+    return float(candidates.scores[same].max()) if same.any() else 0.0
 
 
 def test_what_touches_the_border_is_found_and_scores_less() -> None:

@@ -18,6 +18,7 @@ from soloist.proposals.hierarchy import Hierarchies
 from soloist.proposals.partition import Floats, Integers
 from soloist.proposals.ranking import (
     FLOORS,
+    HELD,
     Attributes,
     Candidates,
     apart_from_better,
@@ -25,6 +26,7 @@ from soloist.proposals.ranking import (
     best_nodes,
     logit,
     object_scores,
+    shared_areas,
 )
 
 EXAMPLES = 60
@@ -67,6 +69,15 @@ POOL = 1500
 """Nodes of an image that are compared, at least."""
 DISTINCT_NODES = 0.8
 """Overlap (IoU) from which on two of one tree are one for `evidence`."""
+PAIR_DOUBT = 0.5
+"""Share of its score that a candidate loses at most for two others that it holds."""
+SMALLEST_HELD, LARGEST_HELD = 0.1, 0.7
+"""Those that it holds are such shares of it."""
+APART = 0.15
+"""Two are apart whose boxes share no more than this of the smaller one."""
+ALONE, OF_A_KIND = 2.0, 3.0
+"""Up to the first `evidence` of an image nothing is lost, from the second on all of that. Chosen,
+as the four above, on eight sets (docs/photographs.md)."""
 
 
 def ranked(
@@ -124,6 +135,33 @@ def like_others(found: Candidates, known: Sequence[Attributes]) -> Candidates:
     odds = logit(found.scores) - WEIGHT * np.sqrt(common.number) * apart + added
     scores = 1 / (1 + np.exp(-odds))
     changed = replace(found, scores=np.where(found.scores > 0, scores, 0.0), evidence=seen)
+    return changed.filter(np.argsort(-changed.scores, kind="stable"))
+
+
+def doubting_pairs(found: Candidates) -> Candidates:
+    """Candidates, best first, of which those that hold two others are less sure.
+
+    Where the objects of an image are alike, what holds two of them is no third one. This is to be
+    said before overlaps are left out, or it takes the place of both.
+
+    Args:
+        found: Candidates, best first; how much speaks for objects that are alike is their evidence.
+
+    Returns:
+        The same candidates in the order of their new scores.
+    """
+    say = float(np.clip((found.evidence - ALONE) / (OF_A_KIND - ALONE), 0, 1))
+    if say == 0 or len(found) == 0:
+        return found
+    shared, box_areas = shared_areas(found.boxes)
+    shares = found.areas / found.areas[:, None]
+    holds = (shared > HELD * box_areas) & (shares > SMALLEST_HELD) & (shares < LARGEST_HELD)
+    held = np.where(holds, found.scores, 0.0)
+    surest = held.argmax(axis=1)
+    apart = shared < APART * np.minimum.outer(box_areas, box_areas)
+    second = np.where(apart[surest], held, 0.0).max(axis=1)
+    both = np.where(second > 0, np.minimum(held.max(axis=1) + second, 1), 0.0)
+    changed = replace(found, scores=found.scores * (1 - PAIR_DOUBT * say * both))
     return changed.filter(np.argsort(-changed.scores, kind="stable"))
 
 

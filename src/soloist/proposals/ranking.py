@@ -351,7 +351,7 @@ def apart_from_better(
     Returns:
         (N,) bool.
     """
-    shared, box_areas = _shared(found.boxes)
+    shared, box_areas = shared_areas(found.boxes)
     alike = shared > threshold * (np.add.outer(box_areas, box_areas) - shared)
     smaller, larger = (of.outer(found.areas, found.areas) for of in (np.minimum, np.maximum))
     alike &= smaller > threshold * larger
@@ -377,7 +377,7 @@ def doubting_groups(found: Candidates) -> Candidates:
     Returns:
         The same candidates in the order of their new scores.
     """
-    shared, box_areas = _shared(found.boxes)
+    shared, box_areas = shared_areas(found.boxes)
     holds = shared > HELD * box_areas
     holds &= np.tri(len(found), k=-1, dtype=bool) & (found.areas[:, None] > found.areas)
     surest = np.where(holds, found.scores, 0.0).max(axis=1, initial=0.0)
@@ -385,7 +385,7 @@ def doubting_groups(found: Candidates) -> Candidates:
     return changed.filter(np.argsort(-changed.scores, kind="stable"))
 
 
-def _shared(boxes: Floats) -> tuple[Floats, Floats]:
+def shared_areas(boxes: Floats) -> tuple[Floats, Floats]:
     """(N, N) areas that the (N, 4) boxes share, and (N,) their own."""
     left, top, right, bottom = boxes.T
     shared = np.maximum(np.minimum.outer(right, right) - np.maximum.outer(left, left), 0)

@@ -23,7 +23,7 @@ from soloist.ops.features import unit_embeddings, unit_features
 from soloist.ops.resize import Resizing, Window, linear_weights
 from soloist.proposals.hierarchy import Hierarchies
 from soloist.proposals.judge import Judge
-from soloist.proposals.likeness import ranked
+from soloist.proposals.likeness import doubting_pairs, ranked
 from soloist.proposals.partition import Floats, Integers
 from soloist.proposals.ranking import Candidates, doubting_groups, without_overlaps
 from soloist.proposals.scale import image_hierarchies
@@ -258,6 +258,7 @@ def chosen_nodes(
         found, candidates = region_candidates(
             pixels, most=most, score_threshold=config.score_threshold
         )
+        candidates = doubting_pairs(candidates)
         candidates = without_overlaps(candidates, config.nms_threshold, within_trees=True)
     else:
         found, candidates = judge.candidates(image_hierarchies(pixels), image_size, most)
