@@ -352,9 +352,10 @@ def apart_from_better(
         (N,) bool.
     """
     shared, box_areas = shared_areas(found.boxes)
-    alike = shared > threshold * (np.add.outer(box_areas, box_areas) - shared)
-    smaller, larger = (of.outer(found.areas, found.areas) for of in (np.minimum, np.maximum))
-    alike &= smaller > threshold * larger
+    shared *= (1 + threshold) / threshold
+    alike = shared > np.add.outer(box_areas, box_areas)
+    areas = found.areas.astype(np.float32)
+    alike &= np.minimum.outer(areas, areas) > threshold * np.maximum.outer(areas, areas)
     if not within_trees:
         alike &= found.trees[:, None] != found.trees
     kept = np.ones(len(found), dtype=bool)
@@ -385,11 +386,17 @@ def doubting_groups(found: Candidates) -> Candidates:
     return changed.filter(np.argsort(-changed.scores, kind="stable"))
 
 
-def shared_areas(boxes: Floats) -> tuple[Floats, Floats]:
-    """(N, N) areas that the (N, 4) boxes share, and (N,) their own."""
-    left, top, right, bottom = boxes.T
-    shared = np.maximum(np.minimum.outer(right, right) - np.maximum.outer(left, left), 0)
-    shared *= np.maximum(np.minimum.outer(bottom, bottom) - np.maximum.outer(top, top), 0)
+def shared_areas(boxes: Floats) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(N, N) areas that the (N, 4) boxes share, and (N,) their own, exact up to 2**24 pixels."""
+    left, top, right, bottom = boxes.T.astype(np.float32)
+    # In place: new arrays of this size take longer than what is computed.
+    shared = np.minimum.outer(right, right)
+    shared -= np.maximum.outer(left, left)
+    np.maximum(shared, 0, out=shared)
+    heights = np.minimum.outer(bottom, bottom)
+    heights -= np.maximum.outer(top, top)
+    np.maximum(heights, 0, out=heights)
+    shared *= heights
     return shared, (right - left) * (bottom - top)
 
 
