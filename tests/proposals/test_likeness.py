@@ -16,6 +16,7 @@ from soloist.proposals.likeness import (
     CERTAINTY,
     EXAMPLE_SCORE,
     FURTHEST,
+    LEAST_HELD,
     OF_A_KIND,
     OUTVOTED,
     PAIR_DOUBT,
@@ -189,6 +190,13 @@ def test_small_parts_are_no_objects_that_are_held() -> None:
     whole, left, right = (0, 0, 30, 30), (2, 2, 10, 10), (20, 20, 28, 28)
     found = nested(whole, left, right, scores=[0.9, 0.8, 0.7])
     assert doubting_pairs(found).scores.tolist() == [0.9, 0.8, 0.7]
+
+
+def test_what_a_floor_may_leave_out_does_not_count() -> None:
+    boxes = (0, 0, 20, 10), (0, 0, 9, 10), (11, 0, 20, 10)
+    least = LEAST_HELD * 0.99
+    assert doubting_pairs(nested(*boxes, scores=[0.9, 0.5, least])).scores[0] == 0.9
+    assert doubting_pairs(nested(*boxes, scores=[0.9, 0.5, LEAST_HELD])).scores[0] < 0.9
 
 
 @pytest.mark.parametrize(

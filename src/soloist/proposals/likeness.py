@@ -73,6 +73,8 @@ PAIR_DOUBT = 0.5
 """Share of its score that a candidate loses at most for two others that it holds."""
 SMALLEST_HELD, LARGEST_HELD = 0.1, 0.7
 """Those that it holds are such shares of it."""
+LEAST_HELD = 0.015
+"""And have at least this score, so that it does not matter which lower ones are there."""
 APART = 0.15
 """Two are apart whose boxes share no more than this of the smaller one."""
 ALONE, OF_A_KIND = 2.0, 3.0
@@ -156,7 +158,7 @@ def doubting_pairs(found: Candidates) -> Candidates:
     shared, box_areas = shared_areas(found.boxes)
     shares = found.areas / found.areas[:, None]
     holds = (shared > HELD * box_areas) & (shares > SMALLEST_HELD) & (shares < LARGEST_HELD)
-    held = np.where(holds, found.scores, 0.0)
+    held = np.where(holds & (found.scores >= LEAST_HELD), found.scores, 0.0)
     surest = held.argmax(axis=1)
     apart = shared < APART * np.minimum.outer(box_areas, box_areas)
     second = np.where(apart[surest], held, 0.0).max(axis=1)

@@ -23,7 +23,7 @@ from soloist.ops.features import unit_embeddings, unit_features
 from soloist.ops.resize import Resizing, Window, linear_weights
 from soloist.proposals.hierarchy import Hierarchies
 from soloist.proposals.judge import Judge
-from soloist.proposals.likeness import doubting_pairs, ranked
+from soloist.proposals.likeness import LEAST_HELD, doubting_pairs, ranked
 from soloist.proposals.partition import Floats, Integers
 from soloist.proposals.ranking import Candidates, doubting_groups, without_overlaps
 from soloist.proposals.scale import image_hierarchies
@@ -255,9 +255,8 @@ def chosen_nodes(
     """The trees of an image, and the nodes that are its masks, best first."""
     most = 2 * config.max_masks
     if judge is None:
-        found, candidates = region_candidates(
-            pixels, most=most, score_threshold=config.score_threshold
-        )
+        least = min(config.score_threshold, LEAST_HELD)
+        found, candidates = region_candidates(pixels, most=most, score_threshold=least)
         candidates = doubting_pairs(candidates)
         candidates = without_overlaps(candidates, config.nms_threshold, within_trees=True)
     else:
