@@ -117,6 +117,24 @@ def test_of_an_unfinished_image_only_what_is_near_its_objects_is_known() -> None
     assert (near.overlaps > 0.5).sum() == (whole.overlaps > 0.5).sum() >= 5
 
 
+@pytest.mark.parametrize("unfinished", [["a.png"], []])
+def test_without_a_finished_image_it_says_that_background_is_not_learned(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, unfinished: list[str]
+) -> None:
+    Image.fromarray(image_of((220, 40, 40))).save(tmp_path / "a.png")
+    rle = {"size": list(SIZE), "counts": annotation().rle["counts"]}
+    content = {
+        "info": {"unfinished": unfinished},
+        "images": [{"id": 1, "file_name": "a.png", "height": SIZE[0], "width": SIZE[1]}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": rle}],
+        "categories": [{"id": 1, "name": "patch"}],
+    }
+    (tmp_path / "labels.json").write_text(json.dumps(content), encoding="utf-8")
+    api.finetune(tmp_path / "labels.json", tmp_path / "run")
+    said = "none of the labelled images is finished: what background looks like is not learned"
+    assert (said in caplog.text) == bool(unfinished)
+
+
 def test_objects_missing_on_an_unfinished_image_are_not_learned_as_background(
     tmp_path: Path,
 ) -> None:

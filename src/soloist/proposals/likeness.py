@@ -78,8 +78,8 @@ LEAST_HELD = 0.015
 APART = 0.15
 """Two are apart whose boxes share no more than this of the smaller one."""
 ALONE, OF_A_KIND = 2.0, 3.0
-"""Up to the first `evidence` of an image nothing is lost, from the second on all of that. Chosen,
-as the four above, on eight sets (docs/photographs.md)."""
+"""Up to the first `evidence` of an image nothing is lost, from the second on all of that. These
+constants, but for the least score, were chosen on eight sets (docs/photographs.md)."""
 
 
 def ranked(

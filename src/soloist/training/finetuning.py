@@ -386,6 +386,11 @@ def _learn_regions(
     chosen: Labelled, start: Path, model: Path, config: Config, options: Mapping[str, Any]
 ) -> None:
     """Writes the model of a start that shows regions as a judge of the labels finds them."""
+    if chosen.unfinished == len(chosen.images):
+        logger.warning(
+            "none of the labelled images is finished: what background looks like is not learned; "
+            "finish one of them"
+        )
     judge = judge_of(chosen.images, chosen.labels, seed=config.seed)
     if judge is None:
         raise DataError(
