@@ -213,7 +213,10 @@ def check_other(command: list[str]) -> None:
     program, *rest = command
     if program == "make":
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-        assert set(rest) <= set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+        targets = {word for word in rest if "=" not in word}
+        assert targets <= set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+        variables = {word.partition("=")[0] for word in rest if "=" in word}
+        assert variables <= set(re.findall(r"\$\(([A-Z]+)\)", makefile))
     elif program == "python":
         assert (ROOT / rest[0]).is_file()
     elif program == "pip":
