@@ -204,6 +204,11 @@ class Fault(Enum):
         _LEFT_OUT,
         "none is needed: submit them once they are done; what a model predicted there is no label",
     )
+    PREDICTED = (
+        "tasks without an annotation, in a file where none has any: their predictions are taken",
+        _KEPT,
+        "none is needed if predictions are meant; else submit what is right, and export again",
+    )
     MISSING_ANNOTATION = (
         "images whose file of annotations is not there",
         _KEPT,

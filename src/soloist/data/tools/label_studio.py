@@ -59,6 +59,8 @@ def label_studio_pages(file: Path, report: Report) -> list[Page]:
         if labelled and "data" in task and not _annotated(task):
             report(Fault.NOBODY_ANNOTATED, where)
             continue
+        if not labelled and _listed(task, "predictions"):
+            report(Fault.PREDICTED, where)
         results = _results(task, where, report)
         shapes = list(_shapes(results, f"{shown(name)} in {shown(file)}", report))
         pages.append(Page(name, file.parent / name, _size(results), shapes))
